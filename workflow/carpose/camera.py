@@ -1,0 +1,78 @@
+"""The one camera mapping: everything that turns metres into pixels and back.
+
+Frames: the camera (x right, y down, z forward, metres); photo pixels (u right, v down, centre of the
+first pixel at 0, 0); network pixels; cells of the output maps. A *view* is one 3×3 matrix from photo
+pixels to network pixels; it composes crop, padding, resize and augmentation. `view @ K` are then the
+intrinsics of the network's picture, and `cells(stride) @ view @ K` those of its output maps.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from . import UserError
+
+
+def read_intrinsics(path: str | Path) -> np.ndarray:
+    """`camera_intrinsic.txt` (lines `fx = 2304.5479`, fy, cx, cy) → 3×3 matrix K.
+
+    Raises UserError naming the file and the line or the missing key.
+    """
+    values = {}
+    try:
+        lines = Path(path).read_text().splitlines()
+    except OSError as error:
+        raise UserError(f"{path}: cannot read the camera's intrinsics ({error.strerror})") from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        key, _, value = line.partition("=")
+        try:
+            values[key.strip()] = float(value.strip().rstrip(";"))
+        except ValueError:
+            raise UserError(f"{path}, line {number}: expected `name = number`, found {line!r}") from None
+    missing = [key for key in ("fx", "fy", "cx", "cy") if key not in values]
+    if missing:
+        raise UserError(f"{path}: {', '.join(missing)} missing; the file needs fx, fy, cx and cy")
+    if min(values["fx"], values["fy"]) <= 0:
+        raise UserError(f"{path}: fx and fy must be above zero")
+    return np.array([[values["fx"], 0, values["cx"]], [0, values["fy"], values["cy"]], [0, 0, 1]])
+
+
+def project(intrinsics: np.ndarray, xyz: np.ndarray) -> np.ndarray:
+    """(..., 3) metres, camera frame → (..., 2) pixels. Points need z > 0."""
+    image = np.asarray(xyz, float) @ np.asarray(intrinsics).T
+    return image[..., :2] / image[..., 2:]
+
+
+def backproject(intrinsics: np.ndarray, pixels: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """(..., 2) pixels and (...) depths z in metres → (..., 3) metres, camera frame."""
+    pixels = np.asarray(pixels, float)
+    homogeneous = np.concatenate([pixels, np.ones_like(pixels[..., :1])], axis=-1)
+    rays = homogeneous @ np.linalg.inv(intrinsics).T
+    return rays / rays[..., 2:] * np.asarray(z)[..., None]
+
+
+def crop_and_resize(photo_size: tuple[int, int], crop: list[float], size: tuple[int, int]) -> np.ndarray:
+    """The nominal view: a rectangle of the photo stretched over the network's input.
+
+    photo_size: width, height of the photo; crop: left, top, right, bottom as fractions of the photo
+    (below 0 or above 1 pads); size: width, height of the network's input → 3×3.
+    """
+    left, top, right, bottom = crop
+    sx = size[0] / ((right - left) * photo_size[0])
+    sy = size[1] / ((bottom - top) * photo_size[1])
+    # Pixel i covers i−½ … i+½, hence the halves.
+    x0, y0 = left * photo_size[0] - 0.5, top * photo_size[1] - 0.5
+    return np.array([[sx, 0, -sx * x0 - 0.5], [0, sy, -sy * y0 - 0.5], [0, 0, 1]])
+
+
+def cells(stride: int) -> np.ndarray:
+    """Network pixels → cells of the output maps: cell c covers pixels c·stride … c·stride+stride−1."""
+    half = 0.5 / stride - 0.5
+    return np.array([[1 / stride, 0, half], [0, 1 / stride, half], [0, 0, 1]])
+
+
+def focal(intrinsics: np.ndarray) -> float:
+    """One focal length in pixels: √(fx·fy). Apparent size is this over the depth."""
+    return float(np.sqrt(np.linalg.det(np.asarray(intrinsics)[:2, :2])))
