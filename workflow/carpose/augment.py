@@ -1,0 +1,91 @@
+"""Augmentation that moves pose and picture together.
+
+The scene is transformed by an orthogonal matrix Q (a mirror x → −x, then a small rotation of the camera)
+and the picture by the homography V·K·Q·K⁻¹, V being the view with its random zoom and shift. Both are
+exact: the warped picture is what a camera with intrinsics V·K sees of the transformed scene, for every car
+at every depth (zoom and shift live in the intrinsics, the mirror is about cx). One interpolation does all.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from .recipe import Recipe
+from .rotation import MIRROR
+
+BORDER = (124, 124, 124, 0)  # grey where the picture ends; the fourth channel is the mask
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How a photo comes into the network: `scene` acts on the camera frame, `view` on photo pixels."""
+
+    scene: np.ndarray  # Q, 3×3 orthogonal
+    view: np.ndarray  # V, 3×3, photo pixels → network pixels
+
+    def homography(self, intrinsics: np.ndarray) -> np.ndarray:
+        """Photo pixels → network pixels, 3×3."""
+        return self.view @ intrinsics @ self.scene @ np.linalg.inv(intrinsics)
+
+    def apply(self, xyz: np.ndarray, rotation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Positions (N, 3) and rotations (N, 3, 3) of cars as the network's camera sees them."""
+        car = MIRROR if np.linalg.det(self.scene) < 0 else np.eye(3)
+        return xyz @ self.scene.T, self.scene @ rotation @ car
+
+
+def identity(view: np.ndarray) -> Placement:
+    return Placement(np.eye(3), view)
+
+
+def sample(recipe: Recipe, view: np.ndarray, rng: np.random.Generator) -> Placement:
+    """Draw a placement around the nominal view."""
+    scene = np.eye(3)
+    if rng.random() < recipe.flip:
+        scene = MIRROR
+    pan, tilt, roll = rng.uniform(-1, 1, 3) * recipe.rotate_deg
+    scene = Rotation.from_euler("yxz", [pan, tilt, roll], degrees=True).as_matrix() @ scene
+    width, height = recipe.input_width, recipe.input_height
+    zoom = np.exp(rng.uniform(-1, 1) * np.log1p(recipe.zoom))
+    dx, dy = rng.uniform(-1, 1, 2) * recipe.shift * [width, height]
+    centre = np.array([(width - 1) / 2, (height - 1) / 2])
+    shift = centre * (1 - zoom) + [dx, dy]
+    jitter = np.array([[zoom, 0, shift[0]], [0, zoom, shift[1]], [0, 0, 1]])
+    return Placement(scene, jitter @ view)
+
+
+def warp(picture: np.ndarray, homography: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(H, W, 4) uint8 → (height, width, 4), size = (width, height)."""
+    return cv2.warpPerspective(
+        picture, homography, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=BORDER
+    )
+
+
+class Photometric:
+    """Brightness, contrast, hue, saturation, gamma, noise and blur through albumentations.
+
+    Called with a seed, so that a sample depends on nothing but the recipe's seed, epoch and image.
+    """
+
+    def __init__(self, strength: float):
+        import albumentations as A
+
+        self.transform = None
+        if strength > 0:
+            self.transform = A.Compose(
+                [
+                    A.RandomBrightnessContrast(0.4 * strength, 0.4 * strength, p=0.8),
+                    A.HueSaturationValue(int(20 * strength), int(40 * strength), 0, p=0.3),
+                    A.RandomGamma((int(100 - 40 * strength), int(100 + 60 * strength)), p=0.3),
+                    A.OneOf([A.GaussNoise((0.01, 0.08 * strength + 0.01)), A.GaussianBlur((3, 3))], p=0.2),
+                ]
+            )
+
+    def __call__(self, picture: np.ndarray, seed: int) -> np.ndarray:
+        """picture: (H, W, 4) uint8; the mask channel is left alone."""
+        if self.transform is None:
+            return picture
+        self.transform.set_random_seed(seed)
+        colour = self.transform(image=np.ascontiguousarray(picture[..., :3]))["image"]
+        return np.dstack([colour, picture[..., 3]])

@@ -1,0 +1,70 @@
+"""The result of a training: weights, recipe and where they came from, in one file."""
+
+import functools
+import subprocess
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from models import build_model
+
+from . import UserError, __version__, codec
+from .files import atomic
+from .recipe import Recipe
+
+
+def build(recipe: Recipe) -> torch.nn.Module:
+    """The recipe's network, with fresh (or pretrained) weights."""
+    torch.manual_seed(recipe.seed)
+    model = build_model(
+        recipe.backbone,
+        heads=codec.heads(recipe),
+        width=recipe.width,
+        neck=recipe.neck or None,
+        neck_channels=recipe.neck_channels,
+        stacks=recipe.stacks,
+        norm=recipe.norm,
+        in_channels=4 if recipe.mask_channel else 3,
+        coordinates=recipe.coordinates,
+        pretrained=recipe.pretrained,
+    )
+    return model.to(memory_format=torch.channels_last)
+
+
+def save_checkpoint(path: Path, weights: dict[str, torch.Tensor], recipe: Recipe, provenance: dict) -> None:
+    """Write weights (on the CPU), recipe and provenance; the same content gives the same bytes."""
+    content = {
+        "weights": {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()},
+        "recipe": asdict(recipe),
+        "provenance": {"code": code_version(), **provenance},
+    }
+    with atomic(path) as temporary, open(temporary, "wb") as handle:
+        torch.save(content, handle)
+
+
+def load_checkpoint(path: Path) -> tuple[torch.nn.Module, Recipe, dict]:
+    """The network with its weights, its recipe, its provenance. Raises UserError naming the file."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        recipe = Recipe(**content["recipe"])
+    except (OSError, RuntimeError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a checkpoint of this version ({error}); train it again") from error
+    model = build(Recipe(**{**asdict(recipe), "pretrained": "none"}))
+    model.load_state_dict(content["weights"])
+    return model, recipe, content["provenance"]
+
+
+@functools.cache
+def code_version() -> str:
+    """The commit of the code (with `-dirty` where files differ), or the package's version."""
+    try:
+        answer = subprocess.run(
+            ["git", "describe", "--always", "--dirty"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return __version__
+    return f"{__version__}+{answer.stdout.strip()}"

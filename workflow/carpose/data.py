@@ -1,0 +1,133 @@
+"""Samples for training and prediction: cached photo → network input, cars → targets.
+
+A sample depends on nothing but the recipe's seed, the epoch and its place in the order, so that any
+number of workers gives the same training and an interrupted one can go on in the middle of an epoch.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import torch
+
+from . import UserError, augment, camera, codec, rotation
+from .cache import Cache, open_cache
+from .cars import ANGLES, POSITION
+from .recipe import Recipe
+
+MEAN = torch.tensor([0.485, 0.456, 0.406]) * 255  # ImageNet's, which pretrained weights expect
+STD = torch.tensor([0.229, 0.224, 0.225]) * 255
+
+
+class View:
+    """A recipe's nominal view of the photos of a cache: matrices and sizes that belong together."""
+
+    def __init__(self, cache: Cache, recipe: Recipe):
+        self.size = (recipe.input_width, recipe.input_height)
+        self.map_size = (recipe.input_width // codec.STRIDE, recipe.input_height // codec.STRIDE)
+        self.matrix = camera.crop_and_resize(cache.photo_size, recipe.crop, self.size)
+        self.from_cache = np.linalg.inv(cache.view)
+        self.photo_intrinsics = cache.intrinsics
+        self.map_intrinsics = camera.cells(codec.STRIDE) @ self.matrix @ cache.intrinsics
+        self.focal_reference = camera.focal(self.map_intrinsics)
+
+
+class Photos(torch.utils.data.Dataset):
+    """Photos as they are, for prediction: (height, width, 4) uint8."""
+
+    def __init__(self, cache_folder: Path, image_ids: list[str], recipe: Recipe):
+        self.cache_folder, self.image_ids, self.recipe = cache_folder, image_ids, recipe
+        self.cache = None
+        unknown = set(image_ids) - set(open_cache(cache_folder).rows)
+        if unknown:
+            raise UserError(f"{cache_folder}: image {min(unknown)} is not in the cache; rerun build_cache")
+
+    def open(self) -> None:
+        """Each worker opens the memory map for itself."""
+        if self.cache is None:
+            cv2.setNumThreads(0)
+            self.cache = open_cache(self.cache_folder)
+            self.view = View(self.cache, self.recipe)
+
+    def picture(self, image_id: str, placement: augment.Placement) -> np.ndarray:
+        homography = placement.homography(self.cache.intrinsics) @ self.view.from_cache
+        return augment.warp(self.cache.photos[self.cache.rows[image_id]], homography, self.view.size)
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        self.open()
+        return self.picture(self.image_ids[index], augment.identity(self.view.matrix))
+
+
+class Samples(Photos):
+    """Augmented photos with targets. Indexed by (epoch, place in the epoch's order, photo)."""
+
+    def __init__(self, cache_folder: Path, image_ids: list[str], cars: pd.DataFrame, recipe: Recipe):
+        """cars: labels with weight 1, pseudo labels with weight 0 … 1 (0: unsure, left out of the loss)."""
+        super().__init__(cache_folder, image_ids, recipe)
+        cars = cars[cars.ImageId.isin(image_ids)].sort_values("ImageId", kind="stable")
+        owner = pd.Index(image_ids).get_indexer(cars.ImageId)
+        order = np.argsort(owner, kind="stable")
+        cars = cars.iloc[order]
+        self.start = np.searchsorted(owner[order], np.arange(len(image_ids) + 1))
+        self.xyz = cars[POSITION].to_numpy(float)
+        self.rotation = rotation.matrix(cars[ANGLES].to_numpy(float))
+        self.weight = cars["weight"].to_numpy(float)
+        self.photometric = augment.Photometric(recipe.colour)
+
+    def __getitem__(self, key: tuple[int, int, int]) -> tuple[np.ndarray, codec.Targets, int]:
+        self.open()
+        epoch, place, index = key
+        rng = np.random.default_rng([self.recipe.seed, epoch, place, index])
+        placement = augment.sample(self.recipe, self.view.matrix, rng)
+        picture = self.picture(self.image_ids[index], placement)
+        picture = self.photometric(picture, int(rng.integers(2**31)))
+        own = slice(self.start[index], self.start[index + 1])
+        xyz, turn = placement.apply(self.xyz[own], self.rotation[own])
+        intrinsics = camera.cells(codec.STRIDE) @ placement.view @ self.view.photo_intrinsics
+        targets = codec.encode(
+            xyz, turn, self.weight[own], intrinsics, self.view.map_size, self.view.focal_reference, self.recipe
+        )
+        if self.recipe.ignore_masks:
+            masked = picture[codec.STRIDE // 2 :: codec.STRIDE, codec.STRIDE // 2 :: codec.STRIDE, 3] > 127
+            masked.reshape(-1)[targets.peak] = False
+            targets.ignore |= masked
+        return picture, targets, index
+
+
+def epoch_order(epoch: int, labelled: int, unlabelled: int, share: float, seed: int) -> np.ndarray:
+    """The photos of one epoch: as many samples as labelled photos, `share` of them pseudo-labelled.
+
+    Photos 0 … labelled−1 are labelled, the next `unlabelled` ones pseudo-labelled.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    extra = round(share * labelled) if unlabelled else 0
+    chosen = rng.permutation(labelled)[: labelled - extra]
+    rounds = -(-extra // max(unlabelled, 1))
+    pseudo = [rng.permutation(unlabelled) + labelled for _ in range(rounds)]
+    return rng.permutation(np.concatenate([chosen, *pseudo])[:labelled])
+
+
+def batches(epoch: int, order: np.ndarray, batch_size: int, first: int) -> Iterator[list[tuple]]:
+    """Keys of Samples in batches, from batch number `first` on; an incomplete last batch is dropped."""
+    for batch in range(first, max(len(order) // batch_size, 1)):
+        places = range(batch * batch_size, min((batch + 1) * batch_size, len(order)))
+        yield [(epoch, place, int(order[place])) for place in places]
+
+
+def collate(samples: list[tuple]) -> tuple[torch.Tensor, dict[str, torch.Tensor], list[int]]:
+    pictures, targets, indices = zip(*samples, strict=True)
+    return torch.from_numpy(np.stack(pictures)), codec.collate(list(targets)), list(indices)
+
+
+def network_input(pictures: torch.Tensor, device: torch.device, recipe: Recipe) -> torch.Tensor:
+    """(B, H, W, 4) uint8 → (B, 3 or 4, H, W) float32, channels last, on the device."""
+    pictures = pictures.to(device, non_blocking=True).permute(0, 3, 1, 2)
+    colour = (pictures[:, :3] - MEAN.to(device).view(1, 3, 1, 1)) / STD.to(device).view(1, 3, 1, 1)
+    if recipe.mask_channel:
+        colour = torch.cat([colour, pictures[:, 3:] / 255.0], dim=1)
+    return colour.contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,165 @@
+"""Predict: the trained folds of one model → tables of cars.
+
+In: the checkpoints of all folds, the picture cache, folds.parquet. Out: `oof` (each training photo by the
+fold's model that never saw it), `test` (the raw maps of all folds averaged, then decoded) and
+`test_folds` (each fold's model by itself, which pseudo labels need).
+"""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from . import UserError, cars
+from .cache import open_cache
+from .checkpoint import load_checkpoint
+from .codec import decode
+from .data import Photos, View, network_input
+from .device import lease, number_format
+from .files import run_main
+from .recipe import Recipe
+
+Maps = dict[str, torch.Tensor]
+
+
+@torch.inference_mode()
+def forward(model: torch.nn.Module, pictures: torch.Tensor, recipe: Recipe, device: torch.device) -> Maps:
+    """(B, H, W, 4) uint8 → output maps in float32, the heat map as probability."""
+    dtype = number_format(device, recipe.amp)
+    with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+        maps = model(network_input(pictures, device, recipe))[-1]
+    maps = {name: value.float() for name, value in maps.items()}
+    maps["heatmap"] = maps["heatmap"].sigmoid()
+    return maps
+
+
+def flipped_forward(model: torch.nn.Module, pictures: torch.Tensor, recipe: Recipe, device: torch.device) -> Maps:
+    """The mean of the maps of the picture and of its mirror image, mapped back.
+
+    An array flip is what a camera with mirrored cx sees of the mirrored scene: exact, no resampling.
+    """
+    plain = forward(model, pictures, recipe, device)
+    mirror = {name: value.flip(3) for name, value in forward(model, pictures.flip(2), recipe, device).items()}
+    mirror["offset"] = mirror["offset"] * plain["offset"].new_tensor([-1, 1]).view(1, 2, 1, 1)
+    # sin yaw and sin(roll + π) change sign with x → −x; pitch and all cosines do not.
+    signs = plain["rotation"].new_tensor([-1, 1, 1, 1, -1, 1]).view(1, 6, 1, 1)
+    mirror["rotation"] = mirror["rotation"] * signs
+    return {name: (plain[name] + mirror[name]) / 2 for name in plain}
+
+
+def loader(cache: Path, image_ids: list[str], recipe: Recipe, batch: int, workers: int) -> Iterator:
+    """Batches of pictures (B, H, W, 4) uint8 with their ImageIds."""
+    batches = torch.utils.data.DataLoader(
+        Photos(cache, image_ids, recipe),
+        batch_size=batch,
+        num_workers=workers,
+        collate_fn=lambda pictures: torch.from_numpy(np.stack(pictures)),
+    )
+    for start, pictures in zip(range(0, len(image_ids), batch), batches, strict=True):
+        yield pictures, image_ids[start : start + batch]
+
+
+def table(maps: Maps, view: View, recipe: Recipe, image_ids: list[str], threshold: float) -> pd.DataFrame:
+    """Maps of a batch → table of cars."""
+    found = decode(maps, view.map_intrinsics, view.focal_reference, recipe, threshold)
+    columns = np.column_stack([found["angles"], found["xyz"]])
+    result = pd.DataFrame(columns, columns=cars.POSE)
+    result.insert(0, "ImageId", np.array(image_ids, dtype=object)[found["picture"]])
+    return result.assign(score=found["score"], depth_sigma=found["depth_sigma"])
+
+
+def predict_cars(
+    models: list[torch.nn.Module],
+    recipe: Recipe,
+    cache_folder: Path,
+    image_ids: list[str],
+    device: torch.device,
+    *,
+    threshold: float = 0.05,
+    batch: int = 8,
+    workers: int = 0,
+    flip: bool = False,
+    label: str | None = None,
+) -> tuple[pd.DataFrame, list[pd.DataFrame]]:
+    """Cars from the averaged maps of `models`, and from each model by itself (if several).
+
+    label: name of the progress bar; None shows none. Models are put into evaluation mode.
+    """
+    view = View(open_cache(cache_folder), recipe)
+    for model in models:
+        model.eval()
+    run = flipped_forward if flip else forward
+    together: list[pd.DataFrame] = []
+    alone: list[list[pd.DataFrame]] = [[] for _ in models]
+    stream = loader(cache_folder, image_ids, recipe, batch, workers)
+    total = -(-len(image_ids) // batch)
+    for pictures, names in tqdm(stream, total=total, desc=label, disable=label is None, mininterval=5):
+        each = [run(model, pictures, recipe, device) for model in models]
+        mean = {name: sum(maps[name] for maps in each) / len(each) for name in each[0]}
+        together.append(table(mean, view, recipe, names, threshold))
+        if len(models) > 1:
+            for list_, maps in zip(alone, each, strict=True):
+                list_.append(table(maps, view, recipe, names, threshold))
+    none = cars.empty([*cars.POSE, "score", "depth_sigma"])
+    return cars.concat([none, *together]), [cars.concat([none, *parts]) for parts in alone if parts]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m carpose.predict",
+        description=__doc__,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--checkpoints", type=Path, nargs="+", required=True, help="model.pt of fold 0, 1, …")
+    parser.add_argument("--cache", type=Path, required=True, help="folder of the picture cache")
+    parser.add_argument("--images", type=Path, required=True, help="images.parquet of the check")
+    parser.add_argument("--folds", type=Path, required=True, help="folds.parquet")
+    parser.add_argument("--oof", type=Path, required=True, help="output: out-of-fold predictions")
+    parser.add_argument("--test", type=Path, required=True, help="output: test photos, folds averaged")
+    parser.add_argument("--test-folds", type=Path, required=True, help="output: test photos, each fold's model")
+    parser.add_argument("--threshold", type=float, default=0.05, help="lowest score kept, 0 … 1")
+    parser.add_argument("--batch-size", type=int, default=8, help="photos per forward pass")
+    parser.add_argument("--workers", type=int, default=0, help="processes that read photos")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads on the CPU")
+    parser.add_argument("--flip", action="store_true", help="average with the mirror image")
+    parser.add_argument("--gpus", type=int, default=1, help="0: compute on the CPU")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+
+    folds = pd.read_parquet(args.folds)
+    images = pd.read_parquet(args.images)
+    test_ids = images.ImageId[(images.split == "test") & (images.excluded == "")].tolist()
+    settings = {
+        "threshold": args.threshold,
+        "batch": args.batch_size,
+        "workers": args.workers,
+        "flip": args.flip,
+    }
+    with lease(args.gpus) as device:
+        models, recipe = [], None
+        for path in args.checkpoints:
+            model, other, _ = load_checkpoint(path)
+            if recipe is not None and other != recipe:
+                raise UserError(f"{path}: its recipe differs from {args.checkpoints[0]}'s; retrain one of them")
+            recipe = other
+            models.append(model.to(device, memory_format=torch.channels_last))
+        out_of_fold = []
+        for fold, model in enumerate(models):
+            own = folds.ImageId[folds.fold == fold].tolist()
+            found, _ = predict_cars([model], recipe, args.cache, own, device, label=f"fold {fold}", **settings)
+            out_of_fold.append(found.assign(fold=fold))
+        together, alone = predict_cars(models, recipe, args.cache, test_ids, device, label="test", **settings)
+    alone = alone or [together]
+    cars.write(args.oof, cars.concat(out_of_fold))
+    cars.write(args.test, together)
+    cars.write(args.test_folds, cars.concat([found.assign(fold=k) for k, found in enumerate(alone)]))
+    print(f"{len(folds)} training photos, {sum(map(len, out_of_fold))} cars; {len(test_ids)} test photos, {len(together)} cars")
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,120 @@
+"""The recipe of one model: every choice that its weights depend on, with a help text and a default.
+
+The fields are the options of `python -m carpose.train` and the keys under `train:` and `models:` of the
+configuration; Snakemake passes the ones that are set, so a recipe can be read off any log.
+"""
+
+import argparse
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, fields
+
+
+def _option(default, text: str, choices: list[str] | None = None):
+    metadata = {"help": text, "choices": choices}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    # The network
+    backbone: str = _option("dla34", "efficientnet_b0 … b7, efficientnet_lite0 … lite4, dla34 or hourglass")
+    width: float = _option(1.0, "factor on all channels of the backbone")
+    neck: str = _option("", "up-sampling neck; empty: the backbone's own default")
+    neck_channels: int = _option(64, "channels of the neck's output")
+    stacks: int = _option(2, "hourglass only: number of stacks")
+    norm: str = _option("batch", "normalisation layers", ["batch", "group"])
+    pretrained: str = _option("none", "none, hub, or the path of a file of weights")
+    coordinates: bool = _option(False, "add two channels with the pixel's place in the picture")
+    mask_channel: bool = _option(False, "feed the mask of uninteresting cars as a fourth channel")
+    # The network's view of a photo
+    input_width: int = _option(1536, "pixels, a multiple of 32")
+    input_height: int = _option(512, "pixels, a multiple of 32")
+    crop: list = _option([0.0, 0.5, 1.0, 1.0], "left top right bottom, fractions of the photo; may pad")
+    # Augmentation (all exact: see carpose.augment)
+    flip: float = _option(0.5, "probability of a mirror about the camera's centre cx")
+    rotate_deg: list = _option([5.0, 2.0, 5.0], "camera rotation: pan, tilt, roll, at most ± degrees")
+    zoom: float = _option(0.1, "scale by a factor of at most 1 ± this, folded into the intrinsics")
+    shift: float = _option(0.02, "shift by at most ± this fraction of the input, folded into the intrinsics")
+    colour: float = _option(0.5, "strength of brightness, contrast, hue, noise and blur, 0 … 1")
+    # Targets
+    depth: str = _option("log", "what the depth head predicts", ["log", "direct", "inverse", "sigmoid"])
+    yaw: str = _option("egocentric", "yaw in the camera's frame or relative to the ray", ["egocentric", "allocentric"])
+    radius: float = _option(0.3, "σ of a heat-map peak as a fraction of the car's apparent height")
+    regression_radius: int = _option(1, "cells around a centre that learn its depth and rotation")
+    ignore_masks: bool = _option(True, "leave masked regions out of the heat-map loss")
+    # Losses
+    heatmap_loss: str = _option("focal", "loss of the heat map", ["focal", "bce"])
+    heatmap_weight: float = _option(1.0, "weight of the heat-map loss")
+    offset_weight: float = _option(1.0, "weight of the sub-cell offset's loss")
+    depth_weight: float = _option(1.0, "weight of the depth loss")
+    rotation_weight: float = _option(1.0, "weight of the rotation loss")
+    depth_uncertainty: bool = _option(True, "predict a Laplace scale with the depth and weigh by it")
+    # Optimisation
+    epochs: int = _option(30, "epochs of round 0; an epoch draws as many samples as there are labelled photos")
+    retrain_epochs: int = _option(15, "epochs of every later round")
+    batch_size: int = _option(8, "photos per step")
+    optimizer: str = _option("adamw", "any optimiser of timm")
+    lr: float = _option(5e-4, "peak learning rate of round 0")
+    retrain_lr: float = _option(3e-4, "peak learning rate of every later round")
+    weight_decay: float = _option(1e-2, "weight decay")
+    warmup: float = _option(0.05, "share of the steps in which the rate rises, before it falls as a cosine")
+    clip_norm: float = _option(10.0, "gradients are clipped to this norm")
+    ema_decay: float = _option(0.998, "decay of the moving average of weights that is the result")
+    start: str = _option("warm", "later rounds go on from the round before, or start anew", ["warm", "scratch"])
+    pseudo_share: float = _option(0.5, "later rounds: share of the samples drawn from pseudo-labelled photos")
+    nan: str = _option("stop", "when a loss is not finite: stop, or go back one state at half the rate", ["stop", "back"])
+    amp: str = _option("auto", "number format of the forward pass", ["auto", "off", "bf16", "fp16"])
+    threads: int = _option(1, "torch threads on the CPU; another number gives other weights")
+    seed: int = _option(0, "seed of weights, order and augmentation")
+    recipe: int = _option(0, "raise it by hand to train anew without another change")
+
+    def digest(self) -> str:
+        """A short hash of all fields."""
+        text = json.dumps(asdict(self), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """One option per field of Recipe."""
+    group = parser.add_argument_group("recipe")
+    for item in fields(Recipe):
+        default = item.default_factory() if item.type is list else item.default
+        kwargs = {"help": item.metadata["help"], "default": default, "choices": item.metadata["choices"]}
+        if item.type is bool:
+            kwargs = {"help": kwargs["help"], "default": default, "type": _boolean, "metavar": "true|false"}
+        elif item.type is list:
+            kwargs |= {"type": float, "nargs": len(default)}
+        else:
+            kwargs |= {"type": item.type}
+        group.add_argument(f"--{item.name.replace('_', '-')}", **kwargs)
+
+
+def from_options(args: argparse.Namespace) -> Recipe:
+    return Recipe(**{item.name: getattr(args, item.name) for item in fields(Recipe)})
+
+
+def command_line(settings: dict) -> str:
+    """Recipe settings → the options of carpose.train that say the same; refuses unknown names."""
+    known = {item.name for item in fields(Recipe)}
+    unknown = sorted(set(settings) - known)
+    if unknown:
+        raise ValueError(f"unknown recipe keys: {', '.join(unknown)}")
+    words = []
+    for name, value in settings.items():
+        words.append(f"--{name.replace('_', '-')}")
+        if isinstance(value, bool):
+            words.append("true" if value else "false")
+        elif isinstance(value, list):
+            words += [str(item) for item in value]
+        else:
+            words.append(str(value) if str(value) else "''")
+    return " ".join(words)
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not true or false")
+    return text.lower() == "true"

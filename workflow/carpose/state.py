@@ -1,0 +1,63 @@
+"""The state of an interrupted training: written whole, checked when read, bound to recipe and data.
+
+A file is the SHA-256 of its payload, then the payload (torch.save). The state before the last one is
+kept: a file cut short or damaged costs one interval, not the night.
+"""
+
+import hashlib
+import io
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from .files import atomic
+
+
+def save(path: Path, digest: str, state: dict) -> None:
+    """Write `state` for the training with this digest; the state of before becomes `*.previous`."""
+    buffer = io.BytesIO()
+    torch.save({"digest": digest, "state": state}, buffer)
+    payload = buffer.getbuffer()
+    with atomic(path) as temporary:
+        with open(temporary, "wb") as handle:
+            handle.write(hashlib.sha256(payload).digest())
+            handle.write(payload)
+        if path.exists():
+            os.replace(path, _previous(path))
+
+
+def load(path: Path, digest: str) -> dict | None:
+    """The newest sound state with this digest, or None. A state of another training is set aside."""
+    for candidate in (path, _previous(path)):
+        if not candidate.exists():
+            continue
+        try:
+            data = candidate.read_bytes()
+            if hashlib.sha256(data[32:]).digest() != data[:32]:
+                raise ValueError("the file is damaged or cut short")
+            content = torch.load(io.BytesIO(data[32:]), map_location="cpu", weights_only=False)
+        except (OSError, ValueError, RuntimeError) as error:
+            _say(f"{candidate}: not used ({error})")
+            continue
+        if content["digest"] != digest:
+            aside = candidate.with_name(candidate.name + ".other-recipe")
+            os.replace(candidate, aside)
+            _say(f"{candidate}: belongs to another recipe or other data; set aside as {aside.name}")
+            continue
+        return content["state"]
+    return None
+
+
+def remove(path: Path) -> None:
+    for candidate in (path, _previous(path)):
+        candidate.unlink(missing_ok=True)
+
+
+def _previous(path: Path) -> Path:
+    return path.with_name(path.name + ".previous")
+
+
+def _say(message: str) -> None:
+    print(f"state: {message}", file=sys.stderr, flush=True)

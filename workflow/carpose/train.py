@@ -1,0 +1,327 @@
+"""Train one model on one fold; the same command for the first training and every retraining.
+
+In: the picture cache, labels, folds and, for a later round, pseudo labels and the round before's weights.
+Out: `model.pt` (the last moving average of the weights) and `history.csv` (one row per epoch).
+Killed at any moment, the same command goes on from its state file and ends with the same weights.
+"""
+
+import argparse
+import hashlib
+import math
+import signal
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import timm.optim
+from timm.utils import ModelEmaV3
+from tqdm import tqdm
+
+from . import UserError, data, losses, state
+from .cars import POSE
+from .checkpoint import build, load_checkpoint, save_checkpoint
+from .device import lease, number_format
+from .files import atomic, run_main
+from .metric import evaluate
+from .predict import predict_cars
+from .recipe import Recipe, add_options, from_options
+
+LATEST_RESTARTS = 3  # times a training may go back after a loss that is not finite
+
+
+@dataclass
+class Progress:
+    """What a training has done so far; everything here is saved with the weights."""
+
+    epoch: int = 0
+    batch: int = 0  # next batch of this epoch
+    step: int = 0
+    rate: float = 1.0  # factor on the learning rate, halved when a training goes back
+    sums: dict[str, float] = field(default_factory=dict)  # losses summed over this epoch's batches
+    history: list[dict] = field(default_factory=list)
+
+
+class Interrupted(Exception):
+    """SIGTERM came: the state is saved."""
+
+
+class Training:
+    """Network, optimiser, moving average and progress of one training."""
+
+    def __init__(self, recipe: Recipe, later_round: bool, start: Path | None, device: torch.device):
+        self.recipe, self.device = recipe, device
+        model = build(recipe)
+        if start is not None:
+            model.load_state_dict(load_checkpoint(start)[0].state_dict())
+        self.model = model.to(device)
+        self.ema = ModelEmaV3(self.model, decay=recipe.ema_decay, use_warmup=True, warmup_power=0.75)
+        self.peak_rate = recipe.retrain_lr if later_round else recipe.lr
+        self.optimizer = timm.optim.create_optimizer_v2(
+            self.model, opt=recipe.optimizer, lr=self.peak_rate, weight_decay=recipe.weight_decay
+        )
+        self.dtype = number_format(device, recipe.amp)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
+        self.progress = Progress()
+
+    def step(self, pictures: torch.Tensor, targets: dict[str, torch.Tensor], rate: float) -> dict[str, float]:
+        """One step of the optimiser; the losses of the batch. The weights stay as they are if one is not finite."""
+        self.model.train()
+        inputs = data.network_input(pictures, self.device, self.recipe)
+        targets = {name: tensor.to(self.device, non_blocking=True) for name, tensor in targets.items()}
+        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
+            outputs = self.model(inputs)
+        terms = losses.compute(outputs, targets, self.recipe)
+        total = losses.weighted_sum(terms, self.recipe)
+        values = {"loss": float(total), **{name: float(value) for name, value in terms.items()}}
+        if not math.isfinite(values["loss"]):
+            return values
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(total).backward()
+        self.scaler.unscale_(self.optimizer)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.ema.update(self.model, self.progress.step)
+        return values
+
+    def state(self) -> dict:
+        return {
+            "model": self.model.state_dict(),
+            "ema": self.ema.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "random": torch.get_rng_state(),
+            "progress": vars(self.progress),
+        }
+
+    def restore(self, saved: dict) -> None:
+        self.model.load_state_dict(saved["model"])
+        self.ema.module.load_state_dict(saved["ema"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.scaler.load_state_dict(saved["scaler"])
+        torch.set_rng_state(saved["random"])
+        self.progress = Progress(**saved["progress"])
+
+
+def rate_at(step: int, steps: int, peak: float, warmup: float) -> float:
+    """Linear warm-up over the first `warmup` share of the steps, then a cosine to 1 % of the peak."""
+    rise = max(1, round(warmup * steps))
+    if step < rise:
+        return peak * (step + 1) / rise
+    place = (step - rise) / max(1, steps - rise)
+    return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * place)))
+
+
+def run(args: argparse.Namespace, recipe: Recipe, device: torch.device) -> None:
+    """Train to the end, or raise Interrupted (state saved) or UserError (a loss that is not finite)."""
+    labels = pd.read_parquet(args.labels)
+    folds = pd.read_parquet(args.folds).sort_values("ImageId")
+    train_ids = folds.ImageId[folds.fold != args.fold].tolist()
+    valid_ids = folds.ImageId[folds.fold == args.fold].tolist()
+    if not train_ids or not valid_ids:
+        raise UserError(f"{args.folds}: fold {args.fold} leaves nothing to train or to validate on")
+    later = args.pseudo is not None
+    table, pseudo_ids = labels.assign(weight=1.0), []
+    if later:
+        images = pd.read_parquet(args.images)
+        pseudo = pd.read_parquet(args.pseudo)
+        pseudo = pseudo[pseudo.fold == args.fold]
+        pseudo_ids = sorted(images.ImageId[(images.split == "test") & (images.excluded == "")])
+        columns = ["ImageId", *POSE, "weight"]
+        table = pd.concat([table[columns], pseudo[columns]], ignore_index=True)
+    samples = data.Samples(args.cache, train_ids + pseudo_ids, table, recipe)
+    epochs = recipe.retrain_epochs if later else recipe.epochs
+    per_epoch = max(len(train_ids) // recipe.batch_size, 1)
+    start = args.start if later and recipe.start == "warm" else None
+    digest = work_digest(args, recipe, start)
+
+    training = Training(recipe, later, start, device)
+    saved = state.load(args.state, digest)
+    if saved:
+        training.restore(saved)
+        say(args, f"going on at epoch {training.progress.epoch + 1}, batch {training.progress.batch}")
+    stop = SignalFlag()
+    retries = 0
+    while (epoch := training.progress.epoch) < epochs:
+        began = time.monotonic()
+        order = data.epoch_order(epoch, len(train_ids), len(pseudo_ids), recipe.pseudo_share, recipe.seed)
+        try:
+            run_epoch(args, training, samples, order, epochs * per_epoch, stop, digest)
+        except FloatingPointError as error:
+            retries += 1
+            saved = state.load(args.state, digest)
+            if recipe.nan == "stop" or saved is None or retries > LATEST_RESTARTS:
+                raise UserError(f"{error}; lower the rate, or set nan: back") from None
+            training.restore(saved)
+            training.progress.rate *= 0.5**retries
+            say(args, f"{error}; back to epoch {training.progress.epoch + 1} at {0.5**retries:g} of the rate")
+            continue
+        finish_epoch(args, training, valid_ids, per_epoch, epochs, time.monotonic() - began)
+        state.save(args.state, digest, training.state())
+    provenance = {"data": digest, "fold": args.fold, "round": "later" if later else "first"}
+    with atomic(args.history) as temporary:
+        pd.DataFrame(training.progress.history).to_csv(temporary, index=False)
+    save_checkpoint(args.output, training.ema.module.state_dict(), recipe, provenance)
+    state.remove(args.state)
+
+
+def run_epoch(
+    args: argparse.Namespace,
+    training: Training,
+    samples: data.Samples,
+    order: np.ndarray,
+    steps: int,
+    stop: "SignalFlag",
+    digest: str,
+) -> None:
+    """The rest of the current epoch. Raises FloatingPointError naming epoch, step and ImageIds."""
+    recipe, progress = training.recipe, training.progress
+    batches = list(data.batches(progress.epoch, order, recipe.batch_size, progress.batch))
+    loader = torch.utils.data.DataLoader(
+        samples,
+        batch_sampler=batches,
+        num_workers=args.workers,
+        collate_fn=data.collate,
+        pin_memory=training.device.type == "cuda",
+    )
+    saved_at = time.monotonic()
+    bar = tqdm(loader, desc=f"{args.name} {progress.epoch + 1}", disable=not sys.stderr.isatty(), leave=False)
+    for pictures, targets, indices in bar:
+        rate = rate_at(progress.step, steps, training.peak_rate, recipe.warmup) * progress.rate
+        values = training.step(pictures, targets, rate)
+        if not math.isfinite(values["loss"]):
+            bad = ", ".join(f"{name} {value:g}" for name, value in values.items() if not math.isfinite(value))
+            photos = ", ".join(samples.image_ids[index] for index in indices)
+            raise FloatingPointError(
+                f"loss is not finite ({bad}) in epoch {progress.epoch + 1}, step {progress.step}, images {photos}"
+            )
+        progress.step += 1
+        progress.batch += 1
+        for name, value in values.items():
+            progress.sums[name] = progress.sums.get(name, 0.0) + value
+        bar.set_postfix({name: f"{total / progress.batch:.3f}" for name, total in progress.sums.items()})
+        if stop.raised or time.monotonic() - saved_at > 60 * args.save_minutes:
+            state.save(args.state, digest, training.state())
+            saved_at = time.monotonic()
+        if stop.raised:
+            raise Interrupted
+
+
+def finish_epoch(
+    args: argparse.Namespace,
+    training: Training,
+    valid_ids: list[str],
+    per_epoch: int,
+    epochs: int,
+    seconds: float,
+) -> None:
+    """Close the epoch: mean losses, the metric on the fold's own photos when it is due, one line of log."""
+    progress, recipe = training.progress, training.recipe
+    row = {"epoch": progress.epoch + 1, "lr": training.optimizer.param_groups[0]["lr"]}
+    row |= {name: total / per_epoch for name, total in progress.sums.items()}
+    row["seconds"] = round(seconds, 2)
+    last = progress.epoch + 1 == epochs
+    if last or (args.validate_every and (progress.epoch + 1) % args.validate_every == 0):
+        found, _ = predict_cars(
+            [training.ema.module], recipe, args.cache, valid_ids, training.device, workers=args.workers
+        )
+        truth = pd.read_parquet(args.labels)
+        row["mAP"] = evaluate(truth, found, image_ids=valid_ids)["mAP"]
+    warn_of_imbalance(args, row, recipe)
+    progress.history.append(row)
+    progress.epoch, progress.batch, progress.sums = progress.epoch + 1, 0, {}
+    text = "  ".join(f"{name} {value:.3g}" for name, value in row.items() if name != "epoch")
+    say(args, f"epoch {progress.epoch}/{epochs}  {text}")
+    if args.tensorboard:
+        write_events(args.tensorboard, row)
+
+
+def warn_of_imbalance(args: argparse.Namespace, row: dict, recipe: Recipe) -> None:
+    """One weighted loss that outweighs the rest tenfold trains one head and starves the others."""
+    terms = {
+        name: abs(row[name] * getattr(recipe, f"{name}_weight"))
+        for name in ("heatmap", "offset", "depth", "rotation")
+    }
+    name = max(terms, key=terms.get)
+    if terms[name] > 10 * (sum(terms.values()) - terms[name]):
+        say(args, f"warning: the {name} loss outweighs the others tenfold; lower {name}_weight")
+
+
+def write_events(folder: Path, row: dict) -> None:
+    from torch.utils.tensorboard import SummaryWriter  # takes a second to import
+
+    with SummaryWriter(str(folder)) as writer:
+        for name, value in row.items():
+            writer.add_scalar(name, value, row["epoch"])
+
+
+class SignalFlag:
+    """Remembers SIGTERM or SIGUSR1 (Slurm's warning before the end), so that a step is never cut in two."""
+
+    def __init__(self):
+        self.raised = False
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, self._raise)
+
+    def _raise(self, number, frame):
+        self.raised = True
+
+
+def work_digest(args: argparse.Namespace, recipe: Recipe, start: Path | None) -> str:
+    """What a state belongs to: the recipe, the fold, and the content of every file that is learnt from."""
+    hasher = hashlib.sha256(f"{recipe.digest()} {args.fold}".encode())
+    for path in (args.labels, args.folds, args.pseudo, start, args.cache / "cache.json"):
+        if path is not None:
+            hasher.update(hashlib.sha256(Path(path).read_bytes()).digest())
+    return hasher.hexdigest()[:16]
+
+
+def say(args: argparse.Namespace, message: str) -> None:
+    print(f"[{args.name}] {message}", flush=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m carpose.train",
+        description=__doc__,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    files = parser.add_argument_group("files")
+    files.add_argument("--cache", type=Path, required=True, help="folder of the picture cache")
+    files.add_argument("--images", type=Path, required=True, help="images.parquet of the check")
+    files.add_argument("--labels", type=Path, required=True, help="labels.parquet")
+    files.add_argument("--folds", type=Path, required=True, help="folds.parquet")
+    files.add_argument("--pseudo", type=Path, help="pseudo.parquet of the round before: makes this a retraining")
+    files.add_argument("--start", type=Path, help="model.pt of the round before, for start: warm")
+    files.add_argument("--output", type=Path, required=True, help="model.pt")
+    files.add_argument("--history", type=Path, required=True, help="history.csv")
+    files.add_argument("--state", type=Path, required=True, help="file to resume from; gone when all is done")
+    files.add_argument("--tensorboard", type=Path, help="folder for TensorBoard events")
+    running = parser.add_argument_group("running")
+    running.add_argument("--fold", type=int, required=True, help="the fold to validate on")
+    running.add_argument("--name", default="train", help="name in the log")
+    running.add_argument("--validate-every", type=int, default=1, help="epochs; 0: only the last")
+    running.add_argument("--save-minutes", type=float, default=10, help="minutes between states in an epoch")
+    running.add_argument("--workers", type=int, default=0, help="processes that prepare samples")
+    running.add_argument("--gpus", type=int, default=1, help="0: compute on the CPU")
+    add_options(parser)
+    args = parser.parse_args()
+    recipe = from_options(args)
+    torch.set_num_threads(recipe.threads)
+    with lease(args.gpus) as device:
+        try:
+            run(args, recipe, device)
+        except Interrupted:
+            say(args, "stopped on request; the state is saved, the same command goes on")
+            return 128 + signal.SIGTERM
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)
