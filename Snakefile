@@ -1,0 +1,64 @@
+# From photos and train.csv to submission.csv. Table of contents; the rules are in workflow/rules.
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+
+configfile: "config.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/data.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/predict.smk"
+include: "workflow/rules/pseudo.smk"
+include: "workflow/rules/fuse.smk"
+include: "workflow/rules/report.smk"
+
+
+# Targets: nouns that say what will be there.
+
+
+rule submission:
+    "Everything: submission.csv by all rounds of all models, with its evaluation and pictures."
+    default_target: True
+    input:
+        f"{RESULTS}/submission.csv",
+        f"{RESULTS}/evaluation.csv",
+        PICTURES,
+
+
+rule data_check:
+    "The data folder is checked: findings.csv, and tables of images and labels."
+    input:
+        f"{RESULTS}/data/findings.csv",
+
+
+rule trained:
+    "Round 0: every model trained on every fold."
+    input:
+        models_of(range(1)),
+
+
+rule retrained:
+    "All later rounds: every model trained again with the pseudo-labelled test photos."
+    input:
+        models_of(range(1, ROUNDS)),
+
+
+rule predictions:
+    "Out-of-fold and test predictions of every model and round."
+    input:
+        members(range(ROUNDS), "test"),
+
+
+rule pseudo_labels:
+    "Pseudo labels of the test photos, for every round that is learnt from."
+    input:
+        expand(f"{RESULTS}/round{{round}}/pseudo.parquet", round=range(ROUNDS - 1)),
+
+
+rule evaluation:
+    "The metric of every model, round and of the fusion, out of fold and (demo) on the hidden truth."
+    input:
+        f"{RESULTS}/evaluation.csv",

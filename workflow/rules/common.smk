@@ -1,0 +1,78 @@
+# Configuration, paths and helpers shared by all rules.
+import os
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+LIBRARY = Path(workflow.basedir) / "workflow"
+sys.path.insert(0, str(LIBRARY))
+
+from carpose import UserError
+from carpose.config import check
+from carpose.recipe import command_line
+
+try:
+    check(config)
+except UserError as error:
+    raise WorkflowError(str(error)) from None
+
+# Jobs find the library whether or not it is installed in their environment.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(LIBRARY), workflow.basedir, *filter(None, [os.environ.get("PYTHONPATH")])]
+)
+
+RESULTS = f"results/{config['run']}"
+ROUNDS = config["rounds"]
+FOLDS = range(config["folds"]["count"])
+RECIPES = {name: {**config["train"], **own} for name, own in config["models"].items() if own}
+DEMO = not config["data_root"]
+DATA = f"{RESULTS}/demo" if DEMO else config["data_root"]
+TRUTH = f"{RESULTS}/demo_truth.csv" if DEMO else []
+FUSED_ROUNDS = range(ROUNDS) if config["fuse"]["rounds"] == "all" else config["fuse"]["rounds"]
+
+if not DEMO and not (Path(DATA) / "train.csv").is_file():
+    raise WorkflowError(f"data_root: there is no {DATA}/train.csv; name the folder that holds the competition's data")
+
+
+wildcard_constraints:
+    round=r"\d",
+    fold=r"\d+",
+    model="|".join(RECIPES),
+
+
+def models_of(rounds):
+    """Checkpoints of all models and folds of these rounds."""
+    return expand(
+        f"{RESULTS}/round{{round}}/{{model}}/fold{{fold}}/model.pt", round=rounds, model=RECIPES, fold=FOLDS
+    )
+
+
+def members(rounds, table):
+    """Tables of predictions (oof, test or test_folds) of all models of these rounds."""
+    return expand(f"{RESULTS}/round{{round}}/{{model}}/{table}.parquet", round=rounds, model=RECIPES)
+
+
+def named(rounds, table):
+    """The same as NAME=PATH options, NAME being round0/dla34 and so on."""
+    return [
+        f"round{round}/{model}={RESULTS}/round{round}/{model}/{table}.parquet"
+        for round in rounds
+        for model in RECIPES
+    ]
+
+
+def asks(stage):
+    """What a job of this stage asks for; memory and time grow with the attempt."""
+    wish = config["resources"][stage]
+    return {
+        "mem_mb": lambda wildcards, attempt: wish["mem_mb"] * attempt,
+        "runtime": lambda wildcards, attempt: wish["runtime"] * attempt,
+    }
+
+
+def threads_of(stage):
+    return config["resources"][stage]["threads"]
+
+
+GPUS = config["running"]["gpus"]

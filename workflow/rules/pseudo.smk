@@ -1,0 +1,35 @@
+# Pseudo labels: for fold k only from models that never saw fold k's validation photos.
+
+
+def previous_pseudo(wildcards):
+    before = int(wildcards.round) - 1
+    return f"{RESULTS}/round{before}/pseudo.parquet" if before >= 0 else []
+
+
+rule make_pseudo_labels:
+    "Fuse the test predictions of one round, fold by fold, into labels for the next round."
+    input:
+        labels=rules.check_data.output.labels,
+        folds=rules.split_folds.output[0],
+        oof=lambda wildcards: members([wildcards.round], "oof"),
+        test_folds=lambda wildcards: members([wildcards.round], "test_folds"),
+        previous=previous_pseudo,
+    output:
+        pseudo=f"{RESULTS}/round{{round}}/pseudo.parquet",
+        report=f"{RESULTS}/round{{round}}/pseudo.json",
+    log:
+        f"{RESULTS}/logs/pseudo/round{{round}}.log",
+    resources:
+        **asks("small"),
+    params:
+        fit=lambda wildcards: named([wildcards.round], "oof"),
+        test=lambda wildcards: named([wildcards.round], "test_folds"),
+        mode=config["pseudo"]["mode"],
+        positive=config["pseudo"]["precision_positive"],
+        ignore=config["pseudo"]["precision_ignore"],
+        previous=lambda wildcards, input: f"--previous {input.previous}" if input.previous else "",
+    shell:
+        "python -m carpose.pseudo --labels {input.labels} --folds {input.folds} --fit-members {params.fit}"
+        " --test-members {params.test} --mode {params.mode} --precision-positive {params.positive}"
+        " --precision-ignore {params.ignore} {params.previous}"
+        " --output {output.pseudo} --report {output.report} 2>&1 | tee {log}"

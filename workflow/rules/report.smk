@@ -1,0 +1,66 @@
+# What it was worth: the table of results, and pictures.
+
+PICTURES = [f"{RESULTS}/pictures/{name}.png" for name in ("predictions", "history", "evaluation")]
+
+
+rule evaluate:
+    "The competition's metric for every model, round and the fusion; printed and written."
+    input:
+        labels=rules.check_data.output.labels,
+        folds=rules.split_folds.output[0],
+        oof=members(range(ROUNDS), "oof"),
+        test=members(range(ROUNDS), "test"),
+        fused_oof=rules.fit_fusion.output.fused,
+        fused_test=rules.fuse.output[0],
+        sample=f"{DATA}/sample_submission.csv",
+        truth=TRUTH,
+    output:
+        table=f"{RESULTS}/evaluation.csv",
+        bands=f"{RESULTS}/evaluation_bands.csv",
+    log:
+        f"{RESULTS}/logs/evaluate.log",
+    resources:
+        **asks("small"),
+    params:
+        oof=named(range(ROUNDS), "oof"),
+        truth=lambda wildcards, input: (
+            f"--test-truth {input.truth} --sample {input.sample} --test-members fused={input.fused_test} "
+            + " ".join(named(range(ROUNDS), "test"))
+            if input.truth
+            else ""
+        ),
+    shell:
+        "python -m carpose.evaluation --labels {input.labels} --folds {input.folds}"
+        " --members fused={input.fused_oof} {params.oof} {params.truth}"
+        " --output {output.table} --bands-output {output.bands} 2>&1 | tee {log}"
+
+
+rule draw:
+    "Pictures: predictions on photos and from above, the course of the trainings, the table as bars."
+    input:
+        cars=rules.fuse.output[0],
+        sample=f"{DATA}/sample_submission.csv",
+        table=rules.evaluate.output.table,
+        histories=[path.replace("model.pt", "history.csv") for path in models_of(range(ROUNDS))],
+        truth=TRUTH,
+    output:
+        predictions=PICTURES[0],
+        history=PICTURES[1],
+        evaluation=PICTURES[2],
+    log:
+        f"{RESULTS}/logs/draw.log",
+    resources:
+        **asks("small"),
+    params:
+        data=DATA,
+        truth=lambda wildcards, input: f"--truth {input.truth}" if input.truth else "",
+        histories=[
+            f"{'/'.join(Path(path).parts[-4:-1])}={path.replace('model.pt', 'history.csv')}"
+            for path in models_of(range(ROUNDS))
+        ],
+    shell:
+        "(python -m carpose.plots predictions --data {params.data} --cars {input.cars} {params.truth}"
+        " --images 6 --output {output.predictions}"
+        " && python -m carpose.plots history --histories {params.histories} --output {output.history}"
+        " && python -m carpose.plots evaluation --table {input.table} --output {output.evaluation})"
+        " 2>&1 | tee {log}"

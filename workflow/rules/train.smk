@@ -1,0 +1,57 @@
+# Training and retraining are one rule: round 0 learns from labels, round r also from round r−1.
+
+
+def from_round_before(wildcards):
+    """Pseudo labels and, for a warm start, the weights of the round before."""
+    before = int(wildcards.round) - 1
+    if before < 0:
+        return {}
+    files = {"pseudo": f"{RESULTS}/round{before}/pseudo.parquet"}
+    if RECIPES[wildcards.model].get("start", "warm") == "warm":
+        files["start"] = f"{RESULTS}/round{before}/{wildcards.model}/fold{wildcards.fold}/model.pt"
+    return files
+
+
+rule train:
+    "Train one model on one fold. Interrupted, it goes on from its state file."
+    input:
+        unpack(from_round_before),
+        cache=rules.build_cache.output[0],
+        photos=rules.build_cache.output[1],
+        images=rules.check_data.output.images,
+        labels=rules.check_data.output.labels,
+        folds=rules.split_folds.output[0],
+    output:
+        model=f"{RESULTS}/round{{round}}/{{model}}/fold{{fold}}/model.pt",
+        history=f"{RESULTS}/round{{round}}/{{model}}/fold{{fold}}/history.csv",
+    log:
+        f"{RESULTS}/logs/train/round{{round}}-{{model}}-fold{{fold}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/train/round{{round}}-{{model}}-fold{{fold}}.tsv"
+    threads: threads_of("train")
+    resources:
+        gpu=GPUS,
+        **asks("train"),
+    params:
+        recipe=lambda wildcards: command_line(RECIPES[wildcards.model]),
+        later=lambda wildcards, input: " ".join(
+            f"--{name} {input[name]}" for name in ("pseudo", "start") if name in input.keys()
+        ),
+        # Not an output: Snakemake deletes outputs before a job starts, and this is what survives a kill.
+        state=f"{RESULTS}/round{{round}}/{{model}}/fold{{fold}}/state.pt",
+        running=lambda wildcards: " ".join(
+            f"--{key.replace('_', '-')} {value}"
+            for key, value in config["running"].items()
+            if key != "tensorboard"
+        ),
+        tensorboard=(
+            f"--tensorboard {RESULTS}/tensorboard/round{{round}}-{{model}}-fold{{fold}}"
+            if config["running"]["tensorboard"]
+            else ""
+        ),
+    shell:
+        "python -m carpose.train --name round{wildcards.round}/{wildcards.model}/fold{wildcards.fold}"
+        " --cache $(dirname {input.cache}) --images {input.images} --labels {input.labels}"
+        " --folds {input.folds} --fold {wildcards.fold} {params.later} --output {output.model}"
+        " --history {output.history} --state {params.state} {params.running} {params.tensorboard}"
+        " {params.recipe} 2>&1 | tee -a {log}"
