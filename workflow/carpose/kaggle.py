@@ -1,0 +1,278 @@
+"""The competition's files: `PredictionString` exists only here.
+
+In: train.csv, submissions. Out: tables of cars, a valid submission.csv. `check` (in kaggle_check) reads a whole data folder.
+"""
+
+import argparse
+import csv
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from . import UserError, cars, rotation
+from .files import atomic, run_main
+
+LABEL = ["model_type", *cars.POSE]
+PREDICTION = [*cars.POSE, "score"]
+HEADER = ["ImageId", "PredictionString"]
+PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+ROUNDING = 1e-6  # what writing and reading numbers may add to a limit
+
+
+class Finding(NamedTuple):
+    """One thing seen in the data: severity error (cannot be worked with), warning or note."""
+
+    severity: str
+    file: str
+    line: int | None
+    ImageId: str
+    finding: str
+    advice: str
+
+    def __str__(self) -> str:
+        line = f", line {self.line}" if self.line else ""
+        image = f", image {self.ImageId}" if self.ImageId else ""
+        return f"{self.file}{line}{image}: {self.finding}; {self.advice}"
+
+
+def read_labels(path: str | Path) -> tuple[pd.DataFrame, list[str]]:
+    """A file like train.csv → table of cars with model_type, and the ImageIds of all its rows.
+
+    Raises UserError with file, line, ImageId and token at the first thing wrong.
+    """
+    return _read(path, LABEL)
+
+
+def read_submission(path: str | Path) -> tuple[pd.DataFrame, list[str]]:
+    """A submission → table of cars with score, and the ImageIds of all its rows, in order.
+
+    Raises UserError with file, line, ImageId and token at the first thing wrong.
+    """
+    return _read(path, PREDICTION)
+
+
+def _read(path, fields):
+    table, rows, findings = parse(path, fields)
+    if findings:
+        more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
+        raise UserError(f"{findings[0]}{more}")
+    return table, rows["ImageId"].tolist()
+
+
+def parse(path: str | Path, fields: list[str]) -> tuple[pd.DataFrame, pd.DataFrame, list[Finding]]:
+    """Read all that can be read of a CSV of ImageId and PredictionString.
+
+    fields: what the string repeats per car, LABEL or PREDICTION.
+    Returns the table of cars (all rows that parse; column `line` is not kept, see rows), the rows
+    (line, ImageId, number of cars) and a finding (error) for each row that is not right.
+    Raises UserError where the file cannot be read at all or its header is another.
+    """
+    rows, findings = [], []
+
+    def wrong(line, image_id, finding, advice):
+        findings.append(Finding("error", str(path), line, image_id, finding, advice))
+
+    for line, values in _csv_rows(path):
+        if len(values) != 2:
+            wrong(line, values[0], f"{len(values)} columns instead of 2", "write ImageId,PredictionString")
+        else:
+            rows.append((line, *values))
+
+    table = pd.DataFrame(rows, columns=["line", *HEADER])
+    for line, image_id in table.loc[table["ImageId"].duplicated(), ["line", "ImageId"]].itertuples(
+        index=False
+    ):
+        wrong(line, image_id, "the ImageId was there before", "keep one row per image")
+    for line, image_id in table[["line", "ImageId"]].itertuples(index=False):
+        if not PLAIN_NAME.fullmatch(image_id):
+            wrong(line, image_id, f"ImageId {image_id!r} is not a plain name", "use letters, digits, _ - .")
+
+    tokens = [string.split() for string in table.pop("PredictionString")]
+    numbers, bad = _numbers(tokens, fields)
+    for row, finding in bad.items():
+        wrong(table["line"][row], table["ImageId"][row], finding, "correct the row or take it out")
+        tokens[row] = []
+    table["cars"] = np.array([len(row) for row in tokens], int) // len(fields)
+
+    result = pd.DataFrame(numbers, columns=fields)
+    result.insert(0, "ImageId", table["ImageId"].repeat(table["cars"]).reset_index(drop=True).astype(str))
+    if "model_type" in fields:
+        result["model_type"] = result["model_type"].astype(int)
+    return result, table, sorted(findings, key=lambda finding: finding.line)
+
+
+def _csv_rows(path):
+    """(line number, values) of each row after the header; blank lines are passed over."""
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as handle:
+            reader = csv.reader(handle)
+            header = next(reader, [])
+            if header != HEADER:
+                raise UserError(
+                    f"{path}, line 1: header {','.join(HEADER)} expected, found {','.join(header)!r}"
+                )
+            return [(reader.line_num, row) for row in reader if row]
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); is it the right folder?") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: is not a CSV text file ({error})") from error
+
+
+def _numbers(tokens, fields):
+    """Tokens per row → (cars, fields) floats of the rows that are right, and {row: what is wrong}."""
+    width = len(fields)
+    bad = {
+        row: f"{len(values)} numbers, which is not a multiple of {width} ({' '.join(fields)})"
+        for row, values in enumerate(tokens)
+        if len(values) % width
+    }
+    good = [row for row in range(len(tokens)) if row not in bad]
+    try:
+        numbers = np.array([token for row in good for token in tokens[row]], float).reshape(-1, width)
+    except ValueError:
+        numbers = None
+    if numbers is None or not _right(numbers, fields).all():  # slow, but only once something is wrong
+        bad |= {row: reason for row in good if (reason := _first_wrong(tokens[row], fields))}
+        good = [row for row in good if row not in bad]
+        numbers = np.array([token for row in good for token in tokens[row]], float).reshape(-1, width)
+    return numbers, bad
+
+
+def _right(numbers, fields):
+    """(cars, fields) → bool: finite, and the model type a whole number."""
+    right = np.isfinite(numbers)
+    if fields[0] == "model_type":
+        right[:, 0] &= numbers[:, 0] == np.floor(numbers[:, 0])
+    return right
+
+
+def _first_wrong(tokens, fields):
+    for position, token in enumerate(tokens):
+        field = fields[position % len(fields)]
+        try:
+            value = float(token)
+        except ValueError:
+            return f"token {position + 1} ({field} of car {position // len(fields) + 1}) {token!r} is not a number"
+        if not np.isfinite(value) or (field == "model_type" and not value.is_integer()):
+            kind = "a whole number" if field == "model_type" else "finite"
+            return (
+                f"token {position + 1} ({field} of car {position // len(fields) + 1}) {token!r} is not {kind}"
+            )
+    return None
+
+
+def write_submission(path: str | Path, table: pd.DataFrame, image_ids: Sequence[str]) -> None:
+    """Write a submission: one row per image of `image_ids`, in that order, "" where there is no car.
+
+    Cars go by descending score: should confidences be ignored, the order still says who is matched first.
+    Angles are wrapped into [−π, π); nine digits keep a float32 exact.
+    Raises UserError for cars of other images, poses that are not finite, scores outside [0, 1] and images named twice.
+    """
+    image_ids = pd.Index(image_ids)
+    if image_ids.has_duplicates:
+        raise UserError(f"{path}: image {image_ids[image_ids.duplicated()][0]} is asked for twice")
+    values = table[PREDICTION].to_numpy(float, copy=True)
+    values[:, :3] = rotation.wrap(values[:, :3])
+    for bad, reason in (
+        (~table["ImageId"].isin(image_ids).to_numpy(bool), "is not one of the images asked for"),
+        (~np.isfinite(values).all(axis=1), "has a car that is not finite"),
+        ((values[:, 6] < -ROUNDING) | (values[:, 6] > 1 + ROUNDING), "has a score outside [0, 1]"),
+    ):
+        if bad.any():
+            raise UserError(f"{path}: not written, image {table['ImageId'].to_numpy()[bad][0]} {reason}")
+    values[:, 6] = values[:, 6].clip(0, 1)
+
+    order = np.argsort(-values[:, 6], kind="stable")
+    strings = pd.Series([" ".join(map("{:.9g}".format, car)) for car in values[order].tolist()], dtype=object)
+    strings = strings.groupby(table["ImageId"].to_numpy()[order]).agg(" ".join)
+    rows = pd.DataFrame(
+        {"ImageId": image_ids, "PredictionString": strings.reindex(image_ids, fill_value="").to_numpy()}
+    )
+    with atomic(path) as temporary:
+        rows.to_csv(temporary, index=False)
+
+
+def validate(path: str | Path, sample: str | Path) -> list[Finding]:
+    """Everything wrong with a submission: an empty list says that it can be sent.
+
+    sample: sample_submission.csv, which names the images and their order.
+    Raises UserError where one of the two files cannot be read at all.
+    """
+    table, rows, findings = parse(path, PREDICTION)
+    image_ids = read_submission(sample)[1]
+
+    def wrong(line, image_id, finding, advice):
+        findings.append(Finding("error", str(path), line, image_id, finding, advice))
+
+    line_of = dict(zip(rows["ImageId"], rows["line"], strict=True))
+    known = set(image_ids)
+    for image_id in image_ids:
+        if image_id not in line_of:
+            wrong(
+                None, image_id, "the image is missing", "give it a row, with an empty string if it has no car"
+            )
+    for image_id, line in line_of.items():
+        if image_id not in known:
+            wrong(line, image_id, "the image is not in the sample", "take the row out")
+    if not findings and rows["ImageId"].tolist() != image_ids:
+        first = next(i for i, image_id in enumerate(image_ids) if rows["ImageId"][i] != image_id)
+        line = rows["line"][first]
+        wrong(
+            line, image_ids[first], "the order differs from the sample from here on", "sort as the sample is"
+        )
+
+    for bad, finding, advice in (
+        ((table[cars.ANGLES].abs() > np.pi + ROUNDING).any(axis=1), "an angle is outside ±π", "wrap it"),
+        (~table["score"].between(0, 1), "a score is outside [0, 1]", "scale the scores"),
+        (table["z"] <= 0, "a car is not in front of the camera (z ≤ 0)", "take it out"),
+    ):
+        for image_id in table.loc[bad, "ImageId"].unique():
+            wrong(line_of[image_id], image_id, finding, advice)
+    return findings
+
+
+def _print_validation(path, sample) -> int:
+    findings = validate(path, sample)
+    for finding in findings:
+        print(f"error: {finding}")
+    if findings:
+        return 1
+    table, image_ids = read_submission(path)
+    print(
+        f"{path}: valid, {len(image_ids)} images, {table['ImageId'].nunique()} of them with {len(table)} cars"
+    )
+    return 0
+
+
+def main() -> int:
+    from . import kaggle_check
+
+    parser = argparse.ArgumentParser(description="Check the competition's data folder or a submission.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    check = commands.add_parser(
+        "check",
+        help="read a whole data folder once, report what is wrong with it (exit status 1 if it cannot be used)",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    kaggle_check.add_arguments(check)
+    validation = commands.add_parser(
+        "validate",
+        help="check a submission (exit status 1 if it cannot be sent)",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    validation.add_argument("file", help="submission CSV")
+    validation.add_argument(
+        "--sample", required=True, help="sample_submission.csv: the images and their order"
+    )
+    args = parser.parse_args()
+    if args.command == "validate":
+        return _print_validation(args.file, args.sample)
+    return kaggle_check.run(args)
+
+
+if __name__ == "__main__":
+    run_main(main)
