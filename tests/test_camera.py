@@ -1,0 +1,52 @@
+"""Pixels and metres: the one camera mapping."""
+
+import numpy as np
+import pytest
+from carpose import UserError, camera
+from hypothesis import given
+from hypothesis import strategies as st
+
+INTRINSICS = np.array([[2304.5479, 0, 1686.2379], [0, 2305.8757, 1354.9849], [0, 0, 1]])
+coordinate = st.floats(-100, 100)
+
+
+@given(coordinate, coordinate, st.floats(0.5, 3000))
+def test_backproject_inverts_project(x, y, z):
+    point = np.array([[x, y, z]])
+    pixels = camera.project(INTRINSICS, point)
+    np.testing.assert_allclose(camera.backproject(INTRINSICS, pixels, point[:, 2]), point, atol=1e-7 * z + 1e-7)
+
+
+def test_known_projection():
+    # u = fx·x/z + cx, v = fy·y/z + cy
+    np.testing.assert_allclose(
+        camera.project(INTRINSICS, np.array([[10.0, 5.0, 50.0]])), [[2147.14748, 1585.57247]]
+    )
+
+
+def test_crop_and_resize_keeps_pixel_edges():
+    view = camera.crop_and_resize((400, 300), [0.25, 0.5, 0.75, 1.0], (100, 50))
+    corners = np.array([[100 - 0.5, 150 - 0.5, 1], [300 - 0.5, 300 - 0.5, 1]])
+    np.testing.assert_allclose((corners @ view.T)[:, :2], [[-0.5, -0.5], [99.5, 49.5]])
+
+
+def test_cell_is_the_middle_of_its_pixels():
+    pixel = np.array([1.5, 5.5, 1])  # the middle of pixels 0…3 and of 4…7
+    np.testing.assert_allclose(camera.cells(4) @ pixel, [0, 1, 1])
+
+
+def test_intrinsics_of_the_competition(tmp_path):
+    path = tmp_path / "camera_intrinsic.txt"
+    path.write_text("fx = 2304.5479\nfy = 2305.8757\ncx = 1686.2379\ncy = 1354.9849\n")
+    np.testing.assert_array_equal(camera.read_intrinsics(path), INTRINSICS)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [("fx = a\n", "line 1"), ("fx = 1\n", "fy, cx, cy missing"), ("fx=-1\nfy=1\ncx=0\ncy=0", "above zero")],
+)
+def test_bad_intrinsics_are_explained(tmp_path, text, message):
+    path = tmp_path / "camera_intrinsic.txt"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message):
+        camera.read_intrinsics(path)

@@ -1,0 +1,156 @@
+"""Cars → maps → cars is the identity; the heat map is what the focal loss expects."""
+
+import numpy as np
+import pytest
+import torch
+from carpose import camera, codec, losses, rotation
+from carpose.recipe import Recipe
+
+SIZE = (128, 40)
+INTRINSICS = camera.cells(4) @ camera.crop_and_resize((846, 678), [0, 0.5, 1, 1], (512, 160)) @ np.array(
+    [[576.14, 0, 421.2], [0, 576.47, 338.4], [0, 0, 1]]
+)
+FOCAL = camera.focal(INTRINSICS)
+
+
+def scene(count=12, seed=0):
+    """Cars spread over the view, in far-apart cells."""
+    rng = np.random.default_rng(seed)
+    columns = np.linspace(6, 120, count)
+    uv = np.column_stack([columns, rng.uniform(8, 30, count)])
+    xyz = camera.backproject(INTRINSICS, uv, rng.uniform(6, 120, count))
+    sign = rng.choice([-1, 1], count)
+    angles = np.column_stack(
+        [rng.normal(0.15, 0.03, count), rng.uniform(-np.pi, np.pi, count), sign * (np.pi - rng.uniform(0, 0.05, count))]
+    )
+    return xyz, rotation.matrix(angles)
+
+
+def perfect_maps(targets, recipe):
+    """The maps of a network that learnt its targets by heart."""
+    width, height = SIZE
+    maps = {}
+    for name, channels in codec.heads(recipe).items():
+        maps[name] = torch.zeros(1, channels, height, width)
+    maps["heatmap"][0, 0] = torch.from_numpy(targets.heatmap)
+    rows, columns = np.divmod(targets.cell, width)
+    for name in ("offset", "depth", "rotation"):
+        values = torch.from_numpy(getattr(targets, name)).T
+        maps[name][0, : len(values), rows, columns] = values
+    return maps
+
+
+@pytest.mark.parametrize("depth", ["log", "direct", "inverse", "sigmoid"])
+@pytest.mark.parametrize("yaw", ["egocentric", "allocentric"])
+@pytest.mark.parametrize("uncertainty", [True, False])
+def test_decode_inverts_encode(depth, yaw, uncertainty):
+    recipe = Recipe(depth=depth, yaw=yaw, depth_uncertainty=uncertainty)
+    xyz, turn = scene()
+    targets = codec.encode(xyz, turn, np.ones(len(xyz)), INTRINSICS, SIZE, FOCAL, recipe)
+    found = codec.decode(perfect_maps(targets, recipe), INTRINSICS, FOCAL, recipe, 0.99)
+    assert len(found["xyz"]) == len(xyz)
+    order = np.argsort(found["xyz"][:, 0] / found["xyz"][:, 2])
+    expected = np.argsort(xyz[:, 0] / xyz[:, 2])
+    np.testing.assert_allclose(found["xyz"][order], xyz[expected], rtol=2e-4, atol=2e-3)
+    turns = rotation.matrix(found["angles"][order])
+    np.testing.assert_allclose(turns, turn[expected], atol=2e-5)
+
+
+def test_zoomed_picture_decodes_to_the_same_depth():
+    """Depth is learnt relative to the focal length: a zoomed view of the same car has another target."""
+    recipe = Recipe()
+    xyz, turn = scene(1)
+    zoom = np.diag([1.3, 1.3, 1.0])
+    plain = codec.encode(xyz, turn, np.ones(1), INTRINSICS, (256, 80), FOCAL, recipe)
+    zoomed = codec.encode(xyz, turn, np.ones(1), zoom @ INTRINSICS, (256, 80), FOCAL, recipe)
+    np.testing.assert_allclose(np.exp(plain.depth - zoomed.depth), 1.3, rtol=1e-5)
+
+
+def test_heatmap_is_a_maximum_with_peaks_of_one():
+    xyz, turn = scene(30)
+    xyz = np.concatenate([xyz, xyz + [0.3, 0, 0]])  # overlapping bumps
+    turn = np.concatenate([turn, turn])
+    targets = codec.encode(xyz, turn, np.ones(len(xyz)), INTRINSICS, SIZE, FOCAL, Recipe())
+    assert targets.heatmap.max() == 1.0
+    np.testing.assert_array_equal(targets.heatmap.reshape(-1)[targets.peak], 1.0)
+
+
+def test_cars_outside_the_picture_or_behind_have_no_target():
+    xyz = np.array([[500.0, 5, 20], [0, 5, -10], [0, 5, 25]])
+    targets = codec.encode(xyz, np.stack([np.eye(3)] * 3), np.ones(3), INTRINSICS, SIZE, FOCAL, Recipe())
+    assert len(targets.peak) == 1
+
+
+def test_no_car_gives_empty_targets():
+    targets = codec.encode(np.empty((0, 3)), np.empty((0, 3, 3)), np.empty(0), INTRINSICS, SIZE, FOCAL, Recipe())
+    assert len(targets.cell) == 0 and targets.heatmap.max() == 0
+
+
+def test_unsure_car_is_neither_positive_nor_negative():
+    xyz, turn = scene(1)
+    targets = codec.encode(xyz, turn, np.zeros(1), INTRINSICS, SIZE, FOCAL, Recipe())
+    assert targets.ignore.sum() >= 5 and len(targets.peak) == 0 and len(targets.cell) == 0
+    batch = codec.collate([targets])
+    logits = torch.zeros(1, 1, SIZE[1], SIZE[0], requires_grad=True)
+    losses.heatmap_focal(logits, batch).backward()
+    assert (logits.grad[0, 0][torch.from_numpy(targets.ignore)] == 0).all()
+    assert (logits.grad[0, 0][torch.from_numpy(~targets.ignore)] != 0).all()
+
+
+def test_two_cars_in_one_cell_keep_one():
+    xyz, turn = scene(1)
+    both = np.concatenate([xyz, xyz * 1.0001])
+    targets = codec.encode(both, np.concatenate([turn, turn]), np.ones(2), INTRINSICS, SIZE, FOCAL, Recipe())
+    assert len(targets.peak) == 1 and len(np.unique(targets.cell)) == len(targets.cell)
+
+
+def test_focal_loss_against_the_formula():
+    """CornerNet eq. 1, cell by cell, in plain Python."""
+    rng = np.random.default_rng(3)
+    xyz, turn = scene(5)
+    targets = codec.encode(xyz, turn, np.ones(5), INTRINSICS, SIZE, FOCAL, Recipe())
+    logits = rng.normal(size=(1, 1, SIZE[1], SIZE[0]))
+    p = 1 / (1 + np.exp(-logits[0, 0]))
+    y = targets.heatmap.astype(float)
+    value = np.where(y == 1, (1 - p) ** 2 * -np.log(p), (1 - y) ** 4 * p**2 * -np.log(1 - p)).sum() / 5
+    found = losses.heatmap_focal(torch.tensor(logits), codec.collate([targets]))
+    assert float(found) == pytest.approx(value, rel=1e-4)
+
+
+def test_losses_vanish_for_perfect_maps():
+    recipe = Recipe(depth_uncertainty=False)
+    xyz, turn = scene()
+    targets = codec.encode(xyz, turn, np.ones(len(xyz)), INTRINSICS, SIZE, FOCAL, recipe)
+    maps = perfect_maps(targets, recipe)
+    maps["heatmap"] = torch.where(maps["heatmap"] == 1, 20.0, -20.0)
+    for name, value in losses.compute([maps], codec.collate([targets]), recipe).items():
+        assert abs(float(value)) < 1e-5, name
+
+
+def test_flipped_prediction_maps_back():
+    """flipped_forward of a network that knows the answer for a picture and its mirror image is the answer."""
+    from carpose.predict import flipped_forward
+
+    recipe = Recipe()
+    xyz, turn = scene()
+    targets = codec.encode(xyz, turn, np.ones(len(xyz)), INTRINSICS, SIZE, FOCAL, recipe)
+    flip = np.array([[-1, 0, SIZE[0] - 1], [0, 1, 0], [0, 0, 1]]) @ INTRINSICS @ rotation.MIRROR
+    mirrored = codec.encode(
+        xyz @ rotation.MIRROR, rotation.MIRROR @ turn @ rotation.MIRROR, np.ones(len(xyz)), flip, SIZE, FOCAL, recipe
+    )
+    answers = {False: perfect_maps(targets, recipe), True: perfect_maps(mirrored, recipe)}
+
+    def network(inputs):
+        is_mirror = bool(inputs[0, 0, 0, 0] < inputs[0, 0, 0, -1])
+        maps = {name: value.clone() for name, value in answers[is_mirror].items()}
+        maps["heatmap"] = torch.logit(maps["heatmap"].clamp(1e-6, 1 - 1e-6))
+        return [maps]
+
+    picture = torch.zeros(1, 160, 512, 4, dtype=torch.uint8)
+    picture[:, :, 0] = 255
+    maps = flipped_forward(network, picture, recipe, torch.device("cpu"))
+    found = codec.decode(maps, INTRINSICS, FOCAL, recipe, 0.9)
+    assert len(found["xyz"]) == len(xyz)
+    order = np.argsort(found["xyz"][:, 0] / found["xyz"][:, 2])
+    expected = np.argsort(xyz[:, 0] / xyz[:, 2])
+    np.testing.assert_allclose(found["xyz"][order], xyz[expected], rtol=1e-3, atol=5e-3)

@@ -1,0 +1,72 @@
+"""The configuration is refused before anything runs, naming the key and what would be right."""
+
+import copy
+from dataclasses import fields
+
+import pytest
+import yaml
+from carpose import UserError
+from carpose.config import SCHEMA, check
+from carpose.recipe import Recipe, add_options, command_line, from_options
+from conftest import REPOSITORY
+
+
+@pytest.fixture
+def config():
+    return yaml.safe_load((REPOSITORY / "config.yaml").read_text())
+
+
+def merged(base, overlay):
+    for key, value in overlay.items():
+        base[key] = merged(base.get(key, {}), value) if isinstance(value, dict) else value
+    return base
+
+
+@pytest.mark.parametrize("overlay", ["ci", "pku"])
+def test_shipped_configurations_are_valid(config, overlay):
+    check(config)
+    check(merged(config, yaml.safe_load((REPOSITORY / "configs" / f"{overlay}.yaml").read_text())))
+
+
+@pytest.mark.parametrize(
+    "path, value, message",
+    [
+        ("train.lr", "fast", "train.lr: 'fast' is not right; it must be of type number"),
+        ("train.learning_rate", 1, "train.learning_rate: no such key"),
+        ("train.epoch", 1, "did you mean epochs?"),
+        ("train.input_width", 500, "train.input_width: 500 is not right; it must be a multiple of 32"),
+        ("models.dla34.backbone", "resnet18", "'resnet18' is unknown; use efficientnet_b0"),
+        ("models.dla34.lrr", 1, "models.dla34.lrr: no such key; did you mean lr?"),
+        ("folds.count", 1, "folds.count: 1 is not right; it must be at least 2"),
+        ("fuse.mode", "best", "fuse.mode: 'best' is not right; use one of given, equal"),
+        ("fuse.rounds", [0, 5], "fuse.rounds: there is no round 5"),
+        ("rounds", "two", "rounds: 'two' is not right"),
+        ("data_rot", "x", "did you mean data_root?"),
+        ("models", {"dla34": None}, "at least one model"),
+    ],
+)
+def test_errors_name_the_key_and_what_is_right(config, path, value, message):
+    *parents, key = path.split(".")
+    place = config
+    for parent in parents:
+        place = place[parent]
+    place[key] = value
+    with pytest.raises(UserError, match=message.replace("(", r"\(").replace("?", r"\?")):
+        check(config)
+
+
+def test_schema_and_recipe_know_the_same_keys():
+    schema = yaml.safe_load(SCHEMA.read_text())
+    assert set(schema["$defs"]["recipe"]["properties"]) == {item.name for item in fields(Recipe)}
+
+
+def test_recipe_survives_the_command_line(config):
+    import argparse
+
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    settings = {**config["train"], **config["models"]["hourglass"], "mask_channel": True, "neck": ""}
+    words = [word.strip("'") for word in command_line(settings).split(" ")]
+    recipe = from_options(parser.parse_args(words))
+    assert recipe == Recipe(**copy.deepcopy(settings))
+    assert recipe.digest() != Recipe().digest()

@@ -1,0 +1,44 @@
+"""Angles, matrices, quaternions."""
+
+import numpy as np
+from carpose import rotation
+from hypothesis import given
+from hypothesis import strategies as st
+
+angle = st.floats(-np.pi, np.pi)
+
+
+@given(st.floats(-1.5, 1.5), angle, angle)
+def test_angles_round_trip(pitch, yaw, roll):
+    matrix = rotation.matrix([[pitch, yaw, roll]])
+    np.testing.assert_allclose(rotation.matrix(rotation.angles(matrix)), matrix, atol=1e-7)
+
+
+def test_order_is_roll_pitch_yaw():
+    pitch, yaw, roll = 0.15, 2.0, -3.1
+    c, s = np.cos, np.sin
+    rx = np.array([[1, 0, 0], [0, c(pitch), -s(pitch)], [0, s(pitch), c(pitch)]])
+    ry = np.array([[c(yaw), 0, s(yaw)], [0, 1, 0], [-s(yaw), 0, c(yaw)]])
+    rz = np.array([[c(roll), -s(roll), 0], [s(roll), c(roll), 0], [0, 0, 1]])
+    np.testing.assert_allclose(rotation.matrix([[pitch, yaw, roll]])[0], rz @ rx @ ry, atol=1e-12)
+
+
+def test_mean_across_the_seam():
+    """Rolls of +π−0.1 and −π+0.1 mean π, where averaging the numbers gives 0."""
+    quaternions = rotation.quaternion([[0.15, 1.0, np.pi - 0.1], [0.15, 1.0, -np.pi + 0.1]])
+    mean = rotation.mean_quaternion(quaternions, np.ones(2), np.zeros(2, int), 1)
+    assert rotation.distance(mean, rotation.quaternion([[0.15, 1.0, np.pi]]))[0] < 0.02
+    assert rotation.distance(mean, rotation.quaternion([[0.15, 1.0, 0.0]]))[0] > 3
+
+
+@given(st.lists(st.booleans(), min_size=3, max_size=3))
+def test_mean_is_blind_to_the_sign_of_a_quaternion(signs):
+    quaternions = rotation.quaternion([[0.1, 0.5, 3.0], [0.2, 0.7, 3.1], [0.15, 0.6, -3.1]])
+    flipped = quaternions * np.where(signs, 1, -1)[:, None]
+    groups = np.zeros(3, int)
+    means = [rotation.mean_quaternion(q, np.ones(3), groups, 1) for q in (quaternions, flipped)]
+    assert rotation.distance(*means)[0] < 1e-6
+
+
+def test_wrap():
+    np.testing.assert_allclose(rotation.wrap([np.pi, -np.pi, 3 * np.pi + 0.1, 0]), [-np.pi, -np.pi, -np.pi + 0.1, 0])
