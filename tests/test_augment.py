@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 INTRINSICS = np.array([[576.14, 0, 421.2], [0, 576.47, 338.4], [0, 0, 1]])
 PHOTO = (846, 678)
 RECIPE = Recipe(
-    input_width=512, input_height=160, crop=[0, 0.5, 1, 1], flip=0.5, rotate_deg=[6, 3, 6], zoom=0.2, shift=0.05
+    input_width=512,
+    input_height=160,
+    crop=[0, 0.5, 1, 1],
+    flip=0.5,
+    rotate_deg=[6, 3, 6],
+    zoom=0.2,
+    shift=0.05,
 )
 VIEW = camera.crop_and_resize(PHOTO, RECIPE.crop, (512, 160))
 CAR = np.array([[sx, sy, sz] for sx in (-0.9, 0.9) for sy in (-0.7, 0.7) for sz in (-2.2, 2.2)])  # a box

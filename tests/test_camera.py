@@ -14,7 +14,9 @@ coordinate = st.floats(-100, 100)
 def test_backproject_inverts_project(x, y, z):
     point = np.array([[x, y, z]])
     pixels = camera.project(INTRINSICS, point)
-    np.testing.assert_allclose(camera.backproject(INTRINSICS, pixels, point[:, 2]), point, atol=1e-7 * z + 1e-7)
+    np.testing.assert_allclose(
+        camera.backproject(INTRINSICS, pixels, point[:, 2]), point, atol=1e-7 * z + 1e-7
+    )
 
 
 def test_known_projection():

@@ -7,8 +7,10 @@ from carpose import camera, codec, losses, rotation
 from carpose.recipe import Recipe
 
 SIZE = (128, 40)
-INTRINSICS = camera.cells(4) @ camera.crop_and_resize((846, 678), [0, 0.5, 1, 1], (512, 160)) @ np.array(
-    [[576.14, 0, 421.2], [0, 576.47, 338.4], [0, 0, 1]]
+INTRINSICS = (
+    camera.cells(4)
+    @ camera.crop_and_resize((846, 678), [0, 0.5, 1, 1], (512, 160))
+    @ np.array([[576.14, 0, 421.2], [0, 576.47, 338.4], [0, 0, 1]])
 )
 FOCAL = camera.focal(INTRINSICS)
 
@@ -21,7 +23,11 @@ def scene(count=12, seed=0):
     xyz = camera.backproject(INTRINSICS, uv, rng.uniform(6, 120, count))
     sign = rng.choice([-1, 1], count)
     angles = np.column_stack(
-        [rng.normal(0.15, 0.03, count), rng.uniform(-np.pi, np.pi, count), sign * (np.pi - rng.uniform(0, 0.05, count))]
+        [
+            rng.normal(0.15, 0.03, count),
+            rng.uniform(-np.pi, np.pi, count),
+            sign * (np.pi - rng.uniform(0, 0.05, count)),
+        ]
     )
     return xyz, rotation.matrix(angles)
 
@@ -82,7 +88,9 @@ def test_cars_outside_the_picture_or_behind_have_no_target():
 
 
 def test_no_car_gives_empty_targets():
-    targets = codec.encode(np.empty((0, 3)), np.empty((0, 3, 3)), np.empty(0), INTRINSICS, SIZE, FOCAL, Recipe())
+    targets = codec.encode(
+        np.empty((0, 3)), np.empty((0, 3, 3)), np.empty(0), INTRINSICS, SIZE, FOCAL, Recipe()
+    )
     assert len(targets.cell) == 0 and targets.heatmap.max() == 0
 
 
@@ -136,7 +144,13 @@ def test_flipped_prediction_maps_back():
     targets = codec.encode(xyz, turn, np.ones(len(xyz)), INTRINSICS, SIZE, FOCAL, recipe)
     flip = np.array([[-1, 0, SIZE[0] - 1], [0, 1, 0], [0, 0, 1]]) @ INTRINSICS @ rotation.MIRROR
     mirrored = codec.encode(
-        xyz @ rotation.MIRROR, rotation.MIRROR @ turn @ rotation.MIRROR, np.ones(len(xyz)), flip, SIZE, FOCAL, recipe
+        xyz @ rotation.MIRROR,
+        rotation.MIRROR @ turn @ rotation.MIRROR,
+        np.ones(len(xyz)),
+        flip,
+        SIZE,
+        FOCAL,
+        recipe,
     )
     answers = {False: perfect_maps(targets, recipe), True: perfect_maps(mirrored, recipe)}
 

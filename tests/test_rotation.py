@@ -41,4 +41,6 @@ def test_mean_is_blind_to_the_sign_of_a_quaternion(signs):
 
 
 def test_wrap():
-    np.testing.assert_allclose(rotation.wrap([np.pi, -np.pi, 3 * np.pi + 0.1, 0]), [-np.pi, -np.pi, -np.pi + 0.1, 0])
+    np.testing.assert_allclose(
+        rotation.wrap([np.pi, -np.pi, 3 * np.pi + 0.1, 0]), [-np.pi, -np.pi, -np.pi + 0.1, 0]
+    )

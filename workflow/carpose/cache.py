@@ -39,7 +39,9 @@ def open_cache(folder: str | Path) -> Cache:
         meta = json.loads((folder / "cache.json").read_text())
         photos = np.load(folder / "photos.npy", mmap_mode="r")
     except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: not a complete picture cache ({error}); rerun the rule build_cache") from error
+        raise UserError(
+            f"{folder}: not a complete picture cache ({error}); rerun the rule build_cache"
+        ) from error
     if len(photos) != len(meta["image_ids"]):
         raise UserError(f"{folder}: {len(photos)} pictures for {len(meta['image_ids'])} ImageIds; delete it")
     rows = {image_id: row for row, image_id in enumerate(meta["image_ids"])}
@@ -48,9 +50,7 @@ def open_cache(folder: str | Path) -> Cache:
     )
 
 
-def build(
-    data: Path, images: pd.DataFrame, folder: Path, crop: list[float], scale: float, jobs: int
-) -> None:
+def build(data: Path, images: pd.DataFrame, folder: Path, crop: list[float], scale: float, jobs: int) -> None:
     """Fill the cache. A build that was interrupted goes on where it stopped.
 
     crop: left, top, right, bottom as fractions of the photo; scale: cache pixels per photo pixel.

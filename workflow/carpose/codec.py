@@ -71,9 +71,7 @@ def encode(
     uv = camera.project(intrinsics, np.where(xyz[:, 2:] > 0.5, xyz, [[0, 0, 1.0]]))
     column, row = np.floor(uv + 0.5).astype(np.int64).T
     seen = (xyz[:, 2] > 0.5) & (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    xyz, rotation, weight, uv, column, row = (
-        a[seen] for a in (xyz, rotation, weight, uv, column, row)
-    )
+    xyz, rotation, weight, uv, column, row = (a[seen] for a in (xyz, rotation, weight, uv, column, row))
     focal = camera.focal(intrinsics)
     sigma = np.maximum(recipe.radius * CAR_HEIGHT * focal / xyz[:, 2], 0.7)
 
@@ -92,9 +90,7 @@ def encode(
             ignore[window] |= bump > SURE_IGNORE
 
     sure = weight > 0
-    xyz, rotation, weight, uv, column, row = (
-        a[sure] for a in (xyz, rotation, weight, uv, column, row)
-    )
+    xyz, rotation, weight, uv, column, row = (a[sure] for a in (xyz, rotation, weight, uv, column, row))
     peak, order = np.unique(row * width + column, return_index=True)
     ignore.reshape(-1)[peak] = False
 

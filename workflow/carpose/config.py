@@ -34,7 +34,10 @@ def _explain(error: jsonschema.ValidationError) -> list[str]:
     if error.validator == "anyOf":
         # Of the alternatives, the one that came furthest says what is wrong.
         deepest = max(error.context, key=lambda e: (len(e.absolute_path), e.validator != "type"))
-        if len(deepest.absolute_path) > len(error.absolute_path) or deepest.validator == "additionalProperties":
+        if (
+            len(deepest.absolute_path) > len(error.absolute_path)
+            or deepest.validator == "additionalProperties"
+        ):
             return _explain(deepest)
     if error.validator == "additionalProperties":
         known = list(error.schema.get("properties", {}))

@@ -90,7 +90,13 @@ class Samples(Photos):
         xyz, turn = placement.apply(self.xyz[own], self.rotation[own])
         intrinsics = camera.cells(codec.STRIDE) @ placement.view @ self.view.photo_intrinsics
         targets = codec.encode(
-            xyz, turn, self.weight[own], intrinsics, self.view.map_size, self.view.focal_reference, self.recipe
+            xyz,
+            turn,
+            self.weight[own],
+            intrinsics,
+            self.view.map_size,
+            self.view.focal_reference,
+            self.recipe,
         )
         if self.recipe.ignore_masks:
             masked = picture[codec.STRIDE // 2 :: codec.STRIDE, codec.STRIDE // 2 :: codec.STRIDE, 3] > 127

@@ -37,7 +37,9 @@ def forward(model: torch.nn.Module, pictures: torch.Tensor, recipe: Recipe, devi
     return maps
 
 
-def flipped_forward(model: torch.nn.Module, pictures: torch.Tensor, recipe: Recipe, device: torch.device) -> Maps:
+def flipped_forward(
+    model: torch.nn.Module, pictures: torch.Tensor, recipe: Recipe, device: torch.device
+) -> Maps:
     """The mean of the maps of the picture and of its mirror image, mapped back.
 
     An array flip is what a camera with mirrored cx sees of the mirrored scene: exact, no resampling.
@@ -120,7 +122,9 @@ def main() -> int:
     parser.add_argument("--folds", type=Path, required=True, help="folds.parquet")
     parser.add_argument("--oof", type=Path, required=True, help="output: out-of-fold predictions")
     parser.add_argument("--test", type=Path, required=True, help="output: test photos, folds averaged")
-    parser.add_argument("--test-folds", type=Path, required=True, help="output: test photos, each fold's model")
+    parser.add_argument(
+        "--test-folds", type=Path, required=True, help="output: test photos, each fold's model"
+    )
     parser.add_argument("--threshold", type=float, default=0.05, help="lowest score kept, 0 … 1")
     parser.add_argument("--batch-size", type=int, default=8, help="photos per forward pass")
     parser.add_argument("--workers", type=int, default=0, help="processes that read photos")
@@ -144,20 +148,26 @@ def main() -> int:
         for path in args.checkpoints:
             model, other, _ = load_checkpoint(path)
             if recipe is not None and other != recipe:
-                raise UserError(f"{path}: its recipe differs from {args.checkpoints[0]}'s; retrain one of them")
+                raise UserError(
+                    f"{path}: its recipe differs from {args.checkpoints[0]}'s; retrain one of them"
+                )
             recipe = other
             models.append(model.to(device, memory_format=torch.channels_last))
         out_of_fold = []
         for fold, model in enumerate(models):
             own = folds.ImageId[folds.fold == fold].tolist()
-            found, _ = predict_cars([model], recipe, args.cache, own, device, label=f"fold {fold}", **settings)
+            found, _ = predict_cars(
+                [model], recipe, args.cache, own, device, label=f"fold {fold}", **settings
+            )
             out_of_fold.append(found.assign(fold=fold))
         together, alone = predict_cars(models, recipe, args.cache, test_ids, device, label="test", **settings)
     alone = alone or [together]
     cars.write(args.oof, cars.concat(out_of_fold))
     cars.write(args.test, together)
     cars.write(args.test_folds, cars.concat([found.assign(fold=k) for k, found in enumerate(alone)]))
-    print(f"{len(folds)} training photos, {sum(map(len, out_of_fold))} cars; {len(test_ids)} test photos, {len(together)} cars")
+    print(
+        f"{len(folds)} training photos, {sum(map(len, out_of_fold))} cars; {len(test_ids)} test photos, {len(together)} cars"
+    )
     return 0
 
 

@@ -41,7 +41,9 @@ class Recipe:
     colour: float = _option(0.5, "strength of brightness, contrast, hue, noise and blur, 0 … 1")
     # Targets
     depth: str = _option("log", "what the depth head predicts", ["log", "direct", "inverse", "sigmoid"])
-    yaw: str = _option("egocentric", "yaw in the camera's frame or relative to the ray", ["egocentric", "allocentric"])
+    yaw: str = _option(
+        "egocentric", "yaw in the camera's frame or relative to the ray", ["egocentric", "allocentric"]
+    )
     radius: float = _option(0.3, "σ of a heat-map peak as a fraction of the car's apparent height")
     regression_radius: int = _option(1, "cells around a centre that learn its depth and rotation")
     ignore_masks: bool = _option(True, "leave masked regions out of the heat-map loss")
@@ -53,7 +55,9 @@ class Recipe:
     rotation_weight: float = _option(1.0, "weight of the rotation loss")
     depth_uncertainty: bool = _option(True, "predict a Laplace scale with the depth and weigh by it")
     # Optimisation
-    epochs: int = _option(30, "epochs of round 0; an epoch draws as many samples as there are labelled photos")
+    epochs: int = _option(
+        30, "epochs of round 0; an epoch draws as many samples as there are labelled photos"
+    )
     retrain_epochs: int = _option(15, "epochs of every later round")
     batch_size: int = _option(8, "photos per step")
     optimizer: str = _option("adamw", "any optimiser of timm")
@@ -63,9 +67,13 @@ class Recipe:
     warmup: float = _option(0.05, "share of the steps in which the rate rises, before it falls as a cosine")
     clip_norm: float = _option(10.0, "gradients are clipped to this norm")
     ema_decay: float = _option(0.998, "decay of the moving average of weights that is the result")
-    start: str = _option("warm", "later rounds go on from the round before, or start anew", ["warm", "scratch"])
+    start: str = _option(
+        "warm", "later rounds go on from the round before, or start anew", ["warm", "scratch"]
+    )
     pseudo_share: float = _option(0.5, "later rounds: share of the samples drawn from pseudo-labelled photos")
-    nan: str = _option("stop", "when a loss is not finite: stop, or go back one state at half the rate", ["stop", "back"])
+    nan: str = _option(
+        "stop", "when a loss is not finite: stop, or go back one state at half the rate", ["stop", "back"]
+    )
     amp: str = _option("auto", "number format of the forward pass", ["auto", "off", "bf16", "fp16"])
     threads: int = _option(1, "torch threads on the CPU; another number gives other weights")
     seed: int = _option(0, "seed of weights, order and augmentation")

@@ -43,7 +43,9 @@ def angles_from_quaternion(quaternion: np.ndarray) -> np.ndarray:
     return Rotation.from_quat(quaternion).as_euler("yxz")[:, [1, 0, 2]]
 
 
-def mean_quaternion(quaternions: np.ndarray, weights: np.ndarray, groups: np.ndarray, count: int) -> np.ndarray:
+def mean_quaternion(
+    quaternions: np.ndarray, weights: np.ndarray, groups: np.ndarray, count: int
+) -> np.ndarray:
     """Weighted mean rotation of each group: the top eigenvector of Σ w·q·qᵀ.
 
     Markley et al., "Averaging Quaternions", 2007: blind to the sign of q, exact on the rotation group.

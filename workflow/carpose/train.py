@@ -297,7 +297,9 @@ def main() -> int:
     files.add_argument("--images", type=Path, required=True, help="images.parquet of the check")
     files.add_argument("--labels", type=Path, required=True, help="labels.parquet")
     files.add_argument("--folds", type=Path, required=True, help="folds.parquet")
-    files.add_argument("--pseudo", type=Path, help="pseudo.parquet of the round before: makes this a retraining")
+    files.add_argument(
+        "--pseudo", type=Path, help="pseudo.parquet of the round before: makes this a retraining"
+    )
     files.add_argument("--start", type=Path, help="model.pt of the round before, for start: warm")
     files.add_argument("--output", type=Path, required=True, help="model.pt")
     files.add_argument("--history", type=Path, required=True, help="history.csv")

@@ -1,0 +1,47 @@
+"""The state file: whole, checked, bound to its training."""
+
+import pytest
+import torch
+from carpose import state
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "state.pt"
+
+
+def test_round_trip(path):
+    state.save(path, "a", {"x": torch.arange(3)})
+    assert torch.equal(state.load(path, "a")["x"], torch.arange(3))
+    state.remove(path)
+    assert state.load(path, "a") is None
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[:-50], lambda data: data[:90] + b"?" + data[91:], lambda data: b""]
+)
+def test_damaged_state_falls_back_to_the_one_before(path, damage, capsys):
+    state.save(path, "a", {"x": 1})
+    state.save(path, "a", {"x": 2})
+    path.write_bytes(damage(path.read_bytes()))
+    assert state.load(path, "a") == {"x": 1}
+    assert "damaged" in capsys.readouterr().err
+
+
+def test_state_of_another_recipe_is_set_aside(path, capsys):
+    state.save(path, "a", {"x": 1})
+    assert state.load(path, "b") is None
+    assert "another recipe" in capsys.readouterr().err
+    assert path.with_name("state.pt.other-recipe").exists() and not path.exists()
+
+
+def test_failed_write_leaves_the_state_before(path, monkeypatch):
+    state.save(path, "a", {"x": 1})
+    monkeypatch.setattr(
+        "os.fsync", lambda handle: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
+    with pytest.raises(OSError):
+        state.save(path, "a", {"x": 2})
+    monkeypatch.undo()
+    assert state.load(path, "a") == {"x": 1}
+    assert not list(path.parent.glob(".*")), "nothing half-written stays"

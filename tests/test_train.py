@@ -1,0 +1,154 @@
+"""Training as its user runs it: deterministic, resumable, never silent about a loss that is not finite."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from carpose import data, losses
+from carpose.checkpoint import load_checkpoint
+from carpose.recipe import Recipe
+from carpose.train import rate_at
+from conftest import REPOSITORY, run_module
+
+TINY = "--backbone dla34 --width 0.125 --neck-channels 16 --input-width 192 --input-height 64 --batch-size 2 --epochs 3"
+
+
+def options(prepared, folder, *more):
+    return [
+        *("carpose.train", "--cache", prepared / "cache", "--images", prepared / "images.parquet"),
+        *("--labels", prepared / "labels.parquet", "--folds", prepared / "folds.parquet", "--fold", 0),
+        *(
+            "--output",
+            folder / "model.pt",
+            "--history",
+            folder / "history.csv",
+            "--state",
+            folder / "state.pt",
+        ),
+        *TINY.split(),
+        *more,
+    ]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(prepared, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    run_module(*options(prepared, folder))
+    return folder
+
+
+def test_history_and_checkpoint(undisturbed):
+    history = pd.read_csv(undisturbed / "history.csv")
+    assert list(history.epoch) == [1, 2, 3]
+    assert np.isfinite(history[["loss", "heatmap", "offset", "depth", "rotation", "mAP"]]).all(axis=None)
+    model, recipe, provenance = load_checkpoint(undisturbed / "model.pt")
+    assert recipe.backbone == "dla34" and provenance["code"] and provenance["data"]
+    assert not (undisturbed / "state.pt").exists()
+
+
+def test_killed_at_random_it_ends_bit_identical(prepared, undisturbed, tmp_path):
+    """SIGKILL at random moments, with a state written after nearly every step."""
+    random.seed(4)
+    command = options(prepared, tmp_path, "--save-minutes", 0.0001)
+    kills = 0
+    for _ in range(3):
+        waited = random.uniform(0.1, 1.5)
+        path = tmp_path / "state.pt"
+        before = path.stat().st_mtime_ns if path.exists() else 0
+        process = run_background(command)
+        while process.poll() is None and not (path.exists() and path.stat().st_mtime_ns > before):
+            time.sleep(0.02)
+        time.sleep(waited)
+        if process.poll() is None:
+            process.kill()
+            kills += 1
+        process.wait()
+    assert kills, "the training was over before it could be killed"
+    done = run_module(*command)
+    assert "going on at epoch" in done.stdout or (tmp_path / "model.pt").exists()
+    assert (tmp_path / "model.pt").read_bytes() == (undisturbed / "model.pt").read_bytes()
+
+
+def test_sigterm_saves_and_leaves(prepared, undisturbed, tmp_path):
+    command = options(prepared, tmp_path)
+    process = run_background(command)
+    while "epoch 1/3" not in process.stdout.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 143
+    assert (tmp_path / "state.pt").exists() and not (tmp_path / "model.pt").exists()
+    assert "going on at epoch" in run_module(*command).stdout
+    assert (tmp_path / "model.pt").read_bytes() == (undisturbed / "model.pt").read_bytes()
+
+
+def run_background(command):
+    path = os.pathsep.join([str(REPOSITORY / "workflow"), str(REPOSITORY)])
+    return subprocess.Popen(
+        [sys.executable, "-m", *map(str, command)],
+        env={**os.environ, "PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_infinite_loss_stops_and_names_the_photos(prepared, tmp_path):
+    done = run_module(
+        *options(prepared, tmp_path, "--lr", 1e30, "--clip-norm", 1e30, "--warmup", 0), check=False
+    )
+    assert done.returncode == 2
+    assert "loss is not finite" in done.stderr and "epoch" in done.stderr and "ID_" in done.stderr
+    assert not (tmp_path / "model.pt").exists()
+
+
+def test_workers_do_not_change_the_samples(prepared):
+    recipe = Recipe(input_width=192, input_height=64)
+    labels = pd.read_parquet(prepared / "labels.parquet").assign(weight=1.0)
+    ids = sorted(labels.ImageId.unique())
+    samples = data.Samples(prepared / "cache", ids, labels, recipe)
+    order = data.epoch_order(1, len(ids), 0, 0.0, 0)
+    batches = list(data.batches(1, order, 2, 0))
+    loaders = [
+        torch.utils.data.DataLoader(samples, batch_sampler=batches, collate_fn=data.collate, num_workers=n)
+        for n in (0, 2)
+    ]
+    for (first, *_), (second, *_) in zip(*loaders, strict=True):
+        assert torch.equal(first, second)
+
+
+def test_epoch_order_mixes_as_told():
+    order = data.epoch_order(0, labelled=100, unlabelled=30, share=0.4, seed=1)
+    assert len(order) == 100 and (order >= 100).sum() == 40
+    assert len(np.unique(order[order < 100])) == 60
+    assert set(order[order >= 100]) == set(range(100, 130)), "every pseudo-labelled photo is used"
+    assert (data.epoch_order(0, 100, 30, 0.4, 1) == order).all()
+    assert (data.epoch_order(1, 100, 30, 0.4, 1) != order).any()
+
+
+def test_resumed_epoch_has_the_batches_that_are_left():
+    order = data.epoch_order(2, 20, 0, 0, 0)
+    assert list(data.batches(2, order, 3, 4)) == list(data.batches(2, order, 3, 0))[4:]
+
+
+def test_learning_rate_rises_then_falls():
+    rates = [rate_at(step, 100, 1.0, 0.1) for step in range(100)]
+    assert rates[9] == pytest.approx(1.0) and rates[0] == pytest.approx(0.1)
+    assert all(a >= b for a, b in zip(rates[10:], rates[11:])) and rates[-1] < 0.02
+
+
+def test_soft_labels_weigh_less():
+    """A pseudo label of weight ½ pulls half as hard."""
+    zero = {"heatmap": torch.zeros(1, 8, 8), "ignore": torch.ones(1, 8, 8, dtype=torch.bool)}
+    grads = []
+    for weight in (1.0, 0.5):
+        logits = torch.zeros(1, 1, 8, 8, requires_grad=True)
+        targets = zero | {"peak": torch.tensor([9]), "peak_weight": torch.tensor([weight])}
+        losses.heatmap_focal(logits, targets).backward()
+        grads.append(float(logits.grad[0, 0, 1, 1]))
+    assert grads[1] == pytest.approx(grads[0] / 2)

@@ -1,0 +1,130 @@
+"""The DAG: dry runs, one end-to-end run on the tiny configuration, and what a change reruns."""
+
+import json
+import os
+import re
+import subprocess
+import time
+
+import pandas as pd
+import pytest
+from conftest import REPOSITORY
+
+CI = ["--configfile", str(REPOSITORY / "configs" / "ci.yaml")]
+
+
+def snakemake(folder, *arguments, check=True):
+    """Run snakemake in `folder` on the repository's workflow; the text it printed."""
+    command = ["snakemake", "-s", str(REPOSITORY / "Snakefile"), "--cores", "2", *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    text = done.stdout + done.stderr
+    assert done.returncode == 0 or not check, text[-6000:]
+    return text
+
+
+def jobs(text):
+    """Job counts of a dry run, without the target rules."""
+    table = re.search(r"^Job stats:\njob +count\n[- ]+\n(.*?)^total", text, re.S | re.M)
+    return dict(re.findall(r"^(\w+) +(\d+)$", table[1], re.M)) if table else {}
+
+
+def test_dry_run_of_45_trainings_is_quick_and_imports_no_torch(tmp_path):
+    """3 backbones × 5 folds × 3 rounds. Three seconds are the aim; the bound leaves room for a busy machine."""
+    began = time.monotonic()
+    text = snakemake(tmp_path, "-n", "submission", "--config", "rounds=3", 'folds={"count": 5}')
+    assert time.monotonic() - began < 15
+    assert jobs(text)["train"] == "45" and jobs(text)["predict"] == "9"
+    code = "import sys, carpose.config, carpose.recipe; sys.exit('torch' in sys.modules)"
+    path = {**os.environ, "PYTHONPATH": str(REPOSITORY / "workflow")}
+    assert subprocess.run(["python", "-c", code], env=path).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "target, expected",
+    [
+        ("demo_data", {"demo_data"}),
+        ("data_check", {"demo_data", "check_data"}),
+        ("trained", {"train", "split_folds", "build_cache"}),
+        ("predictions", {"predict", "make_pseudo_labels"}),
+        ("pseudo_labels", {"make_pseudo_labels", "predict"}),
+        ("retrained", {"train", "make_pseudo_labels"}),
+        ("evaluation", {"evaluate", "fit_fusion", "fuse"}),
+        ("submission", {"write_submission", "draw"}),
+    ],
+)
+def test_every_stage_has_a_target(tmp_path, target, expected):
+    assert expected <= set(jobs(snakemake(tmp_path, "-n", target, *CI)))
+
+
+def test_trained_is_round_zero_alone(tmp_path):
+    text = snakemake(tmp_path, "-n", "trained", *CI)
+    assert jobs(text)["train"] == "4" and "make_pseudo_labels" not in jobs(text)
+
+
+def test_targets_are_described(tmp_path):
+    listing = snakemake(tmp_path, "--list-target-rules")
+    for (
+        target
+    ) in "demo_data data_check trained predictions pseudo_labels retrained evaluation submission".split():
+        assert re.search(rf"^{target} \(.{{20,}}\)", listing, re.M), target
+
+
+def test_bad_configuration_stops_at_once(tmp_path):
+    text = snakemake(tmp_path, "-n", "submission", "--config", "rouds=3", check=False)
+    assert "rouds: no such key; did you mean rounds?" in text
+
+
+def test_missing_data_folder_stops_at_once(tmp_path):
+    text = snakemake(tmp_path, "-n", "submission", "--config", "data_root=/nowhere", check=False)
+    assert "there is no /nowhere/train.csv" in text
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A folder with a complete run of the tiny configuration."""
+    folder = tmp_path_factory.mktemp("run")
+    snakemake(folder, "submission", *CI)
+    return folder
+
+
+def test_run_ends_with_a_valid_submission(finished):
+    results = finished / "results" / "ci"
+    command = ["python", "-m", "carpose.kaggle", "validate", str(results / "submission.csv")]
+    command += ["--sample", str(results / "demo" / "sample_submission.csv")]
+    path = {**os.environ, "PYTHONPATH": f"{REPOSITORY / 'workflow'}:{REPOSITORY}"}
+    assert subprocess.run(command, env=path).returncode == 0
+    table = pd.read_csv(results / "evaluation.csv")
+    names = {f"round{r}/{m}" for r in (0, 1) for m in ("dla34", "hourglass")} | {"fused"}
+    assert set(table["name"]) == names
+    assert table["mAP"].between(0, 1).all() and table["test_mAP"].between(0, 1).all()
+    json.loads((results / "fusion.json").read_text())
+    for picture in ("predictions", "history", "evaluation"):
+        assert (results / "pictures" / f"{picture}.png").stat().st_size > 5000
+    assert not list(results.rglob("state.pt*")), "the state of a finished training is removed"
+
+
+def test_second_run_has_nothing_to_do(finished):
+    assert "Nothing to be done" in snakemake(finished, "submission", *CI)
+
+
+def test_fusing_again_trains_nothing(finished):
+    planned = jobs(snakemake(finished, "-n", "submission", "-R", "fuse", *CI))
+    assert "fuse" in planned and "write_submission" in planned
+    assert not {"train", "predict", "fit_fusion", "make_pseudo_labels"} & set(planned)
+
+
+def test_fusion_setting_retrains_nothing(finished):
+    planned = jobs(snakemake(finished, "-n", "submission", *CI, "--config", 'fuse={"mode": "equal"}'))
+    assert "fit_fusion" in planned and not {"train", "predict", "make_pseudo_labels"} & set(planned)
+
+
+def test_one_recipe_retrains_that_model_alone(finished):
+    change = ["--config", 'models={"dla34": {"recipe": 1}}']
+    planned = snakemake(finished, "-n", "trained", *CI, *change)
+    assert jobs(planned)["train"] == "2"
+    assert "round0/dla34/fold0/model.pt" in planned and "output: results/ci/round0/hourglass" not in planned
+
+
+def test_how_it_runs_is_no_part_of_the_result(finished):
+    planned = snakemake(finished, "-n", "submission", *CI, "--config", 'resources={"train": {"threads": 2}}')
+    assert "Nothing to be done" in planned
