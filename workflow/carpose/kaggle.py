@@ -67,8 +67,8 @@ def parse(path: str | Path, fields: list[str]) -> tuple[pd.DataFrame, pd.DataFra
     """Read all that can be read of a CSV of ImageId and PredictionString.
 
     fields: what the string repeats per car, LABEL or PREDICTION.
-    Returns the table of cars (all rows that parse; column `line` is not kept, see rows), the rows
-    (line, ImageId, number of cars) and a finding (error) for each row that is not right.
+    Returns the table of cars (of all rows that are right), the table of rows (line, ImageId, cars: how
+    many) and a finding of severity error for each row that is not right.
     Raises UserError where the file cannot be read at all or its header is another.
     """
     rows, findings = [], []
@@ -248,10 +248,18 @@ def _print_validation(path, sample) -> int:
     return 0
 
 
-def main() -> int:
-    from . import kaggle_check
+def _write(args) -> int:
+    """Write a submission from a Parquet table of cars and validate what was written."""
+    write_submission(args.output, cars.read(args.cars), read_submission(args.sample)[1])
+    return _print_validation(args.output, args.sample)
 
-    parser = argparse.ArgumentParser(description="Check the competition's data folder or a submission.")
+
+def main() -> int:
+    from . import kaggle_check  # needs this module
+
+    parser = argparse.ArgumentParser(
+        description="The competition's files: check the data, write a submission."
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     check = commands.add_parser(
         "check",
@@ -259,6 +267,7 @@ def main() -> int:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     kaggle_check.add_arguments(check)
+    check.set_defaults(run=kaggle_check.run)
     validation = commands.add_parser(
         "validate",
         help="check a submission (exit status 1 if it cannot be sent)",
@@ -268,10 +277,18 @@ def main() -> int:
     validation.add_argument(
         "--sample", required=True, help="sample_submission.csv: the images and their order"
     )
+    validation.set_defaults(run=lambda args: _print_validation(args.file, args.sample))
+    writing = commands.add_parser(
+        "write",
+        help="write a submission from a table of cars, and validate it",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    writing.add_argument("cars", help="Parquet table of cars with score")
+    writing.add_argument("--sample", required=True, help="sample_submission.csv: the images and their order")
+    writing.add_argument("--output", required=True, help="the submission CSV to write")
+    writing.set_defaults(run=_write)
     args = parser.parse_args()
-    if args.command == "validate":
-        return _print_validation(args.file, args.sample)
-    return kaggle_check.run(args)
+    return args.run(args)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,97 @@
+"""The table of scores and the table of distance bands."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from carpose import UserError, cars, evaluation, kaggle, metric
+
+
+@pytest.fixture
+def truth():
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(rng.normal(0, 0.1, (60, 6)), columns=cars.POSE)
+    table["x"], table["z"] = rng.uniform(-20, 20, 60), np.tile([10.0, 30, 50, 70, 100, 200], 10)
+    table.insert(0, "ImageId", np.repeat([f"ID_{i}" for i in range(10)], 6))
+    return table.assign(model_type=1)
+
+
+def near(truth, noise, seed=0):
+    rng = np.random.default_rng(seed)
+    scale = np.exp(rng.normal(0, noise, (len(truth), 1)))
+    return truth.assign(**(truth[cars.POSITION] * scale), score=rng.uniform(0, 1, len(truth)))
+
+
+@pytest.fixture
+def folds():
+    return pd.DataFrame({"ImageId": [f"ID_{i}" for i in range(10)], "fold": [0, 1] * 5})
+
+
+def test_scores_are_the_metric_s_and_sorted(truth, folds):
+    members = {"poor": near(truth, 0.1), "good": near(truth, 0.02)}
+    table, _ = evaluation.evaluate(truth, folds, members)
+    assert table["name"].tolist() == ["good", "poor"]
+    assert table["oof_mAP"][0] == metric.evaluate(truth, members["good"])["mAP"]
+    assert table["oof_mAP_equal"][0] == metric.evaluate(truth, members["good"], None, True)["mAP"]
+    odd = folds.loc[folds["fold"] == 1, "ImageId"]
+    assert table["fold1_mAP"][0] == metric.evaluate(truth, members["good"], odd)["mAP"]
+    assert table["oof_cars"].tolist() == [60, 60]
+
+
+def test_only_images_of_the_folds_count_and_missing_ones_do(truth, folds):
+    some = folds[folds["ImageId"] != "ID_9"]
+    table, _ = evaluation.evaluate(truth, some, {"all": near(truth, 0)})
+    assert table["oof_mAP"][0] == 1 and table["oof_cars"][0] == 54
+    half = near(truth[truth["ImageId"] < "ID_5"], 0)
+    table, _ = evaluation.evaluate(truth, folds, {"half": half})
+    assert table["oof_mAP"][0] == pytest.approx(0.5)
+
+
+def test_bands(truth):
+    predictions = near(truth, 0)
+    predictions["z"] *= 1.04  # 4 % at most: found at 5 %, within the middle pair too
+    predictions = predictions[predictions["z"] < 110]  # the farthest are all missed
+    predictions.loc[predictions["z"] < 20, "yaw"] += 0.7  # 40°: the nearest fail the middle pair
+    table = evaluation.bands(truth, predictions).set_index("metres")
+    assert table["truths"].tolist() == [10] * 6
+    assert table["recall_10%_50deg"].tolist() == [1, 1, 1, 1, 1, 0]
+    assert table["recall_5%_25deg"].tolist() == [0, 1, 1, 1, 1, 0]
+    np.testing.assert_allclose(table["median_depth_error"], [0.04] * 5 + [np.nan], rtol=1e-9)
+
+
+def test_a_member_without_cars(truth, folds):
+    table, bands = evaluation.evaluate(truth, folds, {"none": cars.empty([*cars.POSE, "score"])})
+    assert table["oof_mAP"][0] == 0 and table["oof_cars"][0] == 0
+    assert (bands["recall_10%_50deg"] == 0).all() and bands["truths"].sum() == 60
+
+
+@pytest.mark.parametrize("item", ["path.parquet", "=path.parquet", "name="])
+def test_members_are_name_and_path(item):
+    with pytest.raises(UserError, match="NAME=PATH"):
+        evaluation.read_members([item])
+
+
+def test_by_hand_with_test_truth(tmp_path, truth, folds):
+    cars.write(tmp_path / "labels.parquet", truth)
+    folds.to_parquet(tmp_path / "folds.parquet")
+    members = {"round0/dla34": 0.05, "fused": 0.01}
+    for name, noise in members.items():
+        cars.write(tmp_path / f"{name[:5]}.parquet", near(truth, noise))
+    kaggle.write_submission(tmp_path / "sample.csv", near(truth, 0), folds["ImageId"])
+    named = [f"{name}={tmp_path / name[:5]}.parquet" for name in members]
+    command = [sys.executable, "-m", "carpose.evaluation", "--labels", tmp_path / "labels.parquet"]
+    command += ["--folds", tmp_path / "folds.parquet", "--members", *named, "--test-members", *named]
+    command += ["--output", tmp_path / "e.csv", "--bands-output", tmp_path / "b.csv"]
+    command += ["--test-truth", tmp_path / "labels.parquet"]
+    failed = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert failed.returncode == 2 and "--sample" in failed.stderr
+    shown = subprocess.run(
+        [*command, "--sample", tmp_path / "sample.csv"], check=True, capture_output=True, text=True
+    )
+    table = pd.read_csv(tmp_path / "e.csv")
+    assert table["name"].tolist() == ["fused", "round0/dla34"]
+    assert (table["oof_mAP"] == table["test_mAP"]).all() and table["test_mAP_equal"].between(0, 1).all()
+    assert "fused by distance" in shown.stdout and "round0/dla34" in shown.stdout
+    assert len(pd.read_csv(tmp_path / "b.csv")) == 2 * 2 * 6

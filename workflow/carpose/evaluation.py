@@ -1,0 +1,166 @@
+"""One table that compares all models, rounds and the fused result by the metric.
+
+In: labels, folds and tables of out-of-fold cars (and of test cars where the truth is known).
+Out: evaluation.csv, sorted by mAP, and a table by distance bands.
+"""
+
+import argparse
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from . import UserError, cars, metric
+from .files import atomic, run_main
+from .kaggle import read_submission
+
+BANDS = np.array([0, 20, 40, 60, 80, 120, np.inf])  # metres of depth z
+BAND_NAMES = ["0–20", "20–40", "40–60", "60–80", "80–120", ">120"]
+LOOSEST, MIDDLE = 0, 5  # threshold pairs 10 %/50° and 5 %/25°
+
+
+def score(truth: pd.DataFrame, predictions: pd.DataFrame, image_ids: Iterable[str], prefix: str) -> dict:
+    """mAP in both modes of the metric and the number of predicted cars, keys begun with `prefix`."""
+    given = metric.evaluate(truth, predictions, image_ids)
+    equal = metric.evaluate(truth, predictions, image_ids, equal_confidence=True)
+    return {
+        f"{prefix}_mAP": given["mAP"],
+        f"{prefix}_mAP_equal": equal["mAP"],
+        f"{prefix}_cars": given["predictions"],
+    }
+
+
+def score_member(truth: pd.DataFrame, predictions: pd.DataFrame, folds: pd.DataFrame) -> dict:
+    """Out-of-fold scores of one member: all images together, then fold by fold.
+
+    folds: table of ImageId and fold; the images of a fold without a predicted car count too.
+    """
+    row = score(truth, predictions, folds["ImageId"], "oof")
+    for fold, images in folds.groupby("fold"):
+        row[f"fold{fold}_mAP"] = metric.evaluate(truth, predictions, images["ImageId"])["mAP"]
+    return row
+
+
+def bands(truth: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
+    """Per band of true depth z: truths, recall at the loosest and the middle pair of thresholds, and the
+    median relative depth error |z − z_true|/z_true of the cars matched at the loosest.
+    """
+    band = np.searchsorted(BANDS, truth["z"].to_numpy(float).clip(0), side="right") - 1
+    assigned = metric.assign(truth, predictions)
+
+    def recall(level):
+        found = np.isin(np.arange(len(truth)), assigned[:, level])
+        return [found[band == i].mean() if (band == i).any() else np.nan for i in range(len(BAND_NAMES))]
+
+    matched = assigned[:, LOOSEST]
+    hit = matched >= 0
+    true_z = truth["z"].to_numpy(float)[matched[hit]]
+    error = pd.Series(np.abs(predictions["z"].to_numpy(float)[hit] - true_z) / true_z)
+    return pd.DataFrame(
+        {
+            "metres": BAND_NAMES,
+            "truths": np.bincount(band, minlength=len(BAND_NAMES)),
+            "recall_10%_50deg": recall(LOOSEST),
+            "recall_5%_25deg": recall(MIDDLE),
+            "median_depth_error": error.groupby(band[matched[hit]]).median().reindex(range(len(BAND_NAMES))),
+        }
+    )
+
+
+def evaluate(
+    labels: pd.DataFrame,
+    folds: pd.DataFrame,
+    members: dict[str, pd.DataFrame],
+    test_truth: pd.DataFrame | None = None,
+    test_ids: list[str] | None = None,
+    test_members: dict[str, pd.DataFrame] | None = None,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(table of scores, table of distance bands), one row or set of rows per member.
+
+    members, test_members: name → table of cars. The scores are sorted by out-of-fold mAP, best first;
+    a member known only by its test cars comes last.
+    """
+    rows, distance = {}, []
+
+    def add(name, images, truth, predictions, image_ids, row):
+        rows.setdefault(name, {"name": name}).update(row)
+        truth, predictions = (table[table["ImageId"].isin(image_ids)] for table in (truth, predictions))
+        table = bands(truth, predictions)
+        table.insert(0, "name", name)
+        table.insert(1, "images", images)
+        distance.append(table)
+
+    for name, predictions in members.items():
+        add(
+            name,
+            "out of fold",
+            labels,
+            predictions,
+            folds["ImageId"],
+            score_member(labels, predictions, folds),
+        )
+    for name, predictions in (test_members or {}).items():
+        add(name, "test", test_truth, predictions, test_ids, score(test_truth, predictions, test_ids, "test"))
+    table = pd.DataFrame(list(rows.values()))
+    by = [column for column in ("oof_mAP", "test_mAP") if column in table]
+    table = table.sort_values(by, ascending=False, ignore_index=True)
+    return table, pd.concat(distance, ignore_index=True)
+
+
+def read_members(items: list[str]) -> dict[str, pd.DataFrame]:
+    """NAME=PATH … → {name: table of cars}. Raises UserError where an item is not of that form or twice there."""
+    members = {}
+    for item in items:
+        name, _, path = item.partition("=")
+        if not name or not path:
+            raise UserError(f"{item!r}: give each member as NAME=PATH")
+        if name in members:
+            raise UserError(f"{item!r}: there are two members of the name {name}")
+        members[name] = cars.read(path)
+    return members
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description="Compare models, rounds and the fused result by the metric.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    member = {"nargs": "+", "metavar": "NAME=PATH", "default": []}
+    parser.add_argument("--labels", type=Path, required=True, help="labels.parquet of the check")
+    parser.add_argument("--folds", type=Path, required=True, help="folds.parquet: which images are evaluated")
+    parser.add_argument("--members", **member, help="Parquet tables of out-of-fold cars")
+    parser.add_argument("--test-truth", type=Path, help="true cars of the test images, CSV or Parquet")
+    parser.add_argument("--test-members", **member, help="Parquet tables of test cars")
+    parser.add_argument("--sample", type=Path, help="sample_submission.csv: which test images are evaluated")
+    parser.add_argument("--output", type=Path, required=True, help="evaluation.csv to write")
+    parser.add_argument(
+        "--bands-output", type=Path, help="CSV of recall and depth error by distance, to write"
+    )
+    args = parser.parse_args()
+    if not args.members and not args.test_members:
+        raise UserError("nothing to evaluate: give --members or --test-members")
+    if args.test_members and not (args.test_truth and args.sample):
+        raise UserError("--test-members need --test-truth and --sample")
+
+    table, distance = evaluate(
+        cars.read(args.labels),
+        pd.read_parquet(args.folds),
+        read_members(args.members),
+        metric.read_truth(args.test_truth) if args.test_members else None,
+        read_submission(args.sample)[1] if args.test_members else None,
+        read_members(args.test_members),
+    )
+    outputs = {args.output: table, args.bands_output: distance}
+    for path, rows in outputs.items():
+        if path:
+            with atomic(path) as temporary:
+                rows.to_csv(temporary, index=False)
+    print(table.to_string(index=False, float_format="{:.4f}".format, na_rep="–"))
+    best = distance[distance["name"] == table["name"][0]]
+    print(f"\n{table['name'][0]} by distance:")
+    print(best.drop(columns="name").to_string(index=False, float_format="{:.3f}".format, na_rep="–"))
+
+
+if __name__ == "__main__":
+    run_main(main)

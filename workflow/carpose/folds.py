@@ -1,0 +1,110 @@
+"""Divide the training photos into folds; photos that look nearly the same stay together.
+
+In: images.parquet (perceptual hashes) and labels.parquet. Out: folds.parquet (ImageId, fold).
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from . import UserError, cars
+from .files import atomic, run_main
+
+BLOCK = 512  # hashes compared with all others at a time: 25 MB at 6000 photos
+
+
+def near_duplicates(hashes: np.ndarray, distance: int) -> np.ndarray:
+    """(N,) uint64 perceptual hashes → (N,) group of each photo.
+
+    Photos at most `distance` differing bits apart share a group, and so do chains of such photos.
+    """
+    pairs = [np.empty((2, 0), int)]
+    for start in range(0, len(hashes), BLOCK):
+        differing = np.bitwise_count(hashes[start : start + BLOCK, None] ^ hashes[None, start:])
+        pairs.append(np.array(np.nonzero(differing <= distance)) + start)
+    first, second = np.concatenate(pairs, axis=1)
+    graph = coo_array((np.ones(len(first), bool), (first, second)), shape=(len(hashes),) * 2)
+    return connected_components(graph, directed=False)[1]
+
+
+def split(groups: np.ndarray, cars_per_image: np.ndarray, folds: int, seed: int) -> np.ndarray:
+    """Give whole groups to folds so that images and cars are spread evenly.
+
+    groups, cars_per_image: (N,) → (N,) fold 0…folds−1. The largest group goes first, each to the fold
+    where it adds least to Σ (share of images)² + (share of cars)²; the seed decides between equals.
+    Raises UserError where there are fewer groups than folds.
+    """
+    sizes = np.column_stack([np.bincount(groups), np.bincount(groups, weights=cars_per_image)])
+    if len(sizes) < folds:
+        raise UserError(f"{len(sizes)} groups of different photos cannot fill {folds} folds; use fewer folds")
+    share = sizes / np.maximum(sizes.sum(axis=0), 1)
+    shuffled = np.random.default_rng(seed).permutation(len(share))
+    load = np.zeros((folds, 2))
+    fold_of_group = np.empty(len(share), int)
+    for group in shuffled[np.argsort(-share[shuffled].sum(axis=1), kind="stable")]:
+        fold = np.argmin(load @ share[group])
+        fold_of_group[group] = fold
+        load[fold] += share[group]
+    return fold_of_group[groups]
+
+
+def make_folds(
+    images: pd.DataFrame, labels: pd.DataFrame, folds: int, seed: int, distance: int
+) -> pd.DataFrame:
+    """Table of ImageId, fold and group (of near-duplicates) of all used training images.
+
+    images, labels: the tables of the check; distance: bits in which near-duplicates may differ.
+    """
+    used = images[(images["split"] == "train") & (images["excluded"] == "")]
+    hashes = np.array([int(value, 16) for value in used["phash"]], np.uint64)
+    groups = near_duplicates(hashes, distance)
+    counts = used["ImageId"].map(labels["ImageId"].value_counts()).fillna(0).to_numpy()
+    fold = split(groups, counts, folds, seed)
+    return pd.DataFrame({"ImageId": used["ImageId"].to_numpy(), "fold": fold, "group": groups})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description="Divide the training photos into folds; near-duplicates stay together.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--images", type=Path, required=True, help="images.parquet of the check")
+    parser.add_argument("--labels", type=Path, required=True, help="labels.parquet of the check")
+    parser.add_argument("--folds", type=int, default=5, help="number of folds, at least 2")
+    parser.add_argument("--seed", type=int, default=0, help="decides between equally good divisions")
+    parser.add_argument(
+        "--hash-distance",
+        type=int,
+        default=6,
+        help="bits (of 64) in which hashes of near-duplicates may differ",
+    )
+    parser.add_argument("--output", type=Path, required=True, help="folds.parquet to write")
+    args = parser.parse_args()
+    if args.folds < 2:
+        raise UserError(f"--folds {args.folds}: at least 2 are needed")
+
+    labels = cars.read(args.labels)
+    table = make_folds(pd.read_parquet(args.images), labels, args.folds, args.seed, args.hash_distance)
+    with atomic(args.output) as temporary:
+        table[["ImageId", "fold"]].to_parquet(temporary, index=False)
+
+    sizes = table["group"].value_counts()
+    print(
+        f"{len(table)} photos, {(sizes > 1).sum()} groups of near-duplicates, the largest with {sizes.max()}"
+    )
+    counts = labels["ImageId"].map(table.set_index("ImageId")["fold"]).value_counts()
+    for fold, count in table["fold"].value_counts().sort_index().items():
+        print(f"fold {fold}: {count} photos, {counts.get(fold, 0)} cars")
+    if sizes.max() > len(table) / args.folds:
+        print(
+            f"warning: the largest group is more than a fold: {args.hash_distance} bits may be too many for these "
+            "photos; try a smaller --hash-distance"
+        )
+
+
+if __name__ == "__main__":
+    run_main(main)
