@@ -67,7 +67,7 @@ class Recipe:
     warmup: float = _option(0.05, "share of the steps in which the rate rises, before it falls as a cosine")
     clip_norm: float = _option(10.0, "gradients are clipped to this norm")
     ema_decay: float = _option(0.998, "decay of the moving average of weights that is the result")
-    start: str = _option(
+    retrain_start: str = _option(
         "warm", "later rounds go on from the round before, or start anew", ["warm", "scratch"]
     )
     pseudo_share: float = _option(0.5, "later rounds: share of the samples drawn from pseudo-labelled photos")

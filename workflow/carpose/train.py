@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+import models  # noqa: F401, I001  before timm: declares operators that its import needs
 import timm.optim
 from timm.utils import ModelEmaV3
 from tqdm import tqdm
@@ -68,7 +69,7 @@ class Training:
         self.progress = Progress()
 
     def step(self, pictures: torch.Tensor, targets: dict[str, torch.Tensor], rate: float) -> dict[str, float]:
-        """One step of the optimiser; the losses of the batch. The weights stay as they are if one is not finite."""
+        """One step of the optimiser; the losses of the batch. Without effect if one is not finite."""
         self.model.train()
         inputs = data.network_input(pictures, self.device, self.recipe)
         targets = {name: tensor.to(self.device, non_blocking=True) for name, tensor in targets.items()}
@@ -138,7 +139,7 @@ def run(args: argparse.Namespace, recipe: Recipe, device: torch.device) -> None:
     samples = data.Samples(args.cache, train_ids + pseudo_ids, table, recipe)
     epochs = recipe.retrain_epochs if later else recipe.epochs
     per_epoch = max(len(train_ids) // recipe.batch_size, 1)
-    start = args.start if later and recipe.start == "warm" else None
+    start = args.start if later and recipe.retrain_start == "warm" else None
     digest = work_digest(args, recipe, start)
 
     training = Training(recipe, later, start, device)
@@ -198,9 +199,8 @@ def run_epoch(
         if not math.isfinite(values["loss"]):
             bad = ", ".join(f"{name} {value:g}" for name, value in values.items() if not math.isfinite(value))
             photos = ", ".join(samples.image_ids[index] for index in indices)
-            raise FloatingPointError(
-                f"loss is not finite ({bad}) in epoch {progress.epoch + 1}, step {progress.step}, images {photos}"
-            )
+            place = f"epoch {progress.epoch + 1}, step {progress.step}"
+            raise FloatingPointError(f"loss is not finite ({bad}) in {place}, images {photos}")
         progress.step += 1
         progress.batch += 1
         for name, value in values.items():
@@ -300,7 +300,7 @@ def main() -> int:
     files.add_argument(
         "--pseudo", type=Path, help="pseudo.parquet of the round before: makes this a retraining"
     )
-    files.add_argument("--start", type=Path, help="model.pt of the round before, for start: warm")
+    files.add_argument("--start", type=Path, help="model.pt of the round before, for retrain_start: warm")
     files.add_argument("--output", type=Path, required=True, help="model.pt")
     files.add_argument("--history", type=Path, required=True, help="history.csv")
     files.add_argument("--state", type=Path, required=True, help="file to resume from; gone when all is done")

@@ -7,7 +7,7 @@ def from_round_before(wildcards):
     if before < 0:
         return {}
     files = {"pseudo": f"{RESULTS}/round{before}/pseudo.parquet"}
-    if RECIPES[wildcards.model].get("start", "warm") == "warm":
+    if RECIPES[wildcards.model].get("retrain_start", "warm") == "warm":
         files["start"] = f"{RESULTS}/round{before}/{wildcards.model}/fold{wildcards.fold}/model.pt"
     return files
 

@@ -1,0 +1,78 @@
+"""Small pieces that all networks share."""
+
+import math
+
+import torch
+from torch import nn
+
+
+def scaled(channels: int, width: float) -> int:
+    """channels · width, as a multiple of 8 and at least 8."""
+    return max(8, round(channels * width / 8) * 8)
+
+
+def conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, act: bool = True) -> nn.Sequential:
+    """Convolution, batch norm and (if `act`) ReLU; keeps the size but for the stride."""
+    parts = [
+        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False),
+        nn.BatchNorm2d(outputs),
+    ]
+    return nn.Sequential(*parts, *([nn.ReLU(inplace=True)] if act else []))
+
+
+class Residual(nn.Module):
+    """Two 3×3 convolutions and a shortcut (He et al. 2016)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1):
+        super().__init__()
+        self.body = nn.Sequential(conv(inputs, outputs, 3, stride), conv(outputs, outputs, 3, act=False))
+        same = inputs == outputs and stride == 1
+        self.shortcut = nn.Identity() if same else conv(inputs, outputs, 1, stride, act=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self.body(x) + self.shortcut(x))
+
+
+class Head(nn.Module):
+    """3×3 convolution, ReLU, 1×1 convolution; the last in float32, where bf16 would cost pixels."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.hidden = nn.Sequential(nn.Conv2d(inputs, inputs, 3, padding=1), nn.ReLU(inplace=True))
+        self.output = nn.Conv2d(inputs, outputs, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.hidden(x)
+        with torch.autocast(x.device.type, enabled=False):
+            return self.output(x.float())
+
+
+def make_heads(inputs: int, heads: dict[str, int], peak: float = 0.01) -> nn.ModuleDict:
+    """One Head per name. The heat map starts at probability `peak` everywhere (Lin et al. 2017, RetinaNet),
+    else the many negatives drown the first steps."""
+    modules = nn.ModuleDict({name: Head(inputs, channels) for name, channels in heads.items()})
+    for name, head in modules.items():
+        nn.init.normal_(head.output.weight, std=1e-3)
+        nn.init.constant_(head.output.bias, math.log(peak / (1 - peak)) if name == "heatmap" else 0.0)
+    return modules
+
+
+def upsample_to(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Nearest-neighbour enlargement to the size of `like`."""
+    return nn.functional.interpolate(x, size=like.shape[-2:], mode="nearest")
+
+
+def batch_to_group_norm(module: nn.Module) -> nn.Module:
+    """Replace every BatchNorm2d (timm's, with its activation inside, too) by GroupNorm, in place.
+
+    Groups of 16 channels where that divides them, else of the greatest divisor below.
+    """
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            size = max(size for size in range(1, 17) if child.num_features % size == 0)
+            norm: nn.Module = nn.GroupNorm(child.num_features // size, child.num_features)
+            act = getattr(child, "act", None)
+            setattr(module, name, norm if act is None else nn.Sequential(norm, act))
+        else:
+            batch_to_group_norm(child)
+    return module
