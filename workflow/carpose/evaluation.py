@@ -109,7 +109,7 @@ def evaluate(
 
 
 def read_members(items: list[str]) -> dict[str, pd.DataFrame]:
-    """NAME=PATH … → {name: table of cars}. Raises UserError where an item is not of that form or twice there."""
+    """NAME=PATH … → {name: table of cars}. Raises UserError for another form and for a name given twice."""
     members = {}
     for item in items:
         name, _, path = item.partition("=")

@@ -101,8 +101,8 @@ def main() -> None:
         print(f"fold {fold}: {count} photos, {counts.get(fold, 0)} cars")
     if sizes.max() > len(table) / args.folds:
         print(
-            f"warning: the largest group is more than a fold: {args.hash_distance} bits may be too many for these "
-            "photos; try a smaller --hash-distance"
+            "warning: the largest group is more than a fold; try a --hash-distance "
+            f"below {args.hash_distance} if these photos are not all alike"
         )
 
 

@@ -132,7 +132,7 @@ def look(path: Path, hashed: bool = False) -> Picture:
         return Picture(problem="missing")
     except UnidentifiedImageError:
         return Picture(problem="empty" if not data else "not a picture")
-    except Exception as error:  # noqa: BLE001 - decoders raise many kinds for broken files
+    except Exception as error:  # decoders raise many kinds for broken files
         return Picture(problem=f"unreadable ({error})")
 
 
