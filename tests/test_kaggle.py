@@ -262,10 +262,13 @@ def test_photos_that_cannot_be_used(data, damage, message, split, image_id, line
 def test_a_mask_of_another_size_or_broken_is_not_used(data):
     write_photo(data / "train_masks/ID_3.jpg", 0, (80, 60))
     (data / "train_masks/ID_4.jpg").write_bytes(b"")
+    write_photo(data / "train_masks/ID_5.jpg", 0)
+    damage_truncated(data / "train_masks/ID_5.jpg")
     images, _, _ = kaggle_check.check(data)
     assert not images["has_mask"].any()
     warnings = found(data, "warning")
-    assert len(warnings) == 2 and "mask of 80×60 pixels" in warnings[0] and "mask empty" in warnings[1]
+    assert len(warnings) == 3 and "mask of 80×60 pixels" in warnings[0] and "mask empty" in warnings[1]
+    assert "mask unreadable" in warnings[2] and "truncated" in warnings[2]
     assert not found(data, "error")
 
 

@@ -1,6 +1,7 @@
 """The competition's files: `PredictionString` exists only here.
 
-In: train.csv, submissions. Out: tables of cars, a valid submission.csv. `check` (in kaggle_check) reads a whole data folder.
+In: train.csv, submissions. Out: tables of cars, a valid submission.csv. Its command line also reaches
+kaggle_check, which reads a whole data folder.
 """
 
 import argparse
@@ -152,16 +153,14 @@ def _right(numbers, fields):
 
 def _first_wrong(tokens, fields):
     for position, token in enumerate(tokens):
-        field = fields[position % len(fields)]
+        car, field = divmod(position, len(fields))
+        where = f"token {position + 1} ({fields[field]} of car {car + 1}) {token!r}"
         try:
-            value = float(token)
+            right = _right(np.array([[float(token)]]), fields[field:]).all()
         except ValueError:
-            return f"token {position + 1} ({field} of car {position // len(fields) + 1}) {token!r} is not a number"
-        if not np.isfinite(value) or (field == "model_type" and not value.is_integer()):
-            kind = "a whole number" if field == "model_type" else "finite"
-            return (
-                f"token {position + 1} ({field} of car {position // len(fields) + 1}) {token!r} is not {kind}"
-            )
+            return f"{where} is not a number"
+        if not right:
+            return f"{where} is not {'a whole number' if fields[field] == 'model_type' else 'finite'}"
     return None
 
 
@@ -170,7 +169,8 @@ def write_submission(path: str | Path, table: pd.DataFrame, image_ids: Sequence[
 
     Cars go by descending score: should confidences be ignored, the order still says who is matched first.
     Angles are wrapped into [−π, π); nine digits keep a float32 exact.
-    Raises UserError for cars of other images, poses that are not finite, scores outside [0, 1] and images named twice.
+    Raises UserError for cars of other images, poses that are not finite, scores outside [0, 1] and images
+    named twice.
     """
     image_ids = pd.Index(image_ids)
     if image_ids.has_duplicates:
@@ -263,7 +263,7 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     check = commands.add_parser(
         "check",
-        help="read a whole data folder once, report what is wrong with it (exit status 1 if it cannot be used)",
+        help="read a whole data folder once, report what is wrong (exit status 1 if it cannot be used)",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     kaggle_check.add_arguments(check)

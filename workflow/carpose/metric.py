@@ -1,6 +1,6 @@
 """The competition's metric: mean average precision over ten pairs of thresholds for distance and rotation.
 
-In: two tables of cars, truth and predictions (with score). Out: mAP, the ten AP, and which prediction hits what.
+In: two tables of cars, truth and predictions (with score). Out: mAP, the ten AP, what each prediction hits.
 """
 
 import argparse
