@@ -28,6 +28,7 @@ TABLES = {"train": ("train.csv", LABEL), "test": ("sample_submission.csv", PREDI
 OFF_ROAD = 0.1  # of the distance: the real labels keep to 0.015 (90 %)
 OFF_ROAD_METRES = 2.0
 OFF_CENTRE = 0.15  # of the photo's side: the real principal point lies within 0.002
+SEVERITIES = ["error", "warning", "note"]
 SHOWN = 20  # findings of each severity in the terminal; the table has them all
 
 
@@ -54,8 +55,8 @@ def check(
     """Check everything in `folder`; every photo and mask is decoded once.
 
     exclude: {ImageId: reason}; max_depth: labels with a larger z (metres) are left out.
-    Returns images.parquet's table, the labels of the used training images, and the findings. Where one
-    of the findings is an error the tables are not fit for use.
+    Returns images.parquet's table, the labels of the used training images, and the findings, errors first.
+    Where there is an error the tables are not fit for use.
     """
     folder, exclude = Path(folder), exclude or {}
     rows, labels, findings = _read_tables(folder)
@@ -63,14 +64,15 @@ def check(
     images = _images(folder, rows, photos, exclude, findings)
     findings += _check_camera(folder, images)
     findings += _unlisted(folder, rows)
-    findings += _check_exclusions(exclude, images)
+    findings += _check_exclusions(folder, exclude, images)
 
     lines = rows[rows["split"] == "train"].set_index("ImageId")["line"]
     labels = labels[labels["ImageId"].isin(images.loc[images["excluded"] == "", "ImageId"])]
     far = labels["z"] > max_depth
     findings += _check_cars(str(folder / "train.csv"), labels, lines, far, max_depth_reason)
     labels = labels[~far].reset_index(drop=True)
-    return images, labels, [_relieve(finding, exclude) for finding in findings]
+    findings = [_relieve(finding, exclude) for finding in findings]
+    return images, labels, sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
 
 
 def _read_tables(folder):
@@ -207,14 +209,16 @@ def _unlisted(folder, rows):
     return findings
 
 
-def _check_exclusions(exclude, images):
+def _check_exclusions(folder, exclude, images):
     findings = []
     for image_id, reason in exclude.items():
         if image_id in set(images["ImageId"]):
-            findings.append(Finding("note", "", None, image_id, f"excluded: {reason}", "nothing"))
+            findings.append(Finding("note", str(folder), None, image_id, f"excluded: {reason}", "nothing"))
         else:
             advice = "correct the name or take it off the list"
-            findings.append(Finding("warning", "", None, image_id, "excluded, but not in the data", advice))
+            findings.append(
+                Finding("warning", str(folder), None, image_id, "excluded, but not in the data", advice)
+            )
     return findings
 
 
@@ -317,7 +321,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _print(images, labels, findings, path):
     """Summary and the first findings of each severity; returns the number of errors."""
-    by_severity = {name: [f for f in findings if f.severity == name] for name in ("note", "warning", "error")}
+    by_severity = {name: [f for f in findings if f.severity == name] for name in reversed(SEVERITIES)}
     for severity, group in by_severity.items():
         for finding in group[:SHOWN]:
             print(f"{severity}: {finding}")
