@@ -1,0 +1,61 @@
+# make submission: everything on the embedded demo data. make test: all tests. Both set up .venv first.
+# CORES=8 for more cores, PYTHON=python3.12 for another interpreter.
+PYTHON ?= python3
+CORES  ?= 4
+SHELL  := /bin/bash
+LOCK   := envs/requirements.lock
+
+# Snakemake's jobs and the tests call `python` and `snakemake`: they are to find the environment's.
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.PHONY: help submission test test-slurm lint format clean
+
+help:
+	@echo "make submission   install into .venv, then everything on the demo data; CORES=$(CORES)"
+	@echo "make test         install into .venv, then all tests but those on Slurm"
+	@echo "make test-slurm   the tests on a real Slurm, started on this machine (root, Debian's slurm-wlm)"
+	@echo "make lint         ruff and snakefmt, checking only;  make format: the same, changing files"
+	@echo "make clean        remove the environments and caches; results/ stays"
+
+submission: .venv/installed
+	.venv/bin/snakemake --cores $(CORES) submission
+
+test: .venv/installed
+	.venv/bin/python -m pytest -q --durations=15
+
+# The Slurm plugin lives in an environment of its own, see pyproject.toml.
+test-slurm: .venv-slurm/installed
+	CARPOSE_SLURM_TESTS=1 .venv-slurm/bin/python -m pytest -q -rs --durations=0 tests/slurm
+
+lint: .venv/installed
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/snakefmt --check Snakefile workflow/rules
+
+format: .venv/installed
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+	.venv/bin/snakefmt Snakefile workflow/rules
+
+# Stamps: written last, so that an interrupted installation starts again, a finished one costs nothing.
+.venv/installed: $(LOCK) pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "error: Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) -V 2>&1);" \
+	         "name another: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || { \
+	    echo "error: $(PYTHON) has no venv; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv --clear .venv
+	.venv/bin/python -m pip install --quiet --requirement $(LOCK)
+	.venv/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+# A thin layer over .venv, which it sees through a .pth file: only the plugin and what it alone needs.
+.venv-slurm/installed: envs/slurm.lock .venv/installed
+	$(PYTHON) -m venv --clear .venv-slurm
+	base=$$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \
+	    echo "import site; site.addsitedir('$$base')" > "$${base/.venv/.venv-slurm}/base.pth"
+	.venv-slurm/bin/python -m pip install --quiet --requirement $<
+	touch $@
+
+clean:
+	rm -rf .venv .venv-slurm .pytest_cache .ruff_cache .hypothesis *.egg-info workflow/*.egg-info
