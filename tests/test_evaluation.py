@@ -1,12 +1,10 @@
 """The table of scores and the table of distance bands."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pandas as pd
 import pytest
 from carpose import UserError, cars, evaluation, kaggle, metric
+from conftest import run_module
 
 
 @pytest.fixture
@@ -81,15 +79,13 @@ def test_by_hand_with_test_truth(tmp_path, truth, folds):
         cars.write(tmp_path / f"{name[:5]}.parquet", near(truth, noise))
     kaggle.write_submission(tmp_path / "sample.csv", near(truth, 0), folds["ImageId"])
     named = [f"{name}={tmp_path / name[:5]}.parquet" for name in members]
-    command = [sys.executable, "-m", "carpose.evaluation", "--labels", tmp_path / "labels.parquet"]
+    command = ["carpose.evaluation", "--labels", tmp_path / "labels.parquet"]
     command += ["--folds", tmp_path / "folds.parquet", "--members", *named, "--test-members", *named]
     command += ["--output", tmp_path / "e.csv", "--bands-output", tmp_path / "b.csv"]
     command += ["--test-truth", tmp_path / "labels.parquet"]
-    failed = subprocess.run(command, check=False, capture_output=True, text=True)
+    failed = run_module(*command, check=False)
     assert failed.returncode == 2 and "--sample" in failed.stderr
-    shown = subprocess.run(
-        [*command, "--sample", tmp_path / "sample.csv"], check=True, capture_output=True, text=True
-    )
+    shown = run_module(*command, "--sample", tmp_path / "sample.csv")
     table = pd.read_csv(tmp_path / "e.csv")
     assert table["name"].tolist() == ["fused", "round0/dla34"]
     assert (table["oof_mAP"] == table["test_mAP"]).all() and table["test_mAP_equal"].between(0, 1).all()

@@ -1,13 +1,12 @@
 """Folds: near-duplicates together, images and cars spread evenly, the same for the same seed."""
 
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pandas as pd
 import pytest
 from carpose import UserError, cars, folds
+from conftest import run_module
 
 
 def hashes(rng, count):
@@ -87,9 +86,9 @@ def test_by_hand(tmp_path):
     labels = pd.DataFrame(1.0, index=range(30), columns=cars.POSE)
     labels.insert(0, "ImageId", rng.choice(names[4:16], 30))  # some images have no car
     cars.write(tmp_path / "labels.parquet", labels)
-    command = [sys.executable, "-m", "carpose.folds", "--folds", "3", "--output", tmp_path / "folds.parquet"]
+    command = ["carpose.folds", "--folds", "3", "--output", tmp_path / "folds.parquet"]
     command += ["--images", tmp_path / "images.parquet", "--labels", tmp_path / "labels.parquet"]
-    shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    shown = run_module(*command).stdout
     assert "15 photos, 1 groups of near-duplicates, the largest with 2" in shown
     table = pd.read_parquet(tmp_path / "folds.parquet")
     assert sorted(table["ImageId"]) == sorted(set(names[:16]) - {"ID_2"})

@@ -1,14 +1,13 @@
 """The borders of the house: reading, writing and validating the competition's files, checking its folder."""
 
 import re
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pandas as pd
 import pytest
 from carpose import UserError, cars, kaggle, kaggle_check
+from conftest import run_module
 from PIL import Image
 
 CAR = "16 0.15 -1.5 -3.1 2.0 4.0 16.0"
@@ -170,8 +169,7 @@ def test_validation(tmp_path, rows, message):
 
 
 def command(*args):
-    line = [sys.executable, "-m", "carpose.kaggle", *map(str, args)]
-    return subprocess.run(line, check=False, capture_output=True, text=True)
+    return run_module("carpose.kaggle", *args, check=False)
 
 
 def test_validate_and_write_by_hand(tmp_path):

@@ -1,8 +1,6 @@
 """The metric against a literal per-car loop, against known values, and on real predictions."""
 
 import json
-import subprocess
-import sys
 import time
 from math import acos, pi
 
@@ -10,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from carpose import UserError, cars, kaggle, metric
+from conftest import run_module
 from scipy.spatial.transform import Rotation
 
 
@@ -188,11 +187,11 @@ def test_command_line(tmp_path):
     truth = pd.DataFrame([car(model_type=1), car(image="b", model_type=1)])
     cars.write(tmp_path / "truth.parquet", truth)
     kaggle.write_submission(tmp_path / "p.csv", pd.DataFrame([car()]), ["a", "b"])
-    command = [sys.executable, "-m", "carpose.metric", "--truth", tmp_path / "truth.parquet"]
+    command = ["carpose.metric", "--truth", tmp_path / "truth.parquet"]
     command += ["--predictions", tmp_path / "p.csv"]
-    result = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    result = json.loads(run_module(*command).stdout)
     assert result["mAP"] == pytest.approx(0.5) and len(result["AP"]) == 10
-    failed = subprocess.run([*command[:-1], tmp_path / "no.csv"], check=False, capture_output=True, text=True)
+    failed = run_module(*command[:-1], tmp_path / "no.csv", check=False)
     assert failed.returncode == 2 and "no.csv" in failed.stderr and "Traceback" not in failed.stderr
 
 
