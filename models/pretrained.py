@@ -16,7 +16,9 @@ HUB_NAME = {f"efficientnet_lite{i}": f"tf_efficientnet_lite{i}" for i in range(5
 def load_pretrained(encoder: nn.Module, backbone: str, width: float, source: str) -> None:
     """Load `source` (hub, or a path) into the encoder. Raises UserError that says what to do."""
     if width != 1:
-        raise UserError(f"pretrained weights of {backbone} are for width 1, not {width:g}; set pretrained: none")
+        raise UserError(
+            f"pretrained weights of {backbone} are for width 1, not {width:g}; set pretrained: none"
+        )
     if source == "hub":
         name = HUB_NAME.get(backbone, backbone)
         try:

@@ -1,0 +1,223 @@
+"""Cars to render: parametric ones of several body types, or the data set's own meshes.
+
+A mesh lives in the model frame of carpose.rotation: x sideways, y up, z to the front, metres, origin in
+the middle of the body. Its faces carry a material, so that front and back can be told apart.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from . import UserError
+from .files import write_text
+
+BODY, GLASS, TYRE, RIM, HEADLAMP, TAILLAMP, DARK, PLATE = range(8)
+
+# Length, width, height in metres; then, as fractions of the length, the cabin's base and its roof.
+TYPES = {
+    "sedan": (4.7, 1.80, 1.45, (-0.34, 0.22), (-0.20, 0.05)),
+    "sedan-small": (4.3, 1.70, 1.48, (-0.36, 0.22), (-0.22, 0.05)),
+    "hatchback": (4.1, 1.75, 1.50, (-0.49, 0.22), (-0.38, 0.04)),
+    "hatchback-small": (3.7, 1.65, 1.52, (-0.49, 0.25), (-0.40, 0.08)),
+    "suv": (4.6, 1.88, 1.70, (-0.49, 0.20), (-0.44, 0.05)),
+    "suv-large": (4.9, 1.95, 1.80, (-0.49, 0.20), (-0.45, 0.06)),
+    "van": (4.9, 1.90, 1.95, (-0.49, 0.42), (-0.47, 0.26)),
+}
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """vertices (V, 3); faces: vertex indices, padded with the last one; material and depth bias per face.
+
+    The bias (metres towards the camera) lets the painter draw lamps, windows and wheels after the body
+    they sit on.
+    """
+
+    vertices: np.ndarray
+    faces: np.ndarray
+    material: np.ndarray
+    bias: np.ndarray
+
+    @property
+    def size(self) -> np.ndarray:
+        """Extent along x, y and z in metres."""
+        return np.ptp(self.vertices, axis=0)
+
+
+class _Builder:
+    def __init__(self):
+        self.vertices, self.faces, self.material, self.bias = [], [], [], []
+
+    def face(self, corners, material: int, bias: float = 0.0) -> None:
+        start = len(self.vertices)
+        self.vertices += [tuple(corner) for corner in corners]
+        self.faces.append(list(range(start, start + len(corners))))
+        self.material.append(material)
+        self.bias.append(bias)
+
+    def both_sides(self, corners, material: int, bias: float = 0.0) -> None:
+        """A face and its mirror image; `corners` are those at +x."""
+        corners = np.asarray(corners, float)
+        self.face(corners, material, bias)
+        self.face((corners * [-1, 1, 1])[::-1], material, bias)
+
+    def inset(self, corners, shrink: float, material: int, bias: float, sides: bool = False) -> None:
+        corners = np.asarray(corners, float)
+        inner = corners.mean(0) + (corners - corners.mean(0)) * shrink
+        (self.both_sides if sides else self.face)(inner, material, bias)
+
+    def mesh(self) -> Mesh:
+        most = max(map(len, self.faces))
+        padded = np.array([face + [face[-1]] * (most - len(face)) for face in self.faces])
+        return Mesh(np.array(self.vertices), padded, np.array(self.material), np.array(self.bias))
+
+
+def parametric(name: str) -> Mesh:
+    """A car of TYPES with about a hundred polygons."""
+    length, width, height, base, roof = TYPES[name]
+    builder = _Builder()
+    floor, belt = 0.22, 0.58 * height
+    hood = belt * (0.98 if name == "van" else 0.9)
+    # Stations along the car: z, height of the top, half width.
+    stations = [
+        (-0.50, belt * 0.92, 0.44),
+        (-0.46, belt, 0.49),
+        (base[1] - 0.02, belt, 0.50),
+        (0.44, hood, 0.49),
+        (0.50, hood * 0.78, 0.42),
+    ]
+    z, top, half = np.array(stations).T * [[length], [1], [width]]
+    for i in range(len(z) - 1):
+        j = i + 1
+        side = [
+            (half[i], floor, z[i]),
+            (half[i], top[i], z[i]),
+            (half[j], top[j], z[j]),
+            (half[j], floor, z[j]),
+        ]
+        builder.both_sides(side, BODY)
+        low = [(half[i], floor, z[i]), (half[i], 0.36, z[i]), (half[j], 0.36, z[j]), (half[j], floor, z[j])]
+        builder.both_sides(np.array(low) + [0.005, 0, 0], DARK, 0.1)
+        lid = [
+            (-half[i], top[i], z[i]),
+            (-half[j], top[j], z[j]),
+            (half[j], top[j], z[j]),
+            (half[i], top[i], z[i]),
+        ]
+        builder.face(lid, BODY)
+
+    # The cabin: a base on the belt line, a narrower roof.
+    (b0, b1), (r0, r1) = np.array(base) * length, np.array(roof) * length
+    wide, narrow = 0.47 * width, 0.38 * width
+    screen = [(-wide, belt, b1), (wide, belt, b1), (narrow, height, r1), (-narrow, height, r1)]
+    window = [(wide, belt, b0), (-wide, belt, b0), (-narrow, height, r0), (narrow, height, r0)]
+    side = [(wide, belt, b1), (wide, belt, b0), (narrow, height, r0), (narrow, height, r1)]
+    builder.face(screen, BODY)
+    builder.face(window, BODY)
+    builder.both_sides(side, BODY)
+    builder.face(
+        [(-narrow, height, r0), (-narrow, height, r1), (narrow, height, r1), (narrow, height, r0)], BODY
+    )
+    builder.inset(screen, 0.88, GLASS, 0.3)
+    builder.inset(window, 0.78, GLASS, 0.3)
+    middle = np.array([(side[0][k] + side[1][k]) / 2 for k in range(3)])
+    above = np.array([(side[2][k] + side[3][k]) / 2 for k in range(3)])
+    builder.inset([side[0], middle, above, side[3]], 0.80, GLASS, 0.3, sides=True)
+    builder.inset([middle, side[1], side[2], above], 0.80, GLASS, 0.3, sides=True)
+
+    # Front and rear.
+    for end, lamp, sign in ((-1, TAILLAMP, -1), (0, HEADLAMP, 1)):
+        i = -1 if sign > 0 else 0
+        h, t, at = half[i], top[i], z[i]
+        face = [(-h, floor, at), (h, floor, at), (h, t, at), (-h, t, at)]
+        builder.face(face if sign > 0 else face[::-1], BODY)
+        at += 0.01 * sign
+
+        def panel(x0, x1, y0, y1, material, bias, at=at, sign=sign, both=True):
+            corners = [(x0, y0, at), (x1, y0, at), (x1, y1, at), (x0, y1, at)]
+            for mirror in (1, -1) if both else (1,):
+                order = corners if sign * mirror > 0 else corners[::-1]
+                builder.face(np.array(order) * [mirror, 1, 1], material, bias)
+
+        panel(0.55 * h, 0.97 * h, t - 0.22, t - 0.04, lamp, 0.6)
+        panel(-0.5 * h, 0.5 * h, 0.42, 0.62, DARK if sign > 0 else BODY, 0.4, both=False)
+        panel(-0.25, 0.25, 0.44, 0.56, PLATE, 0.7, both=False)
+        panel(-0.95 * h, 0.95 * h, floor, 0.34, DARK, 0.4, both=False)
+        # Lamps reach around the corner, so that they show from the side.
+        near, j = i, (i - 1 if sign > 0 else 1)
+        s = 0.6
+        corner = [
+            (half[near], t - 0.2, z[near]),
+            (half[near], t - 0.05, z[near]),
+            (half[near] + s * (half[j] - half[near]), t - 0.05, z[near] + s * (z[j] - z[near])),
+            (half[near] + s * (half[j] - half[near]), t - 0.2, z[near] + s * (z[j] - z[near])),
+        ]
+        corner = np.array(corner) + [0.015, 0, 0]
+        builder.both_sides(corner if sign < 0 else corner[::-1], lamp, 0.6)
+
+    # Wheels.
+    for at in (-0.30 * length, 0.31 * length):
+        for radius, material, out, bias in ((0.33, TYRE, 0.02, 0.35), (0.20, RIM, 0.03, 0.45)):
+            turn = np.linspace(0, 2 * np.pi, 10, endpoint=False)
+            ring = np.column_stack(
+                [np.full(10, width / 2 + out), 0.33 + radius * np.cos(turn), at + radius * np.sin(turn)]
+            )
+            builder.both_sides(ring[::-1], material, bias)
+
+    mesh = builder.mesh()
+    centred = mesh.vertices - [0, height / 2, 0]
+    return Mesh(centred, _outward(centred, mesh.faces), mesh.material, mesh.bias)
+
+
+def normals(corners: np.ndarray) -> np.ndarray:
+    """(F, P, 3) polygons, padded or not → (F, 3) normals whose length is twice the area (Newell)."""
+    return np.cross(corners, np.roll(corners, -1, axis=1)).sum(axis=1)
+
+
+def _outward(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """Turn faces so that their normals point away from the middle of the car."""
+    corners = vertices[faces]
+    normal = normals(corners)
+    inward = (normal * (corners.mean(1) - [0, -0.1, 0])).sum(1) < 0
+    return np.where(inward[:, None], faces[:, ::-1], faces)
+
+
+def load(path: Path) -> Mesh:
+    """A mesh of `car_models_json`: materials are guessed from where on the car a face is."""
+    try:
+        content = json.loads(path.read_text())
+        vertices = np.array(content["vertices"], float) * [1, -1, 1]
+        faces = np.array(content["faces"], int) - 1
+        corners = vertices[faces]
+    except (OSError, ValueError, KeyError, IndexError) as error:
+        raise UserError(f"{path}: not a car model ({error!r})") from error
+    low, size = vertices.min(0), np.ptp(vertices, axis=0)
+    x, y, z = ((corners.mean(1) - low) / size).T
+    normal = normals(corners)
+    normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-9)
+    material = np.full(len(faces), BODY)
+    material[(y > 0.62) & (y < 0.93) & (np.abs(normal[:, 1]) < 0.85)] = GLASS
+    material[(y < 0.16) | ((y < 0.38) & (np.abs(x - 0.5) > 0.4) & (np.abs(np.abs(z - 0.5) - 0.3) < 0.08))] = (
+        TYRE
+    )
+    lamp = (y > 0.4) & (y < 0.6) & (np.abs(x - 0.5) > 0.24)
+    material[lamp & (z > 0.93)] = HEADLAMP
+    material[lamp & (z < 0.05)] = TAILLAMP
+    bias = np.where(material == BODY, 0.0, 0.05)
+    return Mesh(vertices, faces, material, bias)
+
+
+def write_json(path: Path, mesh: Mesh, car_type: str) -> None:
+    """Write in the competition's format: y down, triangles, 1-based."""
+    polygons = mesh.faces
+    fan = [polygons[:, [0, k, k + 1]] for k in range(1, polygons.shape[1] - 1)]
+    triangles = np.concatenate(fan)
+    distinct = (triangles[:, 0] != triangles[:, 1]) & (triangles[:, 1] != triangles[:, 2])
+    content = {
+        "car_type": car_type,
+        "vertices": (mesh.vertices * [1, -1, 1]).round(5).tolist(),
+        "faces": (triangles[distinct] + 1).tolist(),
+    }
+    write_text(path, json.dumps(content))
