@@ -1,0 +1,374 @@
+"""Pictures: cars drawn on photos and seen from above, the course of trainings, the table of scores.
+
+In: tables of cars, photos, history.csv, evaluation.csv. Out: PNG files.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import cv2
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.collections import PolyCollection
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from . import UserError, camera, cars, kaggle, meshes, rotation
+from .files import atomic, run_main
+from .metric import read_truth
+
+# Okabe and Ito's colours, which the colour-blind can tell apart.
+PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
+PREDICTED, TRUE = "#E69F00", "#56B4E9"
+CAR_SIZE = (1.9, 1.5, 4.4)  # width, height, length in metres of a car whose model is not known
+CAR = meshes.box(CAR_SIZE)
+EDGES = [(a, b) for a in range(8) for b in range(a) if a ^ b in (1, 2, 4)]
+ARROW = 3.5  # metres from the centre to the tip of the heading
+DPI = 150
+SHOWN_CROP = [0.0, 0.42, 1.0, 0.95]  # left, top, right, bottom of the photo: the sky holds no cars
+SHOWN_WIDTH = 1000  # pixels of a photo in the grid
+FARTHEST = 120  # metres; what is farther would squeeze the view from above
+
+# The data set's photos, of which the `frames` command draws pieces that come without a camera file.
+FULL_SIZE = (3384, 2710)
+FULL_INTRINSICS = np.array([[2304.5479, 0, 1686.2379], [0, 2305.8757, 1354.9849], [0, 0, 1]])
+FRAME_CROPS = {"full": [0.0, 0.0, 1.0, 1.0], "lower": [0.0, 0.5, 1.0, 1.0]}
+
+HISTORY = {
+    "loss": "total loss",
+    "heatmap": "heat-map loss",
+    "offset": "offset loss",
+    "depth": "depth loss",
+    "rotation": "rotation loss",
+    "mAP": "mAP, validation fold",
+    "lr": "learning rate",
+    "seconds": "seconds per epoch",
+}
+
+
+def draw_cars(
+    photo: np.ndarray,
+    intrinsics: np.ndarray,
+    table: pd.DataFrame,
+    models: dict[int, meshes.Mesh] | None,
+    colour: str,
+    thickness: int = 1,
+) -> np.ndarray:
+    """Draw each car's outline, centre and an arrow towards its front.
+
+    photo: (H, W, 3) uint8 RGB; intrinsics: 3×3 of this very picture, crop and resize included; table:
+    cars, with model_type where `models` is given, else each car is a box of 1.9 × 1.5 × 4.4 m; colour:
+    as matplotlib names it; thickness in pixels → a new picture. Cars behind the camera are left out.
+    """
+    picture, size = photo.copy(), photo.shape[1::-1]
+    rgb = tuple(round(255 * channel) for channel in matplotlib.colors.to_rgb(colour))
+    pen = {"thickness": thickness, "lineType": cv2.LINE_AA, "shift": meshes.FIXED_POINT}
+    table = table[table["z"] > meshes.NEAR].sort_values("z", ascending=False)  # near cars on top
+    positions, turns = table[cars.POSITION].to_numpy(float), rotation.matrix(table[cars.ANGLES])
+    types = table["model_type"] if models else [None] * len(table)
+    for position, turn, model_type in zip(positions, turns, types, strict=True):
+        if models:
+            lines = meshes.outline(intrinsics, turn, position, models[model_type], size)
+        else:
+            lines = _segments(intrinsics, CAR.vertices[EDGES] @ turn.T + position)
+        cv2.polylines(picture, [meshes.fixed_point(line) for line in lines], models is not None, rgb, **pen)
+        heading = np.array([[position, position + ARROW * turn[:, 2]]])
+        for tail, tip in meshes.fixed_point(_segments(intrinsics, heading)):
+            cv2.arrowedLine(picture, tail, tip, rgb, thickness, cv2.LINE_AA, meshes.FIXED_POINT, 0.2)
+        centre = meshes.fixed_point(camera.project(intrinsics, position))
+        radius = (thickness + 1) << meshes.FIXED_POINT
+        cv2.circle(picture, centre, radius, rgb, **pen | {"thickness": cv2.FILLED})
+    return picture
+
+
+def _segments(intrinsics, ends):
+    """(S, 2, 3) segments in metres → (≤ S, 2, 2) pixels of what lies before the camera."""
+    depth = ends[..., 2]
+    visible = (depth > meshes.NEAR).any(axis=1)
+    ends, depth = ends[visible], depth[visible]
+    step = np.diff(depth, axis=1)
+    share = (meshes.NEAR - depth) / np.where(step == 0, 1, step)  # from each end to the near plane
+    crossing = ends[:, :1] + share[:, :1, None] * (ends[:, 1:] - ends[:, :1])
+    return camera.project(intrinsics, np.where(depth[..., None] > meshes.NEAR, ends, crossing))
+
+
+def draw_from_above(axes, layers: list[tuple[pd.DataFrame, str]], intrinsics: np.ndarray, width: int) -> None:
+    """Cars as rectangles on the x–z plane, a line from each centre to its front, and the field of view.
+
+    layers: tables of cars and their colours; intrinsics: 3×3 of a picture `width` pixels wide.
+    """
+    farthest = max(
+        [25, *(table.loc[table["z"] < FARTHEST, "z"].max() * 1.1 for table, _ in layers if len(table))]
+    )
+    farthest = 25 if not np.isfinite(farthest) else min(farthest, FARTHEST)
+    edges = camera.backproject(intrinsics, np.array([[-0.5, 0.0], [width - 0.5, 0.0]]), np.full(2, farthest))
+    for edge in edges:
+        axes.plot([0, edge[0]], [0, farthest], color="0.6", linewidth=0.8, linestyle="--")
+    floor = CAR.vertices[[0, 1, 5, 4]]  # left and right, back and front, at one height
+    for table, colour in layers:
+        position, turn = table[cars.POSITION].to_numpy(float), rotation.matrix(table[cars.ANGLES])
+        corners = (np.einsum("nij,kj->nki", turn, floor) + position[:, None])[..., [0, 2]]
+        fronts = np.stack([position, position + ARROW * turn[:, :, 2]], axis=1)[..., [0, 2]]
+        style = {"edgecolors": colour, "facecolors": "none", "linewidths": 1.2}
+        axes.add_collection(PolyCollection(corners, **style))
+        axes.add_collection(PolyCollection(fronts, closed=False, **style))
+    axes.set(
+        aspect="equal", ylim=(0, farthest), xlim=sorted(edges[:, 0] * 1.02), xlabel="x [m]", ylabel="z [m]"
+    )
+    axes.grid(color="0.88", linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def spread(counts: pd.Series, images: int) -> list[str]:
+    """`images` of the ImageIds that index `counts`, evenly spread from few cars to many."""
+    order = counts.rename_axis("ImageId").reset_index(name="cars").sort_values(["cars", "ImageId"])["ImageId"]
+    images = min(images, len(order))
+    places = ((np.arange(images) + 0.5) * len(order) / max(images, 1)).astype(int)
+    return order.iloc[places].tolist()
+
+
+def _read_photo(path, flags=cv2.IMREAD_COLOR):
+    photo = cv2.imread(str(path), flags)
+    if photo is None:
+        raise UserError(f"{path}: the picture cannot be read; is it there and whole?")
+    return cv2.cvtColor(photo, cv2.COLOR_BGR2RGB)
+
+
+def predictions_figure(
+    data: str | Path, predicted: pd.DataFrame, truth: pd.DataFrame | None, images: int
+) -> Figure:
+    """Photos with predicted (and true) cars as boxes, a view from above beside each.
+
+    data: the competition's folder; predicted, truth: tables of cars; images: how many of its test photos.
+    Raises UserError where the folder has no test photos.
+    """
+    data = Path(data)
+    photos = {path.stem: path for path in sorted((data / "test_images").glob("*.jpg"))}
+    if not photos:
+        raise UserError(f"{data / 'test_images'}: no *.jpg there; --data must name the competition's folder")
+    intrinsics = camera.read_intrinsics(data / "camera" / "camera_intrinsic.txt")
+    layers = [(predicted, PREDICTED)] if truth is None else [(truth, TRUE), (predicted, PREDICTED)]
+    counts = layers[0][0].groupby("ImageId").size().reindex(list(photos), fill_value=0)
+    chosen = spread(counts, images)
+
+    columns = 1 if len(chosen) < 4 else 2
+    rows = -(-len(chosen) // columns)
+    figure = Figure(figsize=(7.5 * columns, 2.75 * rows + 0.4), dpi=DPI, layout="constrained")
+    grid = figure.subplots(rows, 2 * columns, squeeze=False, width_ratios=[2.2, 1] * columns).reshape(-1, 2)
+    for (left, right), image_id in zip(grid, chosen, strict=False):
+        photo = _read_photo(photos[image_id])
+        photo_size = photo.shape[1::-1]
+        crop_width, crop_height = (SHOWN_CROP[i + 2] - SHOWN_CROP[i] for i in (0, 1))
+        height = round(SHOWN_WIDTH * crop_height * photo_size[1] / (crop_width * photo_size[0]))
+        view = camera.crop_and_resize(photo_size, SHOWN_CROP, (SHOWN_WIDTH, height))
+        photo = cv2.warpPerspective(photo, view, (SHOWN_WIDTH, height), flags=cv2.INTER_AREA)
+        own = [(table[table["ImageId"] == image_id], colour) for table, colour in layers]
+        for table, colour in own:
+            photo = draw_cars(photo, view @ intrinsics, table, None, colour, thickness=2)
+        left.imshow(photo)
+        left.set_title(
+            f"{image_id}: {len(own[-1][0])} predicted" + (f", {len(own[0][0])} true" if len(own) > 1 else "")
+        )
+        left.set_axis_off()
+        draw_from_above(right, own, intrinsics, photo_size[0])
+    for axes in grid[len(chosen) :].flat:
+        axes.set_axis_off()
+    handles = [Line2D([], [], color=PREDICTED, linewidth=2, label="predicted")]
+    handles += [Line2D([], [], color=TRUE, linewidth=2, label="true")] if truth is not None else []
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
+    return figure
+
+
+def history_figure(histories: dict[str, pd.DataFrame]) -> Figure:
+    """One small panel per column of the histories, one line per training.
+
+    histories: name (round0/dla34/fold1) → table with column epoch and any of HISTORY's; NaN where a value was
+    not measured. All but the fold decides a line's colour, so that folds of one model look alike.
+    Raises UserError where a table has no column epoch.
+    """
+    for name, table in histories.items():
+        if "epoch" not in table:
+            raise UserError(f"history {name}: no column epoch; it must be a history.csv of carpose.train")
+    shown = [c for c in HISTORY if any(c in t and t[c].notna().any() for t in histories.values())]
+    groups = list(dict.fromkeys(_group(name) for name in histories))
+    models = list(dict.fromkeys(group.rpartition("/")[2] for group in groups))
+    stages = list(dict.fromkeys(group.rpartition("/")[0] for group in groups))
+
+    def style(group):
+        stage, _, model = group.rpartition("/")
+        dash = ["-", "--", ":", "-."][stages.index(stage) % 4]
+        return {"color": PALETTE[models.index(model) % len(PALETTE)], "linestyle": dash, "linewidth": 1.3}
+
+    rows = max(-(-len(shown) // 4), 1)
+    figure = Figure(figsize=(13, 2.7 * rows + 0.7), dpi=DPI, layout="constrained")
+    grid = figure.subplots(rows, 4, squeeze=False)
+    for axes, column in zip(grid.flat, shown, strict=False):
+        for name, table in histories.items():
+            if column in table:
+                known = table[table[column].notna()]
+                marker = "o" if column == "mAP" else None
+                axes.plot(known["epoch"], known[column], marker=marker, markersize=3, **style(_group(name)))
+        axes.set_title(HISTORY[column])
+        axes.grid(color="0.9", linewidth=0.6)
+        if column in ("mAP", "seconds"):
+            axes.set_ylim(bottom=0)
+    for axes in grid.flat[len(shown) :]:
+        axes.set_axis_off()
+    figure.supxlabel("epoch")
+    handles = [Line2D([], [], label=group, **style(group)) for group in groups]
+    figure.legend(handles=handles, loc="outside lower center", ncols=6, frameon=False)
+    return figure
+
+
+def _group(name: str) -> str:
+    """round0/dla34/fold1 → round0/dla34."""
+    head, _, last = name.rpartition("/")
+    return head if last.startswith("fold") and head else name
+
+
+def evaluation_figure(table: pd.DataFrame) -> Figure:
+    """The table of carpose.evaluation as bars, best on top; folds as dots on the out-of-fold bar.
+
+    Raises UserError where the table has neither oof_mAP nor test_mAP.
+    """
+    kinds = {"oof_mAP": ("out of fold", PALETTE[0]), "test_mAP": ("test, hidden truth", PALETTE[4])}
+    kinds = {column: kind for column, kind in kinds.items() if column in table}
+    if "name" not in table or not kinds:
+        raise UserError("the table of scores needs the columns name and oof_mAP or test_mAP")
+    table = table.sort_values(next(iter(kinds)), ascending=False, na_position="last")
+    places, thick = np.arange(len(table)), 0.8 / len(kinds)
+    figure = Figure(figsize=(9, 0.42 * len(table) * len(kinds) + 1.3), dpi=DPI, layout="constrained")
+    axes = figure.subplots()
+    for i, (column, (label, colour)) in enumerate(kinds.items()):
+        values, at = table[column].to_numpy(float), places + (i - (len(kinds) - 1) / 2) * thick
+        axes.barh(at, np.nan_to_num(values), thick * 0.92, color=colour, label=label)
+        folds = (
+            table.filter(regex=r"^fold\d+_mAP$").to_numpy(float)
+            if column == "oof_mAP"
+            else np.empty((len(table), 0))
+        )
+        if folds.size:
+            axes.plot(folds, at, "o", color="white", markeredgecolor="black", markersize=4)
+        right = np.fmax(values, np.nanmax(folds, axis=1, initial=0))
+        for place, value, end in zip(at, values, right, strict=True):
+            if np.isfinite(value):
+                axes.annotate(f"{value:.3f}", (end, place), (5, 0), textcoords="offset points", va="center")
+    axes.set_yticks(places, table["name"])
+    axes.invert_yaxis()
+    axes.set_xlabel("mAP (dots: single folds)" if table.filter(regex=r"^fold\d+_mAP$").size else "mAP")
+    axes.margins(x=0.12)
+    axes.set_xlim(left=0)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="lower right", frameon=False)
+    return figure
+
+
+def draw_frames(real: str | Path, output: str | Path) -> list[Path]:
+    """Draw the true cars, with their meshes, on the public frames of the data set; one PNG per known frame.
+
+    real: folder with frames/<ImageId>_full.png (whole photos, made smaller) and _lower.png (lower halves),
+    frames/ground_truth.json, car_models_json/ and car_model_ids.csv. A frame without truth is named and
+    passed over. Returns the files written.
+    """
+    real, written = Path(real), []
+    try:
+        strings = json.loads((real / "frames" / "ground_truth.json").read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{real / 'frames' / 'ground_truth.json'}: cannot be read ({error})") from error
+    for path in sorted((real / "frames").glob("*.png")):
+        image_id, _, piece = path.stem.rpartition("_")
+        if image_id not in strings or piece not in FRAME_CROPS:
+            print(f"{path.name}: no truth for it, passed over")
+            continue
+        numbers = np.array(strings[image_id].split(), float).reshape(-1, len(kaggle.LABEL))
+        table = pd.DataFrame(numbers, columns=kaggle.LABEL).astype({"model_type": int})
+        models = meshes.load_types(
+            real / "car_models_json", real / "car_model_ids.csv", set(table["model_type"])
+        )
+        photo = _read_photo(path)
+        # Twice as large, so that far cars can be told from their outlines.
+        photo = cv2.resize(photo, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC)
+        view = camera.crop_and_resize(FULL_SIZE, FRAME_CROPS[piece], photo.shape[1::-1])
+        photo = draw_cars(photo, view @ FULL_INTRINSICS, table, models, PREDICTED, thickness=2)
+        written.append(Path(output) / path.name)
+        with atomic(written[-1]) as temporary:
+            cv2.imwrite(str(temporary), cv2.cvtColor(photo, cv2.COLOR_RGB2BGR))
+        print(f"{path.name}: {len(table)} cars drawn")
+    return written
+
+
+def save(figure: Figure, path: str | Path) -> None:
+    with atomic(path) as temporary:
+        figure.savefig(temporary)
+
+
+def _read_csv(path):
+    try:
+        return pd.read_csv(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as a table ({error})") from error
+
+
+def _predictions(args):
+    truth = read_truth(args.truth) if args.truth else None
+    save(predictions_figure(args.data, cars.read(args.cars), truth, args.images), args.output)
+
+
+def _history(args):
+    tables = {}
+    for item in args.histories:
+        name, _, path = item.partition("=")
+        if not name or not path:
+            raise UserError(f"{item!r}: give each history as NAME=PATH")
+        tables[name] = _read_csv(path)
+    save(history_figure(tables), args.output)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Pictures of predictions, trainings and scores.")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def command(name, text, run):
+        sub = commands.add_parser(
+            name, help=text, description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        )
+        sub.set_defaults(run=run)
+        return sub
+
+    sub = command(
+        "predictions", "test photos with predicted and true cars, from the front and above", _predictions
+    )
+    sub.add_argument("--data", type=Path, required=True, help="folder of the competition's layout")
+    sub.add_argument("--cars", type=Path, required=True, help="Parquet table of predicted cars")
+    sub.add_argument("--truth", type=Path, help="true cars of the test photos, CSV like train.csv or Parquet")
+    sub.add_argument("--images", type=int, default=6, help="how many photos, from few cars to many")
+    sub.add_argument("--output", type=Path, required=True, help="PNG to write")
+    sub = command("history", "the course of trainings: losses, rate, mAP and time by epoch", _history)
+    sub.add_argument(
+        "--histories", nargs="+", required=True, metavar="NAME=PATH", help="history.csv of carpose.train"
+    )
+    sub.add_argument("--output", type=Path, required=True, help="PNG to write")
+    sub = command(
+        "evaluation",
+        "the table of scores as bars",
+        lambda args: save(evaluation_figure(_read_csv(args.table)), args.output),
+    )
+    sub.add_argument("--table", type=Path, required=True, help="evaluation.csv of carpose.evaluation")
+    sub.add_argument("--output", type=Path, required=True, help="PNG to write")
+    sub = command(
+        "frames",
+        "true cars with their meshes on the public frames of the data set",
+        lambda args: draw_frames(args.real, args.output) and None,
+    )
+    sub.add_argument(
+        "--real", type=Path, required=True, help="folder with frames/, car_models_json/, car_model_ids.csv"
+    )
+    sub.add_argument("--output", type=Path, required=True, help="folder for the PNGs")
+    args = parser.parse_args()
+    args.run(args)
+
+
+if __name__ == "__main__":
+    run_main(main)
