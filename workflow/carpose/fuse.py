@@ -1,0 +1,284 @@
+"""Fusion of the cars of several models (or submission files) into one table.
+
+In: tables of cars with score, one per member, and the fit of carpose.fusion_fit (or none: equal weights).
+Out: a table of cars with score and depth_sigma, as Parquet or as a submission CSV.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from . import UserError, cars, kaggle, rotation
+from .calibration import logit, predict_logistic, sigmoid
+from .clustering import cluster, rays
+from .files import run_main
+
+SIGMA = 0.05  # of log-depth, where a member does not say
+SIGMA_RANGE = 0.01, 0.3
+PARTS = ["bias", "weights", "gate", "calibration", "threshold"]
+NEUTRAL = {
+    "bias": [0.0, 0.0],
+    "sigma": SIGMA,
+    "sigma_scale": 1.0,
+    "direction_sigma": 0.005,
+    "rotation_sigma": 0.1,
+    "share": 1.0,
+    "reliability": [0.0, 1.0],
+}
+GATE = {"along": 3.0, "across": 0.02, "metres": 0.3}
+REFERENCE_RANGE = 40.0  # metres, where the bias is its first coefficient
+
+
+def equal_fit(names: list[str]) -> dict:
+    """The fit that knows nothing: all members alike."""
+    return {"members": {name: dict(NEUTRAL) for name in names}, "gate": dict(GATE), "parts": {}}
+
+
+def stack(members: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """Tables by name → one table with `member` (its number) and depth_sigma (NaN where not known)."""
+    tables = []
+    for number, table in enumerate(members.values()):
+        sigma = table.get("depth_sigma", np.nan)
+        tables.append(table[["ImageId", *cars.POSE, "score"]].assign(depth_sigma=sigma, member=number))
+    return cars.concat(tables)
+
+
+def fuse(
+    members: dict[str, pd.DataFrame], fit: dict | None = None, parts: list[str] | None = None
+) -> pd.DataFrame:
+    """Cluster and average the members' cars.
+
+    members: tables of cars with score; fit: of carpose.fusion_fit, its members keyed by these names
+    (default: equal weights); parts: which parts of the fit to use (default: those it found to pay).
+
+    Returns ImageId, pose, score, depth_sigma and agreement (how many members), by image and falling
+    score. Raises UserError where the fit does not know a member.
+    """
+    fit = fit or equal_fit(list(members))
+    unknown = [name for name in members if name not in fit["members"]]
+    if unknown:
+        raise UserError(
+            f"the fit knows no member {unknown[0]}, only {', '.join(fit['members'])}; fit it again"
+        )
+    parts = [part for part in PARTS if fit["parts"].get(part, {}).get("on")] if parts is None else parts
+    fused, features = combine(stack(members), fit, list(members), parts)
+    return finish(fused, features, fit, parts)
+
+
+def finish(fused: pd.DataFrame, features: np.ndarray, fit: dict, parts: list[str]) -> pd.DataFrame:
+    """Score what `combine` returned and leave out what lies below the threshold."""
+    if "calibration" in parts:
+        fused = fused.assign(score=predict_logistic(fit["score"], features))
+    if "threshold" in parts:
+        threshold = fit["threshold"]["calibrated" if "calibration" in parts else "plain"]
+        fused = fused[fused["score"] >= threshold]
+    order = np.lexsort((-fused["score"].to_numpy(), fused["ImageId"].to_numpy().astype(str)))
+    return fused.iloc[order].reset_index(drop=True)
+
+
+def combine(
+    table: pd.DataFrame, fit: dict, names: list[str], parts: list[str]
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """A stacked table → fused cars with a plain score, and (C, F) features for the calibrated one.
+
+    The plain score is the mean of the members' scores, a member that sees nothing counting as 0.
+    """
+    if not len(table):
+        return cars.empty([*cars.POSE, "score", "depth_sigma", "agreement"]), np.empty(
+            (0, 2 * len(fit["members"]) + 6)
+        )
+    member = table["member"].to_numpy()
+    image, image_ids = pd.factorize(table["ImageId"], sort=True)
+    score = table["score"].to_numpy(float)
+    direction, log_range = rays(table)
+    own = _of_members(fit, names, parts)[member]  # rows of what is known of each car's member
+    if "bias" in parts:
+        log_range = log_range - bias(own[:, :2], log_range)
+    sigma = depth_sigma(table["depth_sigma"].to_numpy(float), own[:, 2], own[:, 3])
+    evidence = own[:, 7] + own[:, 8] * logit(score)
+
+    gate = fit["gate"] if "gate" in parts else GATE
+    labels = cluster(
+        image,
+        member,
+        direction,
+        log_range,
+        along=gate["along"] * sigma / np.sqrt(2),
+        across=(gate["across"] + gate["metres"] * np.exp(-log_range)) / np.sqrt(2),
+        priority=evidence,
+    )
+    count = labels.max() + 1
+
+    def total(values):
+        return np.bincount(labels, values, count)
+
+    precision = own[:, 6] / sigma**2
+    depth = total(precision * log_range) / total(precision)
+    steadiness = own[:, 6] / own[:, 4] ** 2
+    towards = np.stack([total(steadiness * direction[:, axis]) for axis in range(3)], axis=1)
+    towards /= np.linalg.norm(towards, axis=1, keepdims=True)
+    quaternion, turn = _mean_rotation(table, own[:, 6] / own[:, 5] ** 2 * sigmoid(evidence), labels, count)
+
+    agreement = total(np.ones(len(labels)))
+    surplus = total(precision * (log_range - depth[labels]) ** 2) - (agreement - 1)
+    # Members that disagree by more than they say widen the fused uncertainty (Birge's ratio, damped).
+    fused_sigma = np.sqrt(1 / total(precision) * (1 + np.maximum(surplus, 0) / (agreement + 1)))
+
+    image_of = np.empty(count, int)
+    image_of[labels] = image
+    fused = pd.DataFrame({"ImageId": np.asarray(image_ids, object)[image_of]})
+    fused[cars.ANGLES] = rotation.angles_from_quaternion(quaternion)
+    fused[cars.POSITION] = towards * np.exp(depth)[:, None]
+    fused["score"] = total(score) / len(names)
+    fused["depth_sigma"] = np.clip(fused_sigma * fit.get("fused_sigma_scale", 1.0), *SIGMA_RANGE)
+    fused["agreement"] = agreement.astype(int)
+
+    column = np.array([list(fit["members"]).index(name) for name in names])[member]
+    seen = np.zeros((count, 2, len(fit["members"])))
+    seen[labels, 0, column] = 1
+    seen[labels, 1, column] = logit(score)
+    spread = np.sqrt(total(precision * (log_range - depth[labels]) ** 2) / agreement)
+    features = np.column_stack(
+        [
+            seen.reshape(count, -1),
+            depth,
+            np.log(fused_sigma),
+            np.log1p(spread),
+            np.log1p(10 * total(turn) / agreement),
+            np.log(agreement),
+            _crowded(image_of, towards, depth, total(sigmoid(evidence))),
+        ]
+    )
+    return fused, features
+
+
+def _of_members(fit, names, parts):
+    """(M, 9): bias ×2, sigma, its scale, direction and rotation sigma, share, reliability ×2."""
+    known = []
+    for name in names:
+        member = fit["members"][name]
+        weights = member if "weights" in parts else NEUTRAL
+        known.append(
+            [
+                *member["bias"],
+                *(
+                    weights[key]
+                    for key in ("sigma", "sigma_scale", "direction_sigma", "rotation_sigma", "share")
+                ),
+                *weights["reliability"],
+            ]
+        )
+    return np.array(known)
+
+
+def bias(coefficients: np.ndarray, log_range: np.ndarray) -> np.ndarray:
+    """(N, 2) coefficients of 1 and log(range/40 m), (N,) log-range as predicted → (N,) error of it."""
+    far = np.clip(log_range - np.log(REFERENCE_RANGE), -1.5, 1.5)
+    return coefficients[:, 0] + coefficients[:, 1] * far
+
+
+def depth_sigma(predicted: np.ndarray, default: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """(N,) standard deviation of log-depth: the member's own, scaled, or its default where it says none."""
+    known = np.isfinite(predicted) & (predicted > 0)
+    return np.clip(np.where(known, scale * np.where(known, predicted, 1.0), default), *SIGMA_RANGE)
+
+
+def _mean_rotation(table, weight, labels, count):
+    """Mean quaternion of each cluster and each car's distance to it.
+
+    A car seen back to front lies at 180°: the first mean decides by weight which side is right (the
+    quaternions of the two sides are orthogonal, so the heavier side is the top eigenvector), the second
+    leaves the other side out.
+    """
+    quaternions = rotation.quaternion(table[cars.ANGLES].to_numpy(float))
+    mean = rotation.mean_quaternion(quaternions, weight, labels, count)
+    agrees = rotation.distance(quaternions, mean[labels]) < np.pi / 2
+    mean = rotation.mean_quaternion(quaternions, weight * agrees, labels, count)
+    return mean, rotation.distance(quaternions, mean[labels])
+
+
+def _crowded(image, direction, log_range, strength, reach=0.1):
+    """(C,) 0 … 1: how near the nearest stronger car of the image is (1: the same place, 0: out of reach)."""
+    order = np.lexsort((-strength, image))
+    nearest = np.full(len(image), np.inf)
+    position = direction * np.exp(log_range)[:, None]
+    for lag in range(1, int(np.bincount(image).max(initial=1))):
+        later, earlier = order[lag:], order[:-lag]
+        same = image[later] == image[earlier]
+        if not same.any():
+            break
+        later, earlier = later[same], earlier[same]
+        apart = np.linalg.norm(position[later] - position[earlier], axis=1) / np.exp(log_range[later])
+        nearest[later] = np.minimum(nearest[later], apart)
+    return np.maximum(1 - nearest / reach, 0)
+
+
+def read_member(path: str | Path) -> tuple[pd.DataFrame, list[str]]:
+    """Cars with score of a Parquet table or a submission CSV, and the images it is about."""
+    if Path(path).suffix == ".csv":
+        return kaggle.read_submission(path)
+    table = cars.read(path)
+    if "score" not in table:
+        raise UserError(f"{path}: no column score; predictions are needed here, not labels")
+    return table, list(table["ImageId"].unique())
+
+
+def read_members(arguments: list[str]) -> tuple[dict[str, pd.DataFrame], list[str]]:
+    """`NAME=PATH` or `PATH` (named by its stem) … → tables by name, and all images in order of appearance."""
+    members, images = {}, {}
+    for argument in arguments:
+        name, separator, path = argument.partition("=")
+        if not separator:
+            name, path = Path(argument).stem, argument
+        if name in members:
+            raise UserError(f"two members are called {name}; name them apart as NAME={path}")
+        members[name], seen = read_member(path)
+        images.update(dict.fromkeys(seen))
+    return members, list(images)
+
+
+def read_fit(path: str | Path) -> dict:
+    try:
+        fit = json.loads(Path(path).read_text())
+        fit["members"], fit["gate"], fit["parts"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a fit of carpose.fusion_fit ({error!r}); fit it again") from error
+    return fit
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description="Fuse cars of several models or submission files.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument(
+        "--inputs",
+        nargs="+",
+        required=True,
+        metavar="NAME=PATH",
+        help="submission CSVs or Parquet tables of cars; without NAME= the file's stem is the name",
+    )
+    parser.add_argument("--weights", help="JSON of carpose.fusion_fit; without it all members count the same")
+    parser.add_argument(
+        "--sample",
+        help="sample_submission.csv: the images of a CSV output and their order, instead of the inputs'",
+    )
+    parser.add_argument("--output", required=True, help="a submission (.csv) or a table of cars (.parquet)")
+    args = parser.parse_args()
+    members, image_ids = read_members(args.inputs)
+    fused = fuse(members, read_fit(args.weights) if args.weights else None)
+    if args.sample:
+        image_ids = kaggle.read_submission(args.sample)[1]
+    if Path(args.output).suffix == ".csv":
+        kaggle.write_submission(args.output, fused, image_ids)
+    else:
+        cars.write(args.output, fused)
+    before = sum(map(len, members.values()))
+    print(f"{args.output}: {len(fused)} cars from {before} of {len(members)} members")
+
+
+if __name__ == "__main__":
+    run_main(main)
