@@ -21,13 +21,15 @@ from .metric import read_truth
 # Okabe and Ito's colours, which the colour-blind can tell apart.
 PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 PREDICTED, TRUE = "#E69F00", "#56B4E9"
+LABELS = {PREDICTED: "predicted", TRUE: "true"}
+THICKNESS = {PREDICTED: 2, TRUE: 4}  # pixels: what is true, drawn first, shines through
 CAR_SIZE = (1.9, 1.5, 4.4)  # width, height, length in metres of a car whose model is not known
 CAR = meshes.box(CAR_SIZE)
 EDGES = [(a, b) for a in range(8) for b in range(a) if a ^ b in (1, 2, 4)]
 ARROW = 3.5  # metres from the centre to the tip of the heading
 DPI = 150
-SHOWN_CROP = [0.0, 0.42, 1.0, 0.95]  # left, top, right, bottom of the photo: the sky holds no cars
-SHOWN_WIDTH = 1000  # pixels of a photo in the grid
+SHOWN_CROP = [0.0, 0.42, 1.0, 0.85]  # left, top, right, bottom of the photo: where the cars are
+SHOWN_WIDTH = 1200  # pixels of a photo in the grid
 FARTHEST = 120  # metres; what is farther would squeeze the view from above
 
 # The data set's photos, of which the `frames` command draws pieces that come without a camera file.
@@ -103,10 +105,8 @@ def draw_from_above(axes, layers: list[tuple[pd.DataFrame, str]], intrinsics: np
 
     layers: tables of cars and their colours; intrinsics: 3×3 of a picture `width` pixels wide.
     """
-    farthest = max(
-        [25, *(table.loc[table["z"] < FARTHEST, "z"].max() * 1.1 for table, _ in layers if len(table))]
-    )
-    farthest = 25 if not np.isfinite(farthest) else min(farthest, FARTHEST)
+    depths = np.concatenate([table["z"].to_numpy(float) for table, _ in layers])
+    farthest = max(25, 1.1 * depths[depths < FARTHEST].max(initial=0))
     edges = camera.backproject(intrinsics, np.array([[-0.5, 0.0], [width - 0.5, 0.0]]), np.full(2, farthest))
     for edge in edges:
         axes.plot([0, edge[0]], [0, farthest], color="0.6", linewidth=0.8, linestyle="--")
@@ -129,12 +129,12 @@ def spread(counts: pd.Series, images: int) -> list[str]:
     """`images` of the ImageIds that index `counts`, evenly spread from few cars to many."""
     order = counts.rename_axis("ImageId").reset_index(name="cars").sort_values(["cars", "ImageId"])["ImageId"]
     images = min(images, len(order))
-    places = ((np.arange(images) + 0.5) * len(order) / max(images, 1)).astype(int)
+    places = ((np.arange(images) + 0.5) * len(order) / images).astype(int)
     return order.iloc[places].tolist()
 
 
-def _read_photo(path, flags=cv2.IMREAD_COLOR):
-    photo = cv2.imread(str(path), flags)
+def _read_photo(path):
+    photo = cv2.imread(str(path))
     if photo is None:
         raise UserError(f"{path}: the picture cannot be read; is it there and whole?")
     return cv2.cvtColor(photo, cv2.COLOR_BGR2RGB)
@@ -148,6 +148,8 @@ def predictions_figure(
     data: the competition's folder; predicted, truth: tables of cars; images: how many of its test photos.
     Raises UserError where the folder has no test photos.
     """
+    if images < 1:
+        raise UserError(f"--images {images}: at least one photo is needed")
     data = Path(data)
     photos = {path.stem: path for path in sorted((data / "test_images").glob("*.jpg"))}
     if not photos:
@@ -157,11 +159,9 @@ def predictions_figure(
     counts = layers[0][0].groupby("ImageId").size().reindex(list(photos), fill_value=0)
     chosen = spread(counts, images)
 
-    columns = 1 if len(chosen) < 4 else 2
-    rows = -(-len(chosen) // columns)
-    figure = Figure(figsize=(7.5 * columns, 2.75 * rows + 0.4), dpi=DPI, layout="constrained")
-    grid = figure.subplots(rows, 2 * columns, squeeze=False, width_ratios=[2.2, 1] * columns).reshape(-1, 2)
-    for (left, right), image_id in zip(grid, chosen, strict=False):
+    figure = Figure(figsize=(10, 2.6 * len(chosen) + 0.4), dpi=DPI, layout="constrained")
+    grid = figure.subplots(len(chosen), 2, squeeze=False, width_ratios=[2, 1])
+    for (left, right), image_id in zip(grid, chosen, strict=True):
         photo = _read_photo(photos[image_id])
         photo_size = photo.shape[1::-1]
         crop_width, crop_height = (SHOWN_CROP[i + 2] - SHOWN_CROP[i] for i in (0, 1))
@@ -170,17 +170,13 @@ def predictions_figure(
         photo = cv2.warpPerspective(photo, view, (SHOWN_WIDTH, height), flags=cv2.INTER_AREA)
         own = [(table[table["ImageId"] == image_id], colour) for table, colour in layers]
         for table, colour in own:
-            photo = draw_cars(photo, view @ intrinsics, table, None, colour, thickness=2)
+            photo = draw_cars(photo, view @ intrinsics, table, None, colour, THICKNESS[colour])
         left.imshow(photo)
-        left.set_title(
-            f"{image_id}: {len(own[-1][0])} predicted" + (f", {len(own[0][0])} true" if len(own) > 1 else "")
-        )
+        counted = ", ".join(f"{len(table)} {LABELS[colour]}" for table, colour in reversed(own))
+        left.set_title(f"{image_id}: {counted}")
         left.set_axis_off()
         draw_from_above(right, own, intrinsics, photo_size[0])
-    for axes in grid[len(chosen) :].flat:
-        axes.set_axis_off()
-    handles = [Line2D([], [], color=PREDICTED, linewidth=2, label="predicted")]
-    handles += [Line2D([], [], color=TRUE, linewidth=2, label="true")] if truth is not None else []
+    handles = [Line2D([], [], color=colour, linewidth=2, label=LABELS[colour]) for _, colour in layers]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
     return figure
 
@@ -207,7 +203,7 @@ def history_figure(histories: dict[str, pd.DataFrame]) -> Figure:
 
     rows = max(-(-len(shown) // 4), 1)
     figure = Figure(figsize=(13, 2.7 * rows + 0.7), dpi=DPI, layout="constrained")
-    grid = figure.subplots(rows, 4, squeeze=False)
+    grid = figure.subplots(rows, 4, squeeze=False, sharex=True)
     for axes, column in zip(grid.flat, shown, strict=False):
         for name, table in histories.items():
             if column in table:
@@ -216,11 +212,13 @@ def history_figure(histories: dict[str, pd.DataFrame]) -> Figure:
                 axes.plot(known["epoch"], known[column], marker=marker, markersize=3, **style(_group(name)))
         axes.set_title(HISTORY[column])
         axes.grid(color="0.9", linewidth=0.6)
+        axes.ticklabel_format(axis="y", scilimits=(-3, 4))
         if column in ("mAP", "seconds"):
             axes.set_ylim(bottom=0)
     for axes in grid.flat[len(shown) :]:
-        axes.set_axis_off()
-    figure.supxlabel("epoch")
+        axes.set_visible(False)
+    for axes in grid[-1]:
+        axes.set_xlabel("epoch")
     handles = [Line2D([], [], label=group, **style(group)) for group in groups]
     figure.legend(handles=handles, loc="outside lower center", ncols=6, frameon=False)
     return figure
@@ -243,7 +241,7 @@ def evaluation_figure(table: pd.DataFrame) -> Figure:
         raise UserError("the table of scores needs the columns name and oof_mAP or test_mAP")
     table = table.sort_values(next(iter(kinds)), ascending=False, na_position="last")
     places, thick = np.arange(len(table)), 0.8 / len(kinds)
-    figure = Figure(figsize=(9, 0.42 * len(table) * len(kinds) + 1.3), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(9, 0.3 * len(table) * len(kinds) + 1.3), dpi=DPI, layout="constrained")
     axes = figure.subplots()
     for i, (column, (label, colour)) in enumerate(kinds.items()):
         values, at = table[column].to_numpy(float), places + (i - (len(kinds) - 1) / 2) * thick
@@ -265,7 +263,7 @@ def evaluation_figure(table: pd.DataFrame) -> Figure:
     axes.margins(x=0.12)
     axes.set_xlim(left=0)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="lower right", frameon=False)
+    figure.legend(loc="outside lower center", ncols=len(kinds), frameon=False)
     return figure
 
 
