@@ -18,6 +18,7 @@ from .files import run_main
 
 SIGMA = 0.05  # of log-depth, where a member does not say
 SIGMA_RANGE = 0.01, 0.3
+QUATERNION = ["qx", "qy", "qz", "qw"]
 PARTS = ["bias", "weights", "gate", "calibration", "threshold"]
 NEUTRAL = {
     "bias": [0.0, 0.0],
@@ -38,12 +39,15 @@ def equal_fit(names: list[str]) -> dict:
 
 
 def stack(members: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """Tables by name → one table with `member` (its number) and depth_sigma (NaN where not known)."""
+    """Tables by name → one table with `member` (its number), depth_sigma (NaN where not known) and the
+    rotations as QUATERNION, which take long to make."""
     tables = []
     for number, table in enumerate(members.values()):
         sigma = table.get("depth_sigma", np.nan)
         tables.append(table[["ImageId", *cars.POSE, "score"]].assign(depth_sigma=sigma, member=number))
-    return cars.concat(tables)
+    table = cars.concat(tables)
+    table[QUATERNION] = rotation.quaternion(table[cars.ANGLES].to_numpy(float))
+    return table
 
 
 def fuse(
@@ -70,6 +74,8 @@ def fuse(
 
 def finish(fused: pd.DataFrame, features: np.ndarray, fit: dict, parts: list[str]) -> pd.DataFrame:
     """Score what `combine` returned and leave out what lies below the threshold."""
+    scale = fit.get("fused_sigma_scale", 1.0)
+    fused = fused.assign(depth_sigma=np.clip(scale * fused["depth_sigma"], *SIGMA_RANGE))
     if "calibration" in parts:
         fused = fused.assign(score=predict_logistic(fit["score"], features))
     if "threshold" in parts:
@@ -88,7 +94,7 @@ def combine(
     """
     if not len(table):
         return cars.empty([*cars.POSE, "score", "depth_sigma", "agreement"]), np.empty(
-            (0, 2 * len(fit["members"]) + 6)
+            (0, 2 * len(fit["members"]) + 7)
         )
     member = table["member"].to_numpy()
     image, image_ids = pd.factorize(table["ImageId"], sort=True)
@@ -120,12 +126,15 @@ def combine(
     steadiness = own[:, 6] / own[:, 4] ** 2
     towards = np.stack([total(steadiness * direction[:, axis]) for axis in range(3)], axis=1)
     towards /= np.linalg.norm(towards, axis=1, keepdims=True)
-    quaternion, turn = _mean_rotation(table, own[:, 6] / own[:, 5] ** 2 * sigmoid(evidence), labels, count)
+    quaternion, turn = _mean_rotation(
+        table[QUATERNION].to_numpy(), own[:, 6] / own[:, 5] ** 2 * sigmoid(evidence), labels, count
+    )
 
     agreement = total(np.ones(len(labels)))
     surplus = total(precision * (log_range - depth[labels]) ** 2) - (agreement - 1)
     # Members that disagree by more than they say widen the fused uncertainty (Birge's ratio, damped).
     fused_sigma = np.sqrt(1 / total(precision) * (1 + np.maximum(surplus, 0) / (agreement + 1)))
+    fused_sigma = np.clip(fused_sigma, *SIGMA_RANGE)
 
     image_of = np.empty(count, int)
     image_of[labels] = image
@@ -133,7 +142,7 @@ def combine(
     fused[cars.ANGLES] = rotation.angles_from_quaternion(quaternion)
     fused[cars.POSITION] = towards * np.exp(depth)[:, None]
     fused["score"] = total(score) / len(names)
-    fused["depth_sigma"] = np.clip(fused_sigma * fit.get("fused_sigma_scale", 1.0), *SIGMA_RANGE)
+    fused["depth_sigma"] = fused_sigma
     fused["agreement"] = agreement.astype(int)
 
     column = np.array([list(fit["members"]).index(name) for name in names])[member]
@@ -149,6 +158,7 @@ def combine(
             np.log1p(spread),
             np.log1p(10 * total(turn) / agreement),
             np.log(agreement),
+            logit(fused["score"].to_numpy()),
             _crowded(image_of, towards, depth, total(sigmoid(evidence))),
         ]
     )
@@ -186,17 +196,27 @@ def depth_sigma(predicted: np.ndarray, default: np.ndarray, scale: np.ndarray) -
     return np.clip(np.where(known, scale * np.where(known, predicted, 1.0), default), *SIGMA_RANGE)
 
 
-def _mean_rotation(table, weight, labels, count):
+def _mean_rotation(quaternions, weight, labels, count):
     """Mean quaternion of each cluster and each car's distance to it.
 
     A car seen back to front lies at 180°: the first mean decides by weight which side is right (the
     quaternions of the two sides are orthogonal, so the heavier side is the top eigenvector), the second
     leaves the other side out.
     """
-    quaternions = rotation.quaternion(table[cars.ANGLES].to_numpy(float))
-    mean = rotation.mean_quaternion(quaternions, weight, labels, count)
+    mean = np.empty((count, 4))
+    mean[labels] = quaternions
+
+    def update(clusters, weight):
+        number = np.full(count, -1)
+        number[clusters] = np.arange(len(clusters))
+        own = number[labels] >= 0
+        mean[clusters] = rotation.mean_quaternion(
+            quaternions[own], weight[own], number[labels[own]], len(clusters)
+        )
+
+    update(np.flatnonzero(np.bincount(labels, minlength=count) > 1), weight)
     agrees = rotation.distance(quaternions, mean[labels]) < np.pi / 2
-    mean = rotation.mean_quaternion(quaternions, weight * agrees, labels, count)
+    update(np.unique(labels[~agrees]), weight * agrees)
     return mean, rotation.distance(quaternions, mean[labels])
 
 

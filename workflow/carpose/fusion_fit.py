@@ -18,6 +18,7 @@ from .files import run_main, write_text
 from .fuse import (
     GATE,
     NEUTRAL,
+    QUATERNION,
     REFERENCE_RANGE,
     bias,
     combine,
@@ -28,8 +29,7 @@ from .fuse import (
     stack,
 )
 
-GEOMETRY = ["bias", "weights", "gate"]
-GATES = 0.6, 1.0, 1.6  # factors on the gate that are tried
+GATES = [{**GATE, "along": GATE["along"] * factor} for factor in (0.6, 1.6)]  # tried beside the usual one
 ALONG, ACROSS = 0.3, 0.03  # how far (log-range, radians) a car may lie from the truth it is fitted to
 PAYS = 0.003  # relative gain in mAP from which on a part is used
 MAD = 1.4826  # median absolute deviation → standard deviation
@@ -52,55 +52,55 @@ def fit(
     the loosest thresholds and whether they `did` hit.
     """
     image_ids = np.asarray(list(image_ids), object)
+    truth = labels[labels["ImageId"].isin(image_ids)]
     half = _halves(image_ids, np.asarray(groups))
     sides = []
     for side in (0, 1):
         train, there = image_ids[half != side], _of(members, image_ids[half == side])
-        sides.append((train, stack(there), fit_geometry(labels, members, train, mode)))
+        sides.append((train, stack(there), fit_members(truth, members, train)))
     names = list(members)
 
     def value(fused):
-        return metric.evaluate(labels, cars.concat(fused), image_ids, mode == "equal")["mAP"]
+        return metric.evaluate(truth, cars.concat(fused), image_ids, mode == "equal")["mAP"]
 
-    parts, on = {}, []
+    parts, on, gate = {}, [], dict(GATE)
     combined = [combine(table, learnt, names, on) for _, table, learnt in sides]
-    best = value([fused for fused, _ in combined])
-    for part in GEOMETRY:
-        trial = [combine(table, learnt, names, [*on, part]) for _, table, learnt in sides]
+    best = start = value([fused for fused, _ in combined])
+    for part, trial_gate in [("bias", gate), ("weights", gate), *(("gate", gate) for gate in GATES)]:
+        trial_parts = list(dict.fromkeys([*on, part]))
+        trial = [
+            combine(table, {**known, "gate": trial_gate}, names, trial_parts) for _, table, known in sides
+        ]
         gain = value([fused for fused, _ in trial]) - best
-        parts[part] = {"on": bool(gain > PAYS * best), "gain": gain}
-        if parts[part]["on"]:
-            on, combined, best = [*on, part], trial, best + gain
-    learnt = [fit_scores(labels, members, train, geometry, on, mode) for train, _, geometry in sides]
-    combined = [combine(table, fit, names, on) for (_, table, _), fit in zip(sides, learnt, strict=True)]
+        pays = bool(gain > PAYS * start)
+        if pays:
+            on, gate, combined, best = trial_parts, trial_gate, trial, best + gain
+        if pays or part not in on:
+            parts[part] = {"on": pays, "gain": gain}
+    learnt = []
+    for train, _, known in sides:
+        learnt.append(fit_scores(truth, members, train, {**known, "gate": gate}, on, mode))
     for part in ("calibration", "threshold"):
-        trial = [finish(*pair, fit, [*on, part]) for pair, fit in zip(combined, learnt, strict=True)]
+        trial = [finish(*pair, known, [*on, part]) for pair, known in zip(combined, learnt, strict=True)]
         gain = value(trial) - best
-        parts[part] = {"on": bool(gain > PAYS * best), "gain": gain}
+        parts[part] = {"on": bool(gain > PAYS * start), "gain": gain}
         if parts[part]["on"]:
             on, best = [*on, part], best + gain
 
     inner = []
-    for (fused, features), fit in zip(combined, learnt, strict=True):
-        fused = fused.assign(hit=predict_logistic(fit["hit"], features))
-        inner.append(finish(fused, features, fit, [part for part in on if part != "threshold"]))
+    for (fused, features), known in zip(combined, learnt, strict=True):
+        fused = fused.assign(hit=predict_logistic(known["hit"], features))
+        inner.append(finish(fused, features, known, [part for part in on if part != "threshold"]))
     inner = cars.concat(inner)
-    truth = labels[labels["ImageId"].isin(image_ids)]
-    result = fit_scores(labels, members, image_ids, fit_geometry(labels, members, image_ids, mode), on, mode)
+    geometry = {**fit_members(truth, members, image_ids), "gate": gate}
+    result = fit_scores(truth, members, image_ids, geometry, on, mode)
     return {**result, "parts": parts, "inner": inner.assign(did=metric.match(truth, inner)[:, 0])}
 
 
-def fit_geometry(labels: pd.DataFrame, members: Members, image_ids: Iterable[str], mode: str) -> dict:
-    """What is known of each member, and the gate."""
+def fit_members(labels: pd.DataFrame, members: Members, image_ids: Iterable[str]) -> dict:
+    """What is known of each member, with the usual gate."""
     truth, table = labels[labels["ImageId"].isin(image_ids)], stack(_of(members, image_ids))
-    learnt = {"mode": mode, "members": _fit_members(truth, table, list(members))}
-    trials = []
-    for factor in GATES:
-        gate = {**GATE, "along": GATE["along"] * factor}
-        fused, _ = combine(table, {**learnt, "gate": gate}, list(members), GEOMETRY)
-        value = metric.evaluate(truth, fused, equal_confidence=mode == "equal")["mAP"]
-        trials.append((value, -abs(np.log(factor)), gate))
-    return {**learnt, "gate": max(trials, key=lambda trial: trial[:2])[2]}
+    return {"members": _fit_members(truth, table, list(members)), "gate": dict(GATE)}
 
 
 def fit_scores(
@@ -115,8 +115,9 @@ def fit_scores(
     truth, table = labels[labels["ImageId"].isin(image_ids)], stack(_of(members, image_ids))
     fused, features = combine(table, geometry, list(members), parts)
     hits = metric.match(truth, fused)
-    # The mean over the ten thresholds is what the metric pays for a car; the loosest alone is "there is a car".
+    # The metric pays for the mean over the ten thresholds; the loosest alone says "there is a car".
     learnt = {
+        "mode": mode,
         **geometry,
         "score": fit_logistic(features, hits.mean(axis=1)),
         "hit": fit_logistic(features, hits[:, 0].astype(float)),
@@ -143,8 +144,8 @@ def _fit_members(truth, table, names):
     error[pair] = log_range[pair] - true_range[at]
     aside, turn = np.full(len(table), np.nan), np.full(len(table), np.nan)
     aside[pair] = np.linalg.norm(direction[pair] - true_direction[at], axis=1)
-    quaternions = [rotation.quaternion(part[cars.ANGLES].to_numpy(float)) for part in (table, truth)]
-    turn[pair] = rotation.distance(quaternions[0][pair], quaternions[1][at])
+    seen, true = table[QUATERNION].to_numpy(), rotation.quaternion(truth[cars.ANGLES].to_numpy(float))
+    turn[pair] = rotation.distance(seen[pair], true[at])
     turn[turn > np.pi / 2] = np.nan  # back to front: the vote's business
 
     known, standard = {}, np.full((len(truth), len(names)), np.nan)
