@@ -25,7 +25,7 @@ def fit_logistic(features: np.ndarray, target: np.ndarray, ridge: float = 3.0, s
     Returns {"mean", "scale", "coefficients" (lists of F), "intercept"}. Half a hit and half a miss are
     added, so that data without any hit, or no data at all, stay finite.
     """
-    features = np.asarray(features, float).reshape(len(target), -1)
+    features = np.asarray(features, float)
     mean = features.mean(axis=0) if len(features) else np.zeros(features.shape[1])
     scale = features.std(axis=0) if len(features) else np.ones(features.shape[1])
     varies = scale > 1e-9

@@ -45,13 +45,20 @@ def make_fold(
     known = fit["inner"]
     probability, did = known["hit"].to_numpy(float), known["did"].to_numpy(bool)
     positive = cut_for_precision(probability, did, precision_positive, AT_LEAST)
-    ignore = min(cut_for_probability(probability, did, precision_ignore), positive)
+    taken = probability >= positive
+    reached = bool(taken.any() and did[taken].mean() >= precision_positive)
+    if reached:  # sure as a set is not enough: each must be more likely right than wrong
+        even = cut_for_probability(probability, did, min(0.5, precision_positive))
+        positive = max(positive, even)
 
     here = {name: table[table["fold"] == fold] for name, table in test_members.items()}
     on = [part for part, found in fit["parts"].items() if found["on"] and part != "threshold"]
     fused, features = combine(stack(here), fit, list(here), on)
     fused = finish(fused.assign(hit=predict_logistic(fit["hit"], features)), features, fit, on)
     fused = fused.assign(score=fused["hit"], fold=fold)
+    if not reached and len(fused):
+        positive = float(np.quantile(fused["score"], 1 - AT_LEAST, method="higher"))
+    ignore = min(cut_for_probability(probability, did, precision_ignore), positive)
     fused = fused[fused["score"] >= ignore]
     sure = fused["score"] >= positive
     table = fused.assign(
@@ -64,7 +71,7 @@ def make_fold(
         "cut_positive": positive,
         "cut_ignore": ignore,
         "precision_out_of_fold": float(did[taken].mean()) if taken.any() else None,
-        "target_reached": bool(taken.any() and did[taken].mean() >= precision_positive),
+        "target_reached": reached,
         "share_of_hits_kept": float(did[taken].sum() / max(did.sum(), 1)),
         "positive": int(sure.sum()),
         "ignore": int((~sure).sum()),
@@ -145,7 +152,8 @@ def main() -> None:
         "--precision-positive",
         type=float,
         default=0.8,
-        help="0 … 1; cars are positives down to the score where this share of them is still right",
+        help="0 … 1; cars are positives down to the score where this share of them is still right (and each "
+        f"more likely right than wrong); where it is never reached, the surest {100 * AT_LEAST:g} %%",
     )
     parser.add_argument(
         "--precision-ignore",
