@@ -24,8 +24,10 @@ def noisy_view(
     missed: share of the cars not seen; depth_noise, depth_bias: of log-depth, along the ray; angle_noise:
     radians, each angle, roll on both sides of the seam; false_cars: shifted copies per image; aside:
     noise of the ray, radians. Scores are N(.7) for true and N(.35) for false cars, clipped.
+    `source` is the row of the true car, −1 for a false one.
     """
-    seen = truth[rng.random(len(truth)) >= missed]
+    kept = rng.random(len(truth)) >= missed
+    seen = truth[kept]
     images = truth["ImageId"].drop_duplicates()
     wrong = truth.set_index("ImageId").loc[np.repeat(images.to_numpy(), int(false_cars))].reset_index()
     wrong = wrong.groupby("ImageId", sort=False).sample(int(false_cars), replace=True, random_state=rng)
@@ -34,13 +36,14 @@ def noisy_view(
         x=wrong["x"] + shift * wrong["z"], z=wrong["z"] * (1 + rng.uniform(-0.3, 0.3, len(wrong)))
     )
     table = pd.concat([seen, wrong], ignore_index=True)[["ImageId", *cars.POSE]]
+    source = np.append(np.flatnonzero(kept), np.full(len(wrong), -1))
     table[cars.ANGLES] += rng.normal(0, angle_noise, (len(table), 3))
     table[cars.ANGLES] = rotation.wrap(table[cars.ANGLES].to_numpy())
     position = table[cars.POSITION].to_numpy()
     position = position + aside * table[["z"]].to_numpy() * rng.normal(size=position.shape)
     table[cars.POSITION] = position * np.exp(rng.normal(depth_bias, depth_noise, (len(table), 1)))
     mean = np.where(np.arange(len(table)) < len(seen), 0.7, 0.35)
-    return table.assign(score=np.clip(rng.normal(mean, score_noise), 0.01, 1))
+    return table.assign(score=np.clip(rng.normal(mean, score_noise), 0.01, 1), source=source)
 
 
 def concatenate(members: dict[str, pd.DataFrame]) -> pd.DataFrame:

@@ -46,6 +46,18 @@ def views(truth):
     return {name: fusion_views.noisy_view(truth, rng, aside=0.004) for name in "abc"}
 
 
+@pytest.fixture(scope="module")
+def nested(truth, views):
+    return fusion_fit.fit_nested(truth, folds_of(truth, 2), views, "given")
+
+
+@pytest.fixture(scope="module")
+def two_only(truth, views):
+    """mAP of the fusion without the third member."""
+    two = {name: views[name] for name in "ab"}
+    return fusion_fit.fit_nested(truth, folds_of(truth, 2), two, "given")[0]["mAP"]["fused"]
+
+
 def car(image="ID_a", x=0.0, y=3.0, z=30.0, yaw=0.3, roll=3.1, score=0.5, **more):
     return pd.DataFrame(
         [dict(ImageId=image, pitch=0.15, yaw=yaw, roll=roll, x=x, y=y, z=z, score=score, **more)]
@@ -156,9 +168,9 @@ def test_cuts():
 # Fits
 
 
-def test_fused_beats_members_and_baselines(truth, views):
+def test_fused_beats_members_and_baselines(truth, views, nested):
     best = max(value(truth, table) for table in views.values())
-    fit, fused = fusion_fit.fit_nested(truth, folds_of(truth, 2), views, "given")
+    fit, fused = nested
     ours = value(truth, fused)
     assert fit["mAP"]["fused"] == pytest.approx(ours)
     assert ours > 1.3 * best
@@ -207,30 +219,26 @@ def spoiled(truth, third):
 
 
 @pytest.mark.parametrize("damage", ["noise", "misses half", "biased", "roll across the seam"])
-def test_a_spoiled_member_costs_no_more_than_to_drop_it(truth, views, damage):
-    two = {name: views[name] for name in "ab"}
-    three = {**two, "c": spoiled(truth, views["c"])[damage]}
+def test_a_spoiled_member_costs_no_more_than_to_drop_it(truth, views, two_only, damage):
+    three = {**views, "c": spoiled(truth, views["c"])[damage]}
     folds = folds_of(truth, 2)
-    without = fusion_fit.fit_nested(truth, folds, two, "given")[0]["mAP"]["fused"]
-    assert fusion_fit.fit_nested(truth, folds, three, "given")[0]["mAP"]["fused"] > without - 0.01
+    assert fusion_fit.fit_nested(truth, folds, three, "given")[0]["mAP"]["fused"] > two_only - 0.01
 
 
-def test_duplicated_members_cost_little(truth, views):
-    folds = folds_of(truth, 2)
-    plain = fusion_fit.fit_nested(truth, folds, views, "given")[0]["mAP"]["fused"]
+def test_duplicated_members_cost_little(truth, views, nested):
     doubled = {**views, "c2": views["c"], "c3": views["c"]}
-    fit = fusion_fit.fit_nested(truth, folds, doubled, "given")[0]
-    assert fit["mAP"]["fused"] > plain - 0.02
+    fit = fusion_fit.fit_nested(truth, folds_of(truth, 2), doubled, "given")[0]
+    assert fit["mAP"]["fused"] > nested[0]["mAP"]["fused"] - 0.02
     assert fit["members"]["c2"]["share"] < 0.6 < fit["members"]["a"]["share"]
 
 
-def test_nothing_of_a_fold_is_in_its_own_fit(truth, views):
+def test_nothing_of_a_fold_is_in_its_own_fit(truth, views, nested):
     """Other labels in fold 0 change fold 1's cars, and leave fold 0's as they are."""
     folds = folds_of(truth, 2)
     moved = truth.copy()
     own = moved["ImageId"].isin(folds.loc[folds["fold"] == 0, "ImageId"])
     moved.loc[own, cars.POSITION] *= 1.08
-    before = fusion_fit.fit_nested(truth, folds, views, "given")[1]
+    before = nested[1]
     after = fusion_fit.fit_nested(moved, folds, views, "given")[1]
     same = [table[table["fold"] == 0].reset_index(drop=True) for table in (before, after)]
     pd.testing.assert_frame_equal(*same)

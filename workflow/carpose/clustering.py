@@ -49,28 +49,29 @@ def cluster(
     while len(active):
         first = np.diff(image[active], prepend=-1) != 0
         run = np.cumsum(first) - 1  # the how many-th image of those still active
-        seeds = active[first]
-        centre = direction[seeds], *(feature[seeds] for feature in features)
-        taken = _nearest_of_each_member(active, run, member, members, direction, features, centre, first)
+        own = [feature[active] for feature in features]
+        centre = direction[active[first]], *(feature[first] for feature in own)
+        where = active, run, member, members, direction, own, first
+        taken = _nearest_of_each_member(centre, *where)
         if recentre:
-            centre = _mean(active[taken], run[taken], len(seeds), direction, features)
-            taken = _nearest_of_each_member(active, run, member, members, direction, features, centre, first)
+            centre = _mean(active[taken], run[taken], len(centre[0]), direction, features)
+            taken = _nearest_of_each_member(centre, *where)
         labels[active[taken]] = count + run[taken]
-        count += len(seeds)
+        count += len(centre[0])
         free = np.ones(len(active), bool)
         free[taken] = False
         active = active[free]
     return labels
 
 
-def _nearest_of_each_member(active, run, member, members, direction, features, centre, seed):
+def _nearest_of_each_member(centre, active, run, member, members, direction, own, seed):
     """Positions in `active` of what the centre of each run takes; a seed always takes itself."""
-    log_range, along2, across2 = (feature[active] for feature in features)
-    there = [part[run] for part in centre]
-    squared = (log_range - there[1]) ** 2 / (along2 + there[2])
+    log_range, along2, across2 = own
+    squared = (log_range - centre[1][run]) ** 2 / (along2 + centre[2][run])
     near = np.flatnonzero((squared < 1) | seed)
-    off = direction[active[near]] - there[0][near]
-    squared = squared[near] + np.einsum("ij,ij->i", off, off) / (across2[near] + there[3][near])
+    to = run[near]
+    off = direction[active[near]] - centre[0][to]
+    squared = squared[near] + np.einsum("ij,ij->i", off, off) / (across2[near] + centre[3][to])
     squared[seed[near]] = -1
     within = squared < 1
     near, squared = near[within], squared[within]

@@ -51,50 +51,69 @@ def fit(
     all images, each half fused by the fit on the other half, with their probability `hit` of a hit at
     the loosest thresholds and whether they `did` hit.
     """
-    image_ids = np.asarray(list(image_ids), object)
+    image_ids, names = np.asarray(list(image_ids), object), list(members)
     truth = labels[labels["ImageId"].isin(image_ids)]
     half = _halves(image_ids, np.asarray(groups))
-    sides = []
+    sides = []  # what is fitted on one half, and the other half's cars
     for side in (0, 1):
-        train, there = image_ids[half != side], _of(members, image_ids[half == side])
-        sides.append((train, stack(there), fit_members(truth, members, train)))
-    names = list(members)
+        known = fit_members(truth, members, image_ids[half != side])
+        sides.append((known, stack(_of(members, image_ids[half == side]))))
 
-    def value(fused):
-        return metric.evaluate(truth, cars.concat(fused), image_ids, mode == "equal")["mAP"]
+    def value(tables):
+        return metric.evaluate(truth, cars.concat(tables), image_ids, mode == "equal")["mAP"]
 
-    parts, on, gate = {}, [], dict(GATE)
-    combined = [combine(table, learnt, names, on) for _, table, learnt in sides]
-    best = start = value([fused for fused, _ in combined])
-    for part, trial_gate in [("bias", gate), ("weights", gate), *(("gate", gate) for gate in GATES)]:
-        trial_parts = list(dict.fromkeys([*on, part]))
-        trial = [
-            combine(table, {**known, "gate": trial_gate}, names, trial_parts) for _, table, known in sides
-        ]
-        gain = value([fused for fused, _ in trial]) - best
-        pays = bool(gain > PAYS * start)
-        if pays:
-            on, gate, combined, best = trial_parts, trial_gate, trial, best + gain
-        if pays or part not in on:
-            parts[part] = {"on": pays, "gain": gain}
-    learnt = []
-    for train, _, known in sides:
-        learnt.append(fit_scores(truth, members, train, {**known, "gate": gate}, on, mode))
-    for part in ("calibration", "threshold"):
-        trial = [finish(*pair, known, [*on, part]) for pair, known in zip(combined, learnt, strict=True)]
-        gain = value(trial) - best
-        parts[part] = {"on": bool(gain > PAYS * start), "gain": gain}
-        if parts[part]["on"]:
-            on, best = [*on, part], best + gain
+    gate, parts = _choose_geometry(sides, names, value)
+    on = [part for part, found in parts.items() if found["on"]]
+    scored = []  # per half: the fit on the other half, its fused cars, their features
+    for side, (known, table) in enumerate(sides):
+        known = fit_scores(truth, members, image_ids[half != side], {**known, "gate": gate}, on, mode)
+        scored.append((known, *combine(table, known, names, on)))
+    parts |= _choose_scores(scored, on, value)
 
+    kept = [part for part, found in parts.items() if found["on"] and part != "threshold"]
     inner = []
-    for (fused, features), known in zip(combined, learnt, strict=True):
+    for known, fused, features in scored:
         fused = fused.assign(hit=predict_logistic(known["hit"], features))
-        inner.append(finish(fused, features, known, [part for part in on if part != "threshold"]))
+        inner.append(finish(fused, features, known, kept))
     inner = cars.concat(inner)
     geometry = {**fit_members(truth, members, image_ids), "gate": gate}
     result = fit_scores(truth, members, image_ids, geometry, on, mode)
     return {**result, "parts": parts, "inner": inner.assign(did=metric.match(truth, inner)[:, 0])}
+
+
+def _choose_geometry(sides, names, value):
+    """The gate, and which of bias, weights and gate pay, each on top of those that do."""
+    gate, parts, on = dict(GATE), {}, []
+
+    def tried(parts, gate):
+        return value([combine(table, {**known, "gate": gate}, names, parts)[0] for known, table in sides])
+
+    best = start = tried(on, gate)
+    for part in ("bias", "weights"):
+        gain = tried([*on, part], gate) - best
+        parts[part] = {"on": bool(gain > PAYS * start), "gain": gain}
+        if parts[part]["on"]:
+            on, best = [*on, part], best + gain
+    values = [tried([*on, "gate"], other) for other in GATES]
+    gain = max(values) - best
+    parts["gate"] = {"on": bool(gain > PAYS * start), "gain": gain}
+    return GATES[int(np.argmax(values))] if parts["gate"]["on"] else gate, parts
+
+
+def _choose_scores(scored, on, value):
+    """Which of calibration and threshold pay."""
+
+    def tried(parts):
+        return value([finish(fused, features, known, parts) for known, fused, features in scored])
+
+    parts = {}
+    best = start = tried(on)
+    for part in ("calibration", "threshold"):
+        gain = tried([*on, part]) - best
+        parts[part] = {"on": bool(gain > PAYS * start), "gain": gain}
+        if parts[part]["on"]:
+            on, best = [*on, part], best + gain
+    return parts
 
 
 def fit_members(labels: pd.DataFrame, members: Members, image_ids: Iterable[str]) -> dict:
