@@ -135,7 +135,7 @@ class Cluster:
 
     def logs(self) -> str:
         """The ends of the daemons' logs, for a failing test."""
-        return "\n".join(f"{path}:\n{path.read_text()[-2000:]}" for path in sorted(self.folder.glob("*.out")))
+        return "\n".join(f"{path}:\n{path.read_text()[-500:]}" for path in sorted(self.folder.glob("*.out")))
 
     def node_state(self) -> str:
         return call("sinfo", "--noheader", "--format=%T", check=False).strip().rstrip("*")

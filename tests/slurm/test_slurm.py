@@ -10,7 +10,6 @@ import re
 import subprocess
 import sys
 import time
-from collections import Counter
 from pathlib import Path
 
 import psutil
@@ -28,14 +27,11 @@ pytestmark = [
 
 PROFILE = [
     *("--profile", str(REPOSITORY / "workflow" / "profiles" / "slurm-noaccounting")),
-    *("--slurm-init-seconds-before-status-checks", "2", "--latency-wait", "10"),
+    *("--slurm-init-seconds-before-status-checks", "1", "--latency-wait", "10"),
+    "--slurm-keep-successful-logs",
 ]
-# The tests' configuration with epochs enough to be interrupted between two of them.
-WORKFLOW = [
-    *("-s", str(REPOSITORY / "Snakefile"), "submission"),
-    *("--configfile", str(REPOSITORY / "configs" / "ci.yaml")),
-    *("--config", 'train={"epochs": 8, "retrain_epochs": 2}', 'models={"hourglass": null}'),
-]
+CONFIGS = [REPOSITORY / "configs" / "ci.yaml", Path(__file__).with_name("tiny.yaml")]
+WORKFLOW = ["-s", str(REPOSITORY / "Snakefile"), "submission", "--configfile", *map(str, CONFIGS)]
 
 
 def snakemake(folder: Path, *arguments: str) -> subprocess.Popen:
@@ -55,7 +51,16 @@ def cluster():
 
 
 @pytest.fixture(scope="module")
-def toy(cluster, tmp_path_factory):
+def reference(cluster, tmp_path_factory):
+    """The same run on this machine alone, started early and left to itself."""
+    folder = tmp_path_factory.mktemp("reference")
+    run = snakemake(folder, *WORKFLOW, "--cores", "1")
+    yield folder, run
+    run.terminate()
+
+
+@pytest.fixture(scope="module")
+def toy(cluster, reference, tmp_path_factory):
     folder = tmp_path_factory.mktemp("toy")
     run = snakemake(folder, "-s", str(Path(__file__).with_name("toy.smk")), *PROFILE)
     assert run.wait(240) == 0, (folder / "run.log").read_text()[-5000:] + cluster.logs()
@@ -84,29 +89,29 @@ class Story:
         self.disturbed: dict[str, str] = {}  # what was done: name of the training, such as round0/dla34/fold0
 
     def explain(self) -> str:
-        return (self.folder / "run.log").read_text()[-5000:] + self.cluster.logs()
+        return (self.folder / "run.log").read_text()[-4000:] + self.cluster.logs()
 
-    def job_of(self, name: str) -> list[dict[str, str]]:
+    def attempts_of(self, name: str) -> list[dict[str, str]]:
         """All attempts of a training, oldest first."""
-        round_, model, fold = re.fullmatch(r"round(\d)/(\w+)/fold(\d+)", name).groups()
-        jobs = self.cluster.jobs("rule_train")
-        return [job for job in jobs if {round_, model, fold} <= set(job["Comment"].split("_"))]
+        wildcards = re.sub(r"round(\d+)/(\w+)/fold(\d+)", r"\1_\2_\3", name)
+        return [job for job in self.cluster.jobs() if job["Comment"] == f"rule_train_wildcards_{wildcards}"]
 
     def log_of(self, name: str) -> str:
-        file = self.folder / f"results/ci/logs/train/{name.replace('/', '-')}.log"
-        return file.read_text() if file.exists() else ""
+        """What all attempts of a training printed; the rule's own log begins anew with each."""
+        files = [Path(job["StdOut"]) for job in self.attempts_of(name)]
+        return "".join(file.read_text() for file in files if file.exists())
 
     def freeze_a_training(self) -> str:
         """Stop the process of a training past its first epoch and left in peace so far; its name."""
 
         def frozen():
             assert self.run.poll() is None, f"the run has ended\n{self.explain()}"
-            for process in psutil.process_iter(["cmdline"]):
+            for process in psutil.process_iter(["cmdline", "cwd"]):
                 command = process.info["cmdline"] or []
                 if command[1:3] != ["-m", "carpose.train"]:
                     continue
                 name = command[command.index("--name") + 1]
-                ours = f"{self.folder}/" in f"{process.cwd()}/"
+                ours = process.info["cwd"] == str(self.folder)
                 if ours and name not in self.disturbed.values() and "epoch 1/" in self.log_of(name):
                     process.suspend()
                     return name
@@ -116,35 +121,31 @@ class Story:
 
     def wait_for_state(self, name: str, state: str, seconds: float) -> None:
         wait_for(
-            lambda: self.job_of(name)[0]["JobState"] == state, seconds, f"{state} of {name}", self.explain
+            lambda: self.attempts_of(name)[0]["JobState"] == state,
+            seconds,
+            f"{state} of {name}",
+            self.explain,
         )
 
 
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory):
-    """The same run on this machine alone, started early and left to itself."""
-    folder = tmp_path_factory.mktemp("reference")
-    return folder, snakemake(folder, *WORKFLOW, "--cores", "1")
-
-
-@pytest.fixture(scope="module")
-def story(cluster, toy, reference, tmp_path_factory):
+def story(request, cluster, toy, tmp_path_factory):
     tale = Story(cluster, tmp_path_factory.mktemp("story"))
+    request.addfinalizer(tale.run.terminate)
 
     # scancel in the middle of a training: Slurm wakes the process up, and asks it to leave.
     name = tale.disturbed["cancelled"] = tale.freeze_a_training()
-    call("scancel", tale.job_of(name)[0]["JobId"])
+    call("scancel", tale.attempts_of(name)[0]["JobId"])
     tale.wait_for_state(name, "CANCELLED", 60)
 
-    # A training that hangs until its time is over; Slurm looks every half minute.
+    # A training that hangs until its time is over (Slurm looks every half minute), on a node being drained:
+    # what runs may end, what waits goes on waiting until the node is back.
     name = tale.disturbed["late"] = tale.freeze_a_training()
-    call("scontrol", "update", f"JobId={tale.job_of(name)[0]['JobId']}", "TimeLimit=1")
-    tale.wait_for_state(name, "TIMEOUT", 180)
-
-    # The node is drained: what runs ends, what waits goes on waiting until the node is back.
-    wait_for(lambda: running(cluster) and waiting(cluster), 120, "one job running, one waiting", tale.explain)
+    wait_for(lambda: waiting(cluster), 90, "the cancelled training to be submitted again", tale.explain)
     call("scontrol", "update", f"NodeName={cluster.host}", "State=DRAIN", "Reason=test")
-    wait_for(lambda: cluster.node_state() == "drained", 120, "the node to be drained", tale.explain)
+    call("scontrol", "update", f"JobId={tale.attempts_of(name)[0]['JobId']}", "TimeLimit=1")
+    tale.wait_for_state(name, "TIMEOUT", 180)
+    wait_for(lambda: cluster.node_state() == "drained", 60, "the node to be drained", tale.explain)
     time.sleep(6)  # three rounds of the scheduler
     tale.while_drained = (running(cluster), waiting(cluster))
     call("scontrol", "update", f"NodeName={cluster.host}", "State=RESUME")
@@ -172,18 +173,16 @@ def test_submission_is_the_same_as_without_a_cluster(story, reference):
 
 
 def test_no_finished_epoch_is_trained_twice(story):
-    logs = sorted((story.folder / "results/ci/logs/train").glob("*.log"))
-    assert len(logs) == 4
-    for log in logs:
-        epochs = Counter(re.findall(r"\] (epoch \d+/\d+)", log.read_text()))
-        assert len(epochs) == (8 if "round0" in log.name else 2)
-        assert set(epochs.values()) == {1}, f"{log.name}: {epochs}"
+    for round_, fold in itertools.product((0, 1), (0, 1)):
+        name = f"round{round_}/dla34/fold{fold}"
+        epochs = re.findall(r"\] epoch (\d+)/", story.log_of(name))
+        assert epochs == [str(1 + epoch) for epoch in range((8, 2)[round_])], name
 
 
 @pytest.mark.parametrize("disturbance, state", [("cancelled", "CANCELLED"), ("late", "TIMEOUT")])
 def test_a_training_taken_away_goes_on(story, disturbance, state):
     name = story.disturbed[disturbance]
-    first, second = story.job_of(name)
+    first, second = story.attempts_of(name)
     assert (first["JobState"], second["JobState"]) == (state, "COMPLETED")
     assert "stopped on request" in story.log_of(name) and "going on at epoch" in story.log_of(name)
     assert second["MinMemoryNode"] == "3000M" and second["TimeLimit"] == "00:20:00"
@@ -201,5 +200,6 @@ def test_no_two_jobs_had_the_gpu_at_once(story, cluster):
 
 
 def test_tiny_steps_share_a_job(story, cluster):
-    comments = [job["Comment"] for job in cluster.jobs()]
-    assert not [text for text in comments if "split_folds" in text or "write_submission" in text]
+    kinds = [Path(job["StdOut"]).parts[-2] for job in cluster.jobs() if f"{story.folder}/" in job["StdOut"]]
+    groups = [kind.removeprefix("group_").split("_")[0] for kind in kinds if kind.startswith("group_")]
+    assert sorted(groups) == ["finish", "prepare"]
