@@ -4,13 +4,14 @@ import torch
 from carpose import UserError
 from torch import nn
 
-from .encoders import EFFICIENTNET, dla34, efficientnet
-from .hourglass import HourglassNet
+from .dla34 import dla34
+from .efficientnet import SIZES, efficientnet
+from .hourglass import hourglass
 from .layers import batch_to_group_norm, make_heads
 from .necks import NECKS
 from .pretrained import load_pretrained
 
-BACKBONES = [*(f"efficientnet_{size}" for size in EFFICIENTNET), "dla34", "hourglass"]
+BACKBONES = [*(f"efficientnet_{size}" for size in SIZES), "dla34", "hourglass"]
 
 
 class EncoderNet(nn.Module):
@@ -20,10 +21,16 @@ class EncoderNet(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.neck = neck(encoder.feature_info.channels(), neck_channels)
-        self.heads = make_heads(neck_channels, heads)
+        self.heads = make_heads(neck_channels, neck_channels, heads)
 
     def forward(self, x: torch.Tensor) -> list[dict[str, torch.Tensor]]:
+        height, width = x.shape[2:]
+        ragged = height % 32 or width % 32
+        if ragged:
+            x = nn.functional.pad(x, (0, -width % 32, 0, -height % 32))
         features = self.neck(self.encoder(x))
+        if ragged:
+            features = features[:, :, : -(-height // 4), : -(-width // 4)]
         return [{name: head(features) for name, head in self.heads.items()}]
 
 
@@ -50,6 +57,8 @@ def build_model(
     neck: str | None = None,
     neck_channels: int = 64,
     stacks: int = 2,
+    depth: int = 5,
+    modules: int = 2,
     norm: str = "batch",
     in_channels: int = 3,
     coordinates: bool = False,
@@ -57,26 +66,41 @@ def build_model(
 ) -> nn.Module:
     """The network of this name.
 
-    heads: output channels by name; width: factor on all channels of the backbone; neck: fpn or ida (None:
-    ida for dla34, else fpn; the hourglass has none); stacks: hourglass only; norm: batch or group;
-    in_channels: 3, or 4 with the mask; pretrained: none, hub or the path of a file of weights.
+    heads: output channels by name; width: factor on all channels of the backbone; neck: fpn, ida or unet
+    (None: ida for dla34, else fpn; the hourglass has none and ignores it); neck_channels: of the neck's
+    output and within the heads; stacks, depth (halvings below stride 4), modules (residual blocks per
+    scale): hourglass only; norm: batch or group; in_channels: 3, or 4 with the mask; pretrained: none, hub
+    or the path of a file of the backbone's weights (of this width).
     Raises UserError that says what would be right.
     """
-    if backbone not in BACKBONES:
-        raise UserError(f"backbone {backbone!r} is unknown; use one of {', '.join(BACKBONES)}")
-    if neck is not None and neck not in NECKS:
-        raise UserError(f"neck {neck!r} is unknown; use one of {', '.join(NECKS)}")
+    _check("backbone", backbone, backbone in BACKBONES, f"one of {', '.join(BACKBONES)}")
+    _check("neck", neck, neck is None or neck in NECKS, f"one of {', '.join(NECKS)}, or None")
+    _check("norm", norm, norm in ("batch", "group"), "batch or group")
+    _check("in_channels", in_channels, in_channels in (3, 4), "3, or 4 with the mask")
+    _check("width", width, width > 0, "above 0, such as 1 or 0.25")
+    _check("heads", heads, heads and min(heads.values()) > 0, "a number of channels by name")
+    numbers = {"neck_channels": neck_channels, "stacks": stacks, "depth": depth, "modules": modules}
+    for name, value in numbers.items():
+        _check(name, value, value >= 1, "1 or more")
+
     channels = in_channels + (2 if coordinates else 0)
     if backbone == "hourglass":
-        if pretrained != "none":
-            raise UserError("there are no pretrained weights for the hourglass; set pretrained: none")
-        network: nn.Module = HourglassNet(channels, heads, stacks, width)
+        network: nn.Module = hourglass(
+            channels, heads, stacks=stacks, width=width, depth=depth, modules=modules, hidden=neck_channels
+        )
+        own = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith("heads.")}
     else:
         is_dla = backbone == "dla34"
         encoder = dla34(width, channels) if is_dla else efficientnet(backbone, width, channels)
-        if pretrained != "none":
-            load_pretrained(encoder, backbone, width, pretrained)
         network = EncoderNet(encoder, NECKS[neck or ("ida" if is_dla else "fpn")], neck_channels, heads)
+        own = encoder.state_dict()
+    if pretrained != "none":
+        load_pretrained(own, backbone, width, pretrained)
     if norm == "group":
         batch_to_group_norm(network)
     return WithCoordinates(network) if coordinates else network
+
+
+def _check(name: str, value: object, fine: object, right: str) -> None:
+    if not fine:
+        raise UserError(f"{name}: {value!r} will not do; use {right}")

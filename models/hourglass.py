@@ -1,12 +1,17 @@
-"""Stacked hourglass network (Newell et al. 2016) as CornerNet has it (Law & Deng 2018): Hourglass-104."""
+"""Stacked hourglass network (Newell et al. 2016) as CornerNet has it (Law & Deng 2018): Hourglass-104.
+
+Picture → one dict of output maps of stride 4 per stack; any count of stacks, scales, blocks and channels.
+"""
+
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 
 from .layers import Residual, conv, make_heads, scaled, upsample_to
 
-CHANNELS = [256, 256, 384, 384, 384, 512]  # of Hourglass-104, from stride 4 to stride 128
-MODULES = [2, 2, 2, 2, 2, 4]  # residual blocks per scale
+CHANNELS = (256, 256, 384, 384, 384, 512)  # of Hourglass-104, from stride 4 to stride 128
+STEM = 128  # of Hourglass-104, at stride 2
 
 
 def residuals(inputs: int, outputs: int, count: int, stride: int = 1) -> nn.Sequential:
@@ -15,9 +20,12 @@ def residuals(inputs: int, outputs: int, count: int, stride: int = 1) -> nn.Sequ
 
 
 class Hourglass(nn.Module):
-    """One scale and everything below it: a path at full size beside one that shrinks and enlarges again."""
+    """One scale and everything below it: a path at full size beside one that shrinks and enlarges again.
 
-    def __init__(self, channels: list[int], modules: list[int]):
+    channels and modules (residual blocks) are per scale, finest first. Any size goes in and comes out.
+    """
+
+    def __init__(self, channels: Sequence[int], modules: Sequence[int]):
         super().__init__()
         here, below = channels[:2]
         count = modules[0]
@@ -34,17 +42,27 @@ class Hourglass(nn.Module):
 
 
 class HourglassNet(nn.Module):
-    """Input → stem (stride 4) → `stacks` hourglasses, each with heads of its own."""
+    """Input → stem (stride 4) → `stacks` hourglasses, each with heads of its own.
 
-    def __init__(self, in_channels: int, heads: dict[str, int], stacks: int, width: float, scales: int = 6):
+    stem: channels at stride 2; channels, modules: as in Hourglass; hidden: channels within the heads.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        heads: dict[str, int],
+        stacks: int,
+        stem: int,
+        channels: Sequence[int],
+        modules: Sequence[int],
+        hidden: int,
+    ):
         super().__init__()
-        channels = [scaled(c, width) for c in CHANNELS[:scales]]
         here = channels[0]
-        half = scaled(128, width)
-        self.stem = nn.Sequential(conv(in_channels, half, 7, 2), Residual(half, here, 2))
-        self.hourglasses = nn.ModuleList(Hourglass(channels, MODULES[:scales]) for _ in range(stacks))
+        self.stem = nn.Sequential(conv(in_channels, stem, 7, 2), Residual(stem, here, 2))
+        self.hourglasses = nn.ModuleList(Hourglass(channels, modules) for _ in range(stacks))
         self.after = nn.ModuleList(conv(here, here) for _ in range(stacks))
-        self.heads = nn.ModuleList(make_heads(here, heads) for _ in range(stacks))
+        self.heads = nn.ModuleList(make_heads(here, hidden, heads) for _ in range(stacks))
         between = range(stacks - 1)
         self.carry = nn.ModuleList(conv(here, here, 1, act=False) for _ in between)
         self.feed = nn.ModuleList(conv(here, here, 1, act=False) for _ in between)
@@ -63,3 +81,30 @@ class HourglassNet(nn.Module):
             if not last:
                 x = self.between[index](torch.relu(self.carry[index](x) + self.feed[index](features)))
         return outputs
+
+
+def hourglass(
+    in_channels: int,
+    heads: dict[str, int],
+    *,
+    stacks: int = 2,
+    width: float = 1.0,
+    depth: int = 5,
+    modules: int = 2,
+    hidden: int = 256,
+) -> HourglassNet:
+    """Hourglass-104 by default, 187.7 M parameters without heads.
+
+    width: factor on all channels; depth: halvings below stride 4; modules: residual blocks per scale
+    (twice as many at the innermost, as CornerNet has it); hidden: channels within the heads.
+    """
+    channels = (CHANNELS + CHANNELS[-1:] * depth)[: depth + 1]
+    return HourglassNet(
+        in_channels,
+        heads,
+        stacks,
+        scaled(STEM, width),
+        [scaled(c, width) for c in channels],
+        [modules] * depth + [2 * modules],
+        hidden,
+    )

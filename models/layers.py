@@ -36,10 +36,10 @@ class Residual(nn.Module):
 class Head(nn.Module):
     """3×3 convolution, ReLU, 1×1 convolution; the last in float32, where bf16 would cost pixels."""
 
-    def __init__(self, inputs: int, outputs: int):
+    def __init__(self, inputs: int, hidden: int, outputs: int):
         super().__init__()
-        self.hidden = nn.Sequential(nn.Conv2d(inputs, inputs, 3, padding=1), nn.ReLU(inplace=True))
-        self.output = nn.Conv2d(inputs, outputs, 1)
+        self.hidden = nn.Sequential(nn.Conv2d(inputs, hidden, 3, padding=1), nn.ReLU(inplace=True))
+        self.output = nn.Conv2d(hidden, outputs, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.hidden(x)
@@ -47,10 +47,10 @@ class Head(nn.Module):
             return self.output(x.float())
 
 
-def make_heads(inputs: int, heads: dict[str, int], peak: float = 0.01) -> nn.ModuleDict:
-    """One Head per name. The heat map starts at probability `peak` everywhere (Lin et al. 2017, RetinaNet),
-    else the many negatives drown the first steps."""
-    modules = nn.ModuleDict({name: Head(inputs, channels) for name, channels in heads.items()})
+def make_heads(inputs: int, hidden: int, heads: dict[str, int], peak: float = 0.01) -> nn.ModuleDict:
+    """One Head per name; `hidden` channels within. The heat map starts at probability `peak` everywhere
+    (Lin et al. 2017, RetinaNet), else the many negatives drown the first steps."""
+    modules = nn.ModuleDict({name: Head(inputs, hidden, channels) for name, channels in heads.items()})
     for name, head in modules.items():
         nn.init.normal_(head.output.weight, std=1e-3)
         nn.init.constant_(head.output.bias, math.log(peak / (1 - peak)) if name == "heatmap" else 0.0)
@@ -58,21 +58,32 @@ def make_heads(inputs: int, heads: dict[str, int], peak: float = 0.01) -> nn.Mod
 
 
 def upsample_to(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """Nearest-neighbour enlargement to the size of `like`."""
+    """Nearest-neighbour enlargement to the size of `like`.
+
+    Where that size is odd (2n − 1 from n) this is enlarging twofold and cropping the last row or column:
+    the cells stay aligned, and no map has to be padded for it.
+    """
     return nn.functional.interpolate(x, size=like.shape[-2:], mode="nearest")
 
 
 def batch_to_group_norm(module: nn.Module) -> nn.Module:
     """Replace every BatchNorm2d (timm's, with its activation inside, too) by GroupNorm, in place.
 
-    Groups of 16 channels where that divides them, else of the greatest divisor below.
+    Groups of 16 channels where that divides them, else of the greatest divisor below. Scale and shift,
+    which may be pretrained, are kept.
     """
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm2d):
             size = max(size for size in range(1, 17) if child.num_features % size == 0)
             norm: nn.Module = nn.GroupNorm(child.num_features // size, child.num_features)
+            norm.load_state_dict({"weight": child.weight, "bias": child.bias})
             act = getattr(child, "act", None)
             setattr(module, name, norm if act is None else nn.Sequential(norm, act))
         else:
             batch_to_group_norm(child)
     return module
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Trainable numbers."""
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)

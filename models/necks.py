@@ -50,4 +50,20 @@ class Ida(nn.Module):
         return maps[0]
 
 
-NECKS = {"fpn": Fpn, "ida": Ida}
+class Unet(nn.Module):
+    """U-Net's way up (Ronneberger et al. 2015), by segmentation-models-pytorch, ended at stride 4: beyond it
+    the cost doubles for nothing."""
+
+    def __init__(self, channels: list[int], outputs: int):
+        super().__init__()
+        # Imported here: it takes a second and the other necks do without.
+        from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
+
+        # The decoder skips the first feature map, which by its convention is the picture.
+        self.decoder = UnetDecoder([0, *channels], [4 * outputs, 2 * outputs, outputs], n_blocks=3)
+
+    def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
+        return self.decoder([features[0], *features])
+
+
+NECKS = {"fpn": Fpn, "ida": Ida, "unet": Unet}
