@@ -178,6 +178,13 @@ def test_fused_beats_members_and_baselines(truth, views, nested):
         assert ours > 1.1 * value(truth, baseline(views))
 
 
+def test_nested_gains_add_up(truth, views, nested):
+    fit, _ = nested
+    whole = sum(part["nested_gain"] for part in fit["parts"].values())
+    assert whole == pytest.approx(fit["mAP"]["fused"] - fit["mAP"]["equal_weights"])
+    assert fit["mAP"]["equal_weights"] == pytest.approx(value(truth, fuse.fuse(views)))
+
+
 def test_weights_and_bias_pay_where_members_differ(truth):
     rng = np.random.default_rng(5)
     members = {
@@ -186,7 +193,8 @@ def test_weights_and_bias_pay_where_members_differ(truth):
         "poor": fusion_views.noisy_view(truth, rng, depth_noise=0.1),
     }
     fit, _ = fusion_fit.fit_nested(truth, folds_of(truth, 2), members, "given")
-    assert fit["parts"]["bias"]["on"] and fit["parts"]["weights"]["on"]
+    for part in ("bias", "weights"):
+        assert fit["parts"][part]["on"] and fit["parts"][part]["nested_gain"] > 0.01
     assert fit["members"]["biased"]["bias"][0] == pytest.approx(0.06, abs=0.015)
     assert fit["members"]["poor"]["sigma"] > 2 * fit["members"]["good"]["sigma"]
     assert fit["mAP"]["fused"] > fit["mAP"]["equal_weights"] + 0.05

@@ -126,6 +126,17 @@ def test_poor_data_give_few_labels_and_no_crash(world, case):
     assert np.isfinite(table[[*cars.POSE, "score", "weight"]].to_numpy(float)).all()
 
 
+def test_against_truth():
+    truth = scene(10, np.random.default_rng(9), per_image=1)
+    far = truth.iloc[:1].assign(x=truth["x"] + truth["z"])
+    table = pd.concat([truth.iloc[:6], far, truth.iloc[6:8]], ignore_index=True)
+    table = table.assign(role=["positive"] * 7 + ["ignore"] * 2, score=0.9)
+    found = pseudo.against_truth(truth, table)
+    assert found["precision"] == pytest.approx(6 / 7) and found["recall"] == pytest.approx(0.6)
+    assert found["ignored_hits"] == 1 and found["as_background"] == pytest.approx(0.2)
+    assert pseudo.against_truth(truth, table.iloc[:0])["precision"] is None
+
+
 def test_drift():
     a = scene(10, np.random.default_rng(9), per_image=1)
     same = pseudo.drift(a, a)
@@ -141,7 +152,8 @@ def test_by_distance():
 
 
 def test_command_line(tmp_path, world):
-    truth, folds, oof, _, test = world
+    truth, folds, oof, hidden, test = world
+    hidden.to_parquet(tmp_path / "hidden.parquet")
     truth.assign(model_type=0).to_parquet(tmp_path / "labels.parquet")
     folds.to_parquet(tmp_path / "folds.parquet")
     named = {"fit": [], "test": []}
@@ -171,11 +183,13 @@ def test_command_line(tmp_path, world):
         )
 
     run(0)
-    run(1, "--previous", tmp_path / "0.parquet")
+    run(1, "--previous", tmp_path / "0.parquet", "--test-truth", tmp_path / "hidden.parquet")
     table = cars.read(tmp_path / "1.parquet")
     assert {"fold", "score", "weight", "depth_sigma", "role"} <= set(table) and set(table["fold"]) == {0, 1}
     report = json.loads((tmp_path / "1.json").read_text())
     assert report["folds"]["0"]["drift"] == {"kept": 1.0, "new": 0.0, "median_shift": 0.0}
+    assert report["folds"]["0"]["hidden_truth"]["precision"] > 0.75
+    assert "hidden_truth" not in json.loads((tmp_path / "0.json").read_text())["folds"]["0"]
     assert (tmp_path / "0.parquet").read_bytes() == (tmp_path / "1.parquet").read_bytes()
     wrong = run(2, test_members=named["test"][:1], check=False)
     assert wrong.returncode == 2 and "same members" in wrong.stderr

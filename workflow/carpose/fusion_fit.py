@@ -18,6 +18,7 @@ from .files import run_main, write_text
 from .fuse import (
     GATE,
     NEUTRAL,
+    PARTS,
     QUATERNION,
     REFERENCE_RANGE,
     bias,
@@ -292,30 +293,38 @@ def fit_nested(
     """The fit on all folds, and the fused cars of each fold by the fit on the others.
 
     Returns the JSON's content and the fused table with `fold`. Its "mAP" are honest: `fused` comes from
-    fits that never saw the fold, `equal_weights` and the members need none. The gains under "parts" are
-    those by which the parts were chosen, fitted on one half of the images and measured on the other.
+    fits that never saw the fold, `equal_weights` and the members need none. Under "parts", `gain` is the
+    one by which the part was chosen, fitted on one half of the images and measured on the other, and
+    `nested_gain` the honest one: what the part adds on top of those before it, chosen and fitted on the
+    other folds. The nested gains sum to `fused` − `equal_weights`.
     """
     image_ids, groups = folds["ImageId"].to_numpy(object), folds["fold"].to_numpy()
     final = fit(labels, members, image_ids, groups, mode)
     del final["inner"]
-    fused = []
+    ladder = [[] for _ in range(len(PARTS) + 1)]  # fused with the first 0, 1 … parts, those that paid
     for fold in np.unique(groups):
         here = groups == fold
         if here.all():
             raise UserError("the folds table has one fold only; at least two are needed to fit on the others")
         learnt = fit(labels, members, image_ids[~here], groups[~here], mode)
-        fused.append(fuse(_of(members, image_ids[here]), learnt).assign(fold=int(fold)))
-    fused = cars.concat(fused)
+        own = _of(members, image_ids[here])
+        for step, tables in enumerate(ladder):
+            on = [part for part in PARTS[:step] if learnt["parts"][part]["on"]]
+            tables.append(fuse(own, learnt, on).assign(fold=int(fold)))
+    ladder = [cars.concat(tables) for tables in ladder]
 
     def value(table):
         return metric.evaluate(labels, table, image_ids, mode == "equal")["mAP"]
 
+    values = [value(table) for table in ladder]
+    for part, gain in zip(PARTS, np.diff(values), strict=True):
+        final["parts"][part]["nested_gain"] = float(gain)
     final["mAP"] = {
-        "fused": value(fused),
-        "equal_weights": value(fuse(_of(members, image_ids))),
+        "fused": values[-1],
+        "equal_weights": values[0],
         "members": {name: value(table) for name, table in members.items()},
     }
-    return final, fused
+    return final, ladder[-1]
 
 
 def _report(final):
@@ -327,7 +336,8 @@ def _report(final):
     yield f"  {value['equal_weights']:.4f}  fused, equal weights"
     yield f"  {value['fused']:.4f}  fused, fitted on the other folds"
     for part, found in final["parts"].items():
-        yield f"  {part:12s} {found['gain']:+.4f}  {'on' if found['on'] else 'off: does not pay'}"
+        state = "on" if found["on"] else "off: does not pay"
+        yield f"  {part:12s} {found['nested_gain']:+.4f} nested, {found['gain']:+.4f} when chosen  {state}"
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ import json
 import numpy as np
 import pandas as pd
 
-from . import UserError, cars, fusion_fit
+from . import UserError, cars, fusion_fit, metric
 from .calibration import cut_for_precision, cut_for_probability, predict_logistic
 from .clustering import cluster, rays
 from .files import run_main, write_text
@@ -87,6 +87,27 @@ def by_distance(table: pd.DataFrame) -> dict[str, float]:
     counts = np.histogram(table["z"], BANDS)[0]
     names = [f"{low}–{high:g} m" for low, high in itertools.pairwise(BANDS)]
     return dict(zip(names, (counts / max(len(table), 1)).round(4).tolist(), strict=True))
+
+
+def against_truth(truth: pd.DataFrame, table: pd.DataFrame) -> dict[str, float | None]:
+    """Pseudo labels of one fold against the true cars of the same photos, for the report alone.
+
+    precision: share of the positives that hit a true car; recall: share of the true cars they hit;
+    ignored_hits: share of the ignored cars that hit one; as_background: share of the true cars that
+    neither hits, which training takes for road.
+    """
+    hits = metric.match(truth, table)[:, 0]
+    sure = (table["role"] == "positive").to_numpy(bool)
+
+    def share(count, of):
+        return float(count / of) if of else None
+
+    return {
+        "precision": share(hits[sure].sum(), sure.sum()),
+        "recall": share(hits[sure].sum(), len(truth)),
+        "ignored_hits": share(hits[~sure].sum(), (~sure).sum()),
+        "as_background": share(len(truth) - hits.sum(), len(truth)),
+    }
 
 
 def drift(previous: pd.DataFrame, table: pd.DataFrame) -> dict:
@@ -162,6 +183,11 @@ def main() -> None:
         help="0 … 1; cars less probable than this are background, those up to the positives are ignored",
     )
     parser.add_argument("--previous", help="pseudo.parquet of the round before: report the drift")
+    parser.add_argument(
+        "--test-truth",
+        help="true cars of the unlabelled photos (a CSV like train.csv, or Parquet), where they are known: "
+        "precision and recall are reported, nothing is fitted to them",
+    )
     parser.add_argument("--output", required=True, help="Parquet: the pseudo labels of all folds")
     parser.add_argument("--report", required=True, help="JSON: cuts, counts, precision, drift per fold")
     args = parser.parse_args()
@@ -175,6 +201,7 @@ def main() -> None:
             "name the same members in the same order"
         )
     previous = cars.read(args.previous) if args.previous else None
+    truth = metric.read_truth(args.test_truth) if args.test_truth else None
     tables, reports = [], {}
     for fold in sorted(folds["fold"].unique().tolist()):
         table, report = make_fold(
@@ -190,6 +217,8 @@ def main() -> None:
         if previous is not None:
             earlier = previous[(previous["fold"] == fold) & (previous["role"] == "positive")]
             report["drift"] = drift(earlier, table[table["role"] == "positive"])
+        if truth is not None:
+            report["hidden_truth"] = against_truth(truth, table)
         tables.append(table)
         reports[str(fold)] = report
         print(
