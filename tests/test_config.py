@@ -6,7 +6,7 @@ from dataclasses import fields
 import pytest
 import yaml
 from carpose import UserError
-from carpose.config import SCHEMA, check
+from carpose.config import SCHEMA, check, parsed
 from carpose.recipe import Recipe, add_options, command_line, from_options
 from conftest import REPOSITORY
 
@@ -70,3 +70,14 @@ def test_recipe_survives_the_command_line(config):
     recipe = from_options(parser.parse_args(words))
     assert recipe == Recipe(**copy.deepcopy(settings))
     assert recipe.digest() != Recipe().digest()
+
+
+def test_numbers_given_as_strings_inside_braces_are_numbers(config):
+    """Snakemake's --config 'train={"epochs": 8}' hands over strings."""
+    config["train"] |= {"epochs": "8", "lr": "1e-3", "coordinates": "true", "crop": ["0", "0.5", "1", "1"]}
+    config["models"]["dla34"] |= {"width": "0.5"}
+    found = parsed(config)
+    check(found)
+    assert found["train"]["epochs"] == 8 and found["train"]["crop"] == [0, 0.5, 1, 1]
+    assert found["train"]["coordinates"] is True and found["models"]["dla34"]["width"] == 0.5
+    assert found["run"] == "demo"

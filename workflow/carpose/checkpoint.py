@@ -23,6 +23,7 @@ def build(recipe: Recipe) -> torch.nn.Module:
         neck=recipe.neck or None,
         neck_channels=recipe.neck_channels,
         stacks=recipe.stacks,
+        modules=recipe.modules,
         norm=recipe.norm,
         in_channels=4 if recipe.mask_channel else 3,
         coordinates=recipe.coordinates,

@@ -11,10 +11,50 @@ from . import UserError
 SCHEMA = Path(__file__).parents[1] / "schemas" / "config.schema.yaml"
 
 
+def parsed(config: dict) -> dict:
+    """The same with numbers where `--config 'train={"epochs": 8}'` left strings, as Snakemake does."""
+
+    def value(item, schema: dict):
+        schema = _resolve(schema)
+        if isinstance(item, dict):
+            known, other = schema.get("properties", {}), schema.get("additionalProperties")
+            return {key: value(part, known.get(key, other or {})) for key, part in item.items()}
+        if isinstance(item, list):
+            return [value(part, schema.get("items", {})) for part in item]
+        if isinstance(item, str) and schema.get("type", "string") != "string":
+            return _number(item)
+        return item
+
+    return value(config, _schema())
+
+
+def _number(text: str):
+    for kind in (int, float, yaml.safe_load):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _schema() -> dict:
+    return yaml.safe_load(SCHEMA.read_text())
+
+
+def _resolve(schema) -> dict:
+    """Follow a reference, and of alternatives take the one that is not null."""
+    if not isinstance(schema, dict):
+        return {}
+    if "anyOf" in schema:
+        return _resolve(next(part for part in schema["anyOf"] if part.get("type") != "null"))
+    if "$ref" in schema:
+        return _schema()["$defs"][schema["$ref"].rsplit("/", 1)[1]]
+    return schema
+
+
 def check(config: dict) -> None:
     """Raises UserError with one line per error of the configuration."""
-    schema = yaml.safe_load(SCHEMA.read_text())
-    validator = jsonschema.Draft202012Validator(schema)
+    validator = jsonschema.Draft202012Validator(_schema())
     lines = [line for error in validator.iter_errors(config) for line in _explain(error)]
     rounds = config.get("fuse", {}).get("rounds")
     if isinstance(rounds, list) and isinstance(config.get("rounds"), int):

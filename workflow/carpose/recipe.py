@@ -25,6 +25,7 @@ class Recipe:
     neck: str = _option("", "up-sampling neck; empty: the backbone's own default")
     neck_channels: int = _option(64, "channels of the neck's output")
     stacks: int = _option(2, "hourglass only: number of stacks")
+    modules: int = _option(2, "hourglass only: residual blocks per scale; 2 in Hourglass-104")
     norm: str = _option("batch", "normalisation layers", ["batch", "group"])
     pretrained: str = _option("none", "none, hub, or the path of a file of weights")
     coordinates: bool = _option(False, "add two channels with the pixel's place in the picture")

@@ -22,7 +22,7 @@ from .synth_cars import TYPES, Mesh, load, parametric, write_json
 
 REAL_SIZE = (3384, 2710)
 REAL_INTRINSICS = (2304.5479, 2305.8757, 1686.2379, 1354.9849)  # fx, fy, cx, cy
-LEAST_SEEN = 0.12  # a car with less than this share in sight has no label
+LEAST_SEEN = 0.2  # a car with less than this share in sight has no label
 NOT_OF_INTEREST = 0.06  # share of cars that are white in the mask and absent from the labels
 
 

@@ -77,7 +77,7 @@ class Training:
             outputs = self.model(inputs)
         terms = losses.compute(outputs, targets, self.recipe)
         total = losses.weighted_sum(terms, self.recipe)
-        values = {"loss": float(total), **{name: float(value) for name, value in terms.items()}}
+        values = {name: float(value.detach()) for name, value in {"loss": total, **terms}.items()}
         if not math.isfinite(values["loss"]):
             return values
         for group in self.optimizer.param_groups:
@@ -163,8 +163,9 @@ def run(args: argparse.Namespace, recipe: Recipe, device: torch.device) -> None:
             training.progress.rate *= 0.5**retries
             say(args, f"{error}; back to epoch {training.progress.epoch + 1} at {0.5**retries:g} of the rate")
             continue
-        finish_epoch(args, training, valid_ids, per_epoch, epochs, time.monotonic() - began)
+        row = finish_epoch(args, training, valid_ids, per_epoch, epochs, time.monotonic() - began)
         state.save(args.state, digest, training.state())
+        report(args, row, epochs, recipe)
     provenance = {"data": digest, "fold": args.fold, "round": "later" if later else "first"}
     with atomic(args.history) as temporary:
         pd.DataFrame(training.progress.history).to_csv(temporary, index=False)
@@ -220,8 +221,8 @@ def finish_epoch(
     per_epoch: int,
     epochs: int,
     seconds: float,
-) -> None:
-    """Close the epoch: mean losses, the metric on the fold's own photos when it is due, one line of log."""
+) -> dict[str, float]:
+    """Close the epoch: mean losses and, when it is due, the metric on the fold's own photos."""
     progress, recipe = training.progress, training.recipe
     row = {"epoch": progress.epoch + 1, "lr": training.optimizer.param_groups[0]["lr"]}
     row |= {name: total / per_epoch for name, total in progress.sums.items()}
@@ -231,19 +232,16 @@ def finish_epoch(
         found, _ = predict_cars(
             [training.ema.module], recipe, args.cache, valid_ids, training.device, workers=args.workers
         )
-        truth = pd.read_parquet(args.labels)
-        row["mAP"] = evaluate(truth, found, image_ids=valid_ids)["mAP"]
-    warn_of_imbalance(args, row, recipe)
+        row["mAP"] = evaluate(pd.read_parquet(args.labels), found, image_ids=valid_ids)["mAP"]
     progress.history.append(row)
     progress.epoch, progress.batch, progress.sums = progress.epoch + 1, 0, {}
+    return row
+
+
+def report(args: argparse.Namespace, row: dict[str, float], epochs: int, recipe: Recipe) -> None:
+    """One line of log, TensorBoard's events, and a warning where one weighted loss starves the others."""
     text = "  ".join(f"{name} {value:.3g}" for name, value in row.items() if name != "epoch")
-    say(args, f"epoch {progress.epoch}/{epochs}  {text}")
-    if args.tensorboard:
-        write_events(args.tensorboard, row)
-
-
-def warn_of_imbalance(args: argparse.Namespace, row: dict, recipe: Recipe) -> None:
-    """One weighted loss that outweighs the rest tenfold trains one head and starves the others."""
+    say(args, f"epoch {row['epoch']}/{epochs}  {text}")
     terms = {
         name: abs(row[name] * getattr(recipe, f"{name}_weight"))
         for name in ("heatmap", "offset", "depth", "rotation")
@@ -251,6 +249,8 @@ def warn_of_imbalance(args: argparse.Namespace, row: dict, recipe: Recipe) -> No
     name = max(terms, key=terms.get)
     if terms[name] > 10 * (sum(terms.values()) - terms[name]):
         say(args, f"warning: the {name} loss outweighs the others tenfold; lower {name}_weight")
+    if args.tensorboard:
+        write_events(args.tensorboard, row)
 
 
 def write_events(folder: Path, row: dict) -> None:

@@ -9,9 +9,10 @@ LIBRARY = Path(workflow.basedir) / "workflow"
 sys.path.insert(0, str(LIBRARY))
 
 from carpose import UserError
-from carpose.config import check
+from carpose.config import check, parsed
 from carpose.recipe import command_line
 
+config = parsed(config)
 try:
     check(config)
 except UserError as error:
@@ -21,6 +22,8 @@ except UserError as error:
 os.environ["PYTHONPATH"] = os.pathsep.join(
     [str(LIBRARY), workflow.basedir, *filter(None, [os.environ.get("PYTHONPATH")])]
 )
+# Jobs run in the environment that runs the workflow, also where it was not activated.
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 
 RESULTS = f"results/{config['run']}"
 ROUNDS = config["rounds"]

@@ -11,7 +11,7 @@ if DEMO:
             truth=f"{RESULTS}/demo_truth.csv",
         log:
             f"{RESULTS}/logs/demo_data.log",
-        threads: workflow.cores or 2
+        threads: workflow.resource_settings.cores or 2
         params:
             folder=DATA,
             demo=" ".join(f"--{k.replace('_', '-')} {v}" for k, v in config["demo"].items() if v != ""),
@@ -32,7 +32,7 @@ rule check_data:
         labels=f"{RESULTS}/data/labels.parquet",
     log:
         f"{RESULTS}/logs/check_data.log",
-    threads: workflow.cores or 2
+    threads: workflow.resource_settings.cores or 2
     resources:
         **asks("small"),
     params:
@@ -77,7 +77,7 @@ rule build_cache:
         f"{RESULTS}/cache/photos.npy",
     log:
         f"{RESULTS}/logs/build_cache.log",
-    threads: workflow.cores or 2
+    threads: workflow.resource_settings.cores or 2
     resources:
         **asks("small"),
     params:

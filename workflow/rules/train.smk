@@ -50,7 +50,8 @@ rule train:
             else ""
         ),
     shell:
-        "python -m carpose.train --name round{wildcards.round}/{wildcards.model}/fold{wildcards.fold}"
+        # SIGTERM (a job cancelled, a node drained) is for Python: bash and tee wait while it saves its state.
+        "trap '' TERM; python -m carpose.train --name round{wildcards.round}/{wildcards.model}/fold{wildcards.fold}"
         " --cache $(dirname {input.cache}) --images {input.images} --labels {input.labels}"
         " --folds {input.folds} --fold {wildcards.fold} {params.later} --output {output.model}"
         " --history {output.history} --state {params.state} {params.running} {params.tensorboard}"
