@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from carpose import cars, clustering, fuse, fusion_fit, kaggle, metric, rotation
 
 from benchmarks import fusion_views
+from carpose import cars, clustering, fuse, fusion_fit, kaggle, metric, rotation
 
 UNEQUAL = {
     "good": {"depth_noise": 0.03, "missed": 0.1},

@@ -5,6 +5,7 @@ In: a table of true cars. Out: tables of predictions as several models might mak
 
 import numpy as np
 import pandas as pd
+
 from carpose import cars, rotation
 
 

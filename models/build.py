@@ -1,8 +1,9 @@
 """build_model: a backbone's name and a few numbers → the network."""
 
 import torch
-from carpose import UserError
 from torch import nn
+
+from carpose import UserError
 
 from .dla34 import dla34
 from .efficientnet import SIZES, efficientnet

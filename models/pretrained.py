@@ -4,6 +4,7 @@ from pathlib import Path
 
 import timm
 import torch
+
 from carpose import UserError
 
 from .efficientnet import published_name

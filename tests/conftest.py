@@ -31,7 +31,7 @@ def run_module(*arguments, check: bool = True, **kwargs) -> subprocess.Completed
 
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory) -> Path:
-    """A small demo data set, checked, folded and cached: data/, images.parquet, labels.parquet, folds.parquet, cache/."""
+    """A small demo data set, checked, folded and cached."""
     folder = tmp_path_factory.mktemp("prepared")
     run_module(
         *("carpose.synth", "--output", folder / "data", "--truth-output", folder / "truth.csv"),

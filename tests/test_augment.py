@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from carpose import augment, camera, rotation
-from carpose.recipe import Recipe
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from carpose import augment, camera, rotation
+from carpose.recipe import Recipe
 
 INTRINSICS = np.array([[576.14, 0, 421.2], [0, 576.47, 338.4], [0, 0, 1]])
 PHOTO = (846, 678)
@@ -33,7 +34,7 @@ def test_every_point_of_a_car_stays_on_the_picture(seed, x, z, yaw):
     moved = homogeneous[:, :2] / homogeneous[:, 2:]
 
     xyz, turn = placement.apply(xyz, turn)
-    # A mirrored car is the mirror image of the (symmetric) car: the same eight corners, left and right swapped.
+    # A mirrored car is the mirror image of the (symmetric) car: its corners swap left and right.
     mirrored = np.linalg.det(placement.scene) < 0
     corners = CAR * [-1, 1, 1] if mirrored else CAR
     after = camera.project(placement.view @ INTRINSICS, corners @ turn[0].T + xyz)

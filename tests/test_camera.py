@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-from carpose import UserError, camera
 from hypothesis import given
 from hypothesis import strategies as st
+
+from carpose import UserError, camera
 
 INTRINSICS = np.array([[2304.5479, 0, 1686.2379], [0, 2305.8757, 1354.9849], [0, 0, 1]])
 coordinate = st.floats(-100, 100)

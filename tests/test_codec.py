@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from carpose import camera, codec, losses, rotation
 from carpose.recipe import Recipe
 

@@ -5,10 +5,11 @@ from dataclasses import fields
 
 import pytest
 import yaml
+from conftest import REPOSITORY
+
 from carpose import UserError
 from carpose.config import SCHEMA, check, parsed
 from carpose.recipe import Recipe, add_options, command_line, from_options
-from conftest import REPOSITORY
 
 
 @pytest.fixture

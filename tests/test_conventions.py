@@ -6,9 +6,10 @@ A wrong one (an Euler order, a sign, a permutation) must fail here before it cos
 import numpy as np
 import pandas as pd
 import pytest
-from carpose import camera, cars, kaggle, metric, rotation
 from scipy.optimize import least_squares
 from scipy.spatial.transform import Rotation
+
+from carpose import camera, cars, kaggle, metric, rotation
 
 WIDTH, HEIGHT = 3384, 2710
 INTRINSICS = np.array([[2304.5479, 0, 1686.2379], [0, 2305.8757, 1354.9849], [0, 0, 1]])

@@ -3,8 +3,9 @@
 import numpy as np
 import pandas as pd
 import pytest
-from carpose import UserError, cars, evaluation, kaggle, metric
 from conftest import run_module
+
+from carpose import UserError, cars, evaluation, kaggle, metric
 
 
 @pytest.fixture

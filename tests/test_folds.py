@@ -5,8 +5,9 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
-from carpose import UserError, cars, folds
 from conftest import run_module
+
+from carpose import UserError, cars, folds
 
 
 def hashes(rng, count):

@@ -6,11 +6,11 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
-from carpose import UserError, calibration, cars, fuse, fusion_fit, kaggle, metric, rotation
-from carpose.clustering import cluster
 from conftest import run_module
 
 from benchmarks import fusion_views
+from carpose import UserError, calibration, cars, fuse, fusion_fit, kaggle, metric, rotation
+from carpose.clustering import cluster
 
 
 def scene(images: int, rng: np.random.Generator, per_image: int = 8) -> pd.DataFrame:

@@ -6,9 +6,10 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
-from carpose import UserError, cars, kaggle, kaggle_check
 from conftest import run_module
 from PIL import Image
+
+from carpose import UserError, cars, kaggle, kaggle_check
 
 CAR = "16 0.15 -1.5 -3.1 2.0 4.0 16.0"
 PREDICTED = "0.15 -1.5 -3.1 2.0 4.0 16.0 0.9"

@@ -7,9 +7,10 @@ from math import acos, pi
 import numpy as np
 import pandas as pd
 import pytest
-from carpose import UserError, cars, kaggle, metric
 from conftest import run_module
 from scipy.spatial.transform import Rotation
+
+from carpose import UserError, cars, kaggle, metric
 
 
 def rotation_distance(p, g):

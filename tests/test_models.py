@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from carpose import UserError
 from safetensors.torch import save_file
 from torch import nn
 
+from carpose import UserError
 from models import BACKBONES, build_model, count_parameters
 from models import pretrained as pretrained_module
 from models.dla34 import dla34

@@ -7,8 +7,9 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from carpose import UserError, camera, cars, kaggle, meshes, plots, rotation
 from conftest import run_module
+
+from carpose import UserError, camera, cars, kaggle, meshes, plots, rotation
 
 SIZE = (423, 339)  # pixels: an eighth of the data set's photos
 INTRINSICS = np.array([[288.0, 0, 210.8], [0, 288.2, 169.4], [0, 0, 1]])

@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from carpose import UserError, cars, metric, pseudo
 from conftest import run_module
 from test_fuse import folds_of, scene
 
 from benchmarks import fusion_views
+from carpose import UserError, cars, metric, pseudo
 
 
 def views(truth, seed):

@@ -1,9 +1,10 @@
 """Angles, matrices, quaternions."""
 
 import numpy as np
-from carpose import rotation
 from hypothesis import given
 from hypothesis import strategies as st
+
+from carpose import rotation
 
 angle = st.floats(-np.pi, np.pi)
 

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+
 from models import build_model
 
 from . import UserError, __version__, codec

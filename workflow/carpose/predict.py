@@ -165,9 +165,8 @@ def main() -> int:
     cars.write(args.oof, cars.concat(out_of_fold))
     cars.write(args.test, together)
     cars.write(args.test_folds, cars.concat([found.assign(fold=k) for k, found in enumerate(alone)]))
-    print(
-        f"{len(folds)} training photos, {sum(map(len, out_of_fold))} cars; {len(test_ids)} test photos, {len(together)} cars"
-    )
+    found = sum(map(len, out_of_fold))
+    print(f"{len(folds)} training photos, {found} cars; {len(test_ids)} test photos, {len(together)} cars")
     return 0
 
 

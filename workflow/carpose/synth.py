@@ -161,7 +161,7 @@ def make(scenes: Scenes, counts: dict[str, int], names: list[str], truth: Path, 
         for old in (folder / part).glob("*.jpg"):
             old.unlink()
     fx, fy, cx, cy = scenes.intrinsics[[0, 1, 0, 1], [0, 1, 2, 2]]
-    text = "".join(f"{key} = {value:.4f}\n" for key, value in zip(("fx", "fy", "cx", "cy"), (fx, fy, cx, cy)))
+    text = f"fx = {fx:.4f}\nfy = {fy:.4f}\ncx = {cx:.4f}\ncy = {cy:.4f}\n"
     write_text(folder / "camera" / "camera_intrinsic.txt", text)
     for name, mesh in zip(names, scenes.meshes, strict=True):
         write_json(folder / "car_models_json" / f"{name}.json", mesh, name)

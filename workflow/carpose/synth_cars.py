@@ -128,7 +128,7 @@ def parametric(name: str) -> Mesh:
     builder.inset([middle, side[1], side[2], above], 0.80, GLASS, 0.3, sides=True)
 
     # Front and rear.
-    for end, lamp, sign in ((-1, TAILLAMP, -1), (0, HEADLAMP, 1)):
+    for lamp, sign in ((TAILLAMP, -1), (HEADLAMP, 1)):
         i = -1 if sign > 0 else 0
         h, t, at = half[i], top[i], z[i]
         face = [(-h, floor, at), (h, floor, at), (h, t, at), (-h, t, at)]

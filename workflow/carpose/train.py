@@ -17,9 +17,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-import models  # noqa: F401, I001  before timm: declares operators that its import needs
-import timm.optim
-from timm.utils import ModelEmaV3
 from tqdm import tqdm
 
 from . import UserError, data, losses, state
@@ -30,6 +27,10 @@ from .files import atomic, run_main
 from .metric import evaluate
 from .predict import predict_cars
 from .recipe import Recipe, add_options, from_options
+
+# After models, which declares operators that timm's import needs (see models.torchvision_shim).
+from timm.optim import create_optimizer_v2  # isort: skip
+from timm.utils import ModelEmaV3  # isort: skip
 
 LATEST_RESTARTS = 3  # times a training may go back after a loss that is not finite
 
@@ -61,7 +62,7 @@ class Training:
         self.model = model.to(device)
         self.ema = ModelEmaV3(self.model, decay=recipe.ema_decay, use_warmup=True, warmup_power=0.75)
         self.peak_rate = recipe.retrain_lr if later_round else recipe.lr
-        self.optimizer = timm.optim.create_optimizer_v2(
+        self.optimizer = create_optimizer_v2(
             self.model, opt=recipe.optimizer, lr=self.peak_rate, weight_decay=recipe.weight_decay
         )
         self.dtype = number_format(device, recipe.amp)

@@ -35,7 +35,9 @@ TRUTH = f"{RESULTS}/demo_truth.csv" if DEMO else []
 FUSED_ROUNDS = range(ROUNDS) if config["fuse"]["rounds"] == "all" else config["fuse"]["rounds"]
 
 if not DEMO and not (Path(DATA) / "train.csv").is_file():
-    raise WorkflowError(f"data_root: there is no {DATA}/train.csv; name the folder that holds the competition's data")
+    raise WorkflowError(
+        f"data_root: there is no {DATA}/train.csv; name the folder that holds the competition's data"
+    )
 
 
 wildcard_constraints:

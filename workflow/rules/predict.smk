@@ -19,8 +19,8 @@ rule predict:
         f"{RESULTS}/benchmarks/predict/round{{round}}-{{model}}.tsv"
     threads: threads_of("predict")
     resources:
-        gpu=GPUS,
         **asks("predict"),
+        gpu=GPUS,
     params:
         threshold=config["predict"]["threshold"],
         batch_size=config["predict"]["batch_size"],

@@ -30,8 +30,8 @@ rule train:
         f"{RESULTS}/benchmarks/train/round{{round}}-{{model}}-fold{{fold}}.tsv"
     threads: threads_of("train")
     resources:
-        gpu=GPUS,
         **asks("train"),
+        gpu=GPUS,
     params:
         recipe=lambda wildcards: command_line(RECIPES[wildcards.model]),
         later=lambda wildcards, input: " ".join(
