@@ -103,7 +103,7 @@ def test_run_ends_with_a_valid_submission(finished):
     table = pd.read_csv(results / "evaluation.csv")
     names = {f"round{r}/{m}" for r in (0, 1) for m in ("dla34", "hourglass")} | {"fused"}
     assert set(table["name"]) == names
-    assert table["mAP"].between(0, 1).all() and table["test_mAP"].between(0, 1).all()
+    assert table["oof_mAP"].between(0, 1).all() and table["test_mAP"].between(0, 1).all()
     json.loads((results / "fusion.json").read_text())
     for picture in ("predictions", "history", "evaluation"):
         assert (results / "pictures" / f"{picture}.png").stat().st_size > 5000
