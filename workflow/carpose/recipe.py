@@ -50,10 +50,10 @@ class Recipe:
     ignore_masks: bool = _option(True, "leave masked regions out of the heat-map loss")
     # Losses
     heatmap_loss: str = _option("focal", "loss of the heat map", ["focal", "bce"])
-    heatmap_weight: float = _option(1.0, "weight of the heat-map loss")
-    offset_weight: float = _option(1.0, "weight of the sub-cell offset's loss")
-    depth_weight: float = _option(1.0, "weight of the depth loss")
-    rotation_weight: float = _option(1.0, "weight of the rotation loss")
+    heatmap_weight: float = _option(2.0, "weight of the heat-map loss")
+    offset_weight: float = _option(4.0, "weight of the sub-cell offset's loss")
+    depth_weight: float = _option(0.7, "weight of the depth loss")
+    rotation_weight: float = _option(30.0, "weight of the rotation loss")
     depth_uncertainty: bool = _option(True, "predict a Laplace scale with the depth and weigh by it")
     # Optimisation
     epochs: int = _option(

@@ -15,10 +15,10 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from . import UserError, rotation, synth_scene
+from . import UserError, meshes, rotation, synth_scene
 from .cars import ANGLES, POSITION
 from .files import atomic, run_main, write_text
-from .synth_cars import TYPES, Mesh, load, parametric, write_json
+from .synth_cars import TYPES, Mesh, painted, parametric, write_json
 
 REAL_SIZE = (3384, 2710)
 REAL_INTRINSICS = (2304.5479, 2305.8757, 1686.2379, 1354.9849)  # fx, fy, cx, cy
@@ -133,7 +133,7 @@ def real_meshes(folder: Path, table: Path) -> tuple[list[Mesh], np.ndarray]:
     known = [(number, path) for number, path in known if path.is_file()]
     if not known:
         raise UserError(f"{folder}: holds none of the car models of {table}")
-    return [load(path) for _, path in known], np.array([number for number, _ in known])
+    return [painted(*meshes.load(path)) for _, path in known], np.array([number for number, _ in known])
 
 
 def given_poses(path: Path, counts: dict[str, int], seed: int) -> dict[str, list[pd.DataFrame]]:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 
-from . import UserError
 from .files import write_text
 
 BODY, GLASS, TYRE, RIM, HEADLAMP, TAILLAMP, DARK, PLATE = range(8)
@@ -184,15 +183,9 @@ def _outward(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     return np.where(inward[:, None], faces[:, ::-1], faces)
 
 
-def load(path: Path) -> Mesh:
+def painted(vertices: np.ndarray, faces: np.ndarray) -> Mesh:
     """A mesh of `car_models_json`: materials are guessed from where on the car a face is."""
-    try:
-        content = json.loads(path.read_text())
-        vertices = np.array(content["vertices"], float) * [1, -1, 1]
-        faces = np.array(content["faces"], int) - 1
-        corners = vertices[faces]
-    except (OSError, ValueError, KeyError, IndexError) as error:
-        raise UserError(f"{path}: not a car model ({error!r})") from error
+    corners = vertices[faces]
     low, size = vertices.min(0), np.ptp(vertices, axis=0)
     x, y, z = ((corners.mean(1) - low) / size).T
     normal = normals(corners)

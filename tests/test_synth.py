@@ -1,0 +1,148 @@
+"""The demo data: layout, geometry against an independent silhouette, difficulty, determinism."""
+
+import filecmp
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import run_module
+from scipy.spatial.transform import Rotation
+
+from carpose import kaggle, synth, synth_scene
+from carpose.cars import POSITION
+from carpose.synth_cars import HEADLAMP, TAILLAMP, TYPES, parametric
+
+
+def render(folder, *options):
+    run_module("carpose.synth", "--output", folder / "data", "--truth-output", folder / "truth.csv", *options)
+    return folder / "data"
+
+
+def scenes(max_distance=80.0):
+    size, intrinsics = synth.scaled_camera(0.25)
+    meshes = [parametric(name) for name in TYPES]
+    return synth.Scenes(None, 1, size, intrinsics, max_distance, meshes, np.arange(len(meshes)), None)
+
+
+def test_same_files_whatever_the_number_of_processes(tmp_path):
+    options = ("--train-images", 5, "--test-images", 3, "--scale", 0.1)
+    one = render(tmp_path / "one", *options, "--jobs", 1)
+    two = render(tmp_path / "two", *options, "--jobs", 2)
+    files = sorted(path.relative_to(one) for path in one.rglob("*") if path.is_file())
+    assert files == sorted(path.relative_to(two) for path in two.rglob("*") if path.is_file())
+    assert all(filecmp.cmp(one / name, two / name, shallow=False) for name in files)
+    other = render(tmp_path / "other", *options, "--seed", 2)
+    assert (one / "train.csv").read_text() != (other / "train.csv").read_text()
+
+
+def test_layout_and_size(tmp_path):
+    data = render(tmp_path, "--train-images", 3, "--test-images", 2, "--scale", 0.1)
+    tables = [tmp_path / f"{name}.parquet" for name in ("images", "labels")]
+    run_module(
+        *("carpose.kaggle", "check", data, "--findings", tmp_path / "findings.csv"),
+        *("--images", tables[0], "--labels", tables[1]),
+    )
+    assert not (pd.read_csv(tmp_path / "findings.csv")["severity"] == "error").any()
+    photos = list((data / "train_images").glob("ID_*.jpg"))
+    assert len(photos) == 3 and len(list((data / "test_images").glob("ID_*.jpg"))) == 2
+    assert cv2.imread(str(photos[0])).shape == (271, 338, 3)
+    assert (data / "camera" / "camera_intrinsic.txt").is_file()
+    assert len(list((data / "car_models_json").glob("*.json"))) == len(TYPES)
+    # The truth of the test photos lies outside; the sample holds a dummy.
+    truth = pd.read_csv(tmp_path / "truth.csv")
+    sample = pd.read_csv(data / "sample_submission.csv")
+    assert list(truth.ImageId) == list(sample.ImageId) and sample.PredictionString.nunique() == 1
+
+
+@pytest.mark.parametrize("name", list(TYPES))
+def test_car_is_painted_where_its_label_says(name):
+    """IoU of the pixels that a car changes with the silhouette projected from its label, on its own."""
+    rng = np.random.default_rng(3)
+    size, intrinsics = synth.scaled_camera(0.5)  # fine enough that smoothed edges hardly count
+    mesh, plane = parametric(name), synth_scene.sample_plane(rng)
+    for yaw, x, z in ((0.3, -4, 14), (-2.8, 3, 20), (1.7, 0, 30)):
+        xyz = np.array([x, plane.y(x, z), z])
+        turn = synth_scene.heading_matrix(plane.up, np.array([yaw]))[0]
+        painter = synth_scene.Painter(rng, intrinsics, size, plane)
+        painter.canvas[:] = 255, 0, 255
+        painter.car(0, mesh, xyz, turn, np.array([120, 120, 120.0]))
+        painted = (painter.canvas != (255, 0, 255)).any(2)
+
+        # Independent of the renderer: the label's angles through SciPy, the formulas of the data set.
+        pitch, yaw_label, roll = synth.rotation.angles(turn[None])[0]
+        points = Rotation.from_euler("yxz", [yaw_label, pitch, roll]).apply(mesh.vertices) + xyz
+        fx, fy, cx, cy = intrinsics[[0, 1, 0, 1], [0, 1, 2, 2]]
+        pixels = points[:, :2] / points[:, 2:] * [fx, fy] + [cx, cy]
+        silhouette = np.zeros(size[::-1], np.uint8)
+        for face in mesh.faces:
+            cv2.fillPoly(silhouette, [np.round(pixels[face] * 16).astype(np.int32)], 1, shift=4)
+        both = (painted & (silhouette > 0)).sum() / (painted | (silhouette > 0)).sum()
+        assert both > 0.9, f"{name} at {z} m: IoU {both:.3f}"
+
+
+def test_front_and_back_differ():
+    mesh = parametric("sedan")
+    centre = mesh.vertices[mesh.faces].mean(1)
+    assert centre[mesh.material == HEADLAMP, 2].min() > 1 and centre[mesh.material == TAILLAMP, 2].max() < -1
+
+
+def test_scenes_are_not_easy(tmp_path):
+    """At least 8 labelled cars a photo, median 30 m, 30 % partly hidden, a quarter turned freely, masks."""
+    setting = scenes()
+    shares, depths, labelled, masks = [], [], 0, 0
+    render_scene = synth_scene.render
+
+    def watched(*arguments):
+        result = render_scene(*arguments)
+        share, xyz = result[3], arguments[3]
+        shares.append(share[share >= synth.LEAST_SEEN])
+        depths.append(xyz[share >= synth.LEAST_SEEN, 2])
+        return result
+
+    for part in ("train_images", "train_masks"):
+        (tmp_path / part).mkdir()
+    setting = synth.Scenes(**{**vars(setting), "folder": tmp_path})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(synth_scene, "render", watched)
+        for index in range(80):
+            labelled += len(synth.draw_scene((setting, "train", index))[1].split()) // 7
+    masks = len(list((tmp_path / "train_masks").iterdir()))
+    assert labelled / 80 >= 8
+    assert np.median(np.concatenate(depths)) >= 30 and np.concatenate(depths).max() <= 80
+    assert (np.concatenate(shares) < 0.95).mean() >= 0.3
+    assert 10 < masks < 70, "some photos have cars that are not of interest, some have none"
+
+
+def test_headings_follow_the_road_but_for_a_quarter():
+    rng = np.random.default_rng(0)
+    off = []
+    for _ in range(200):
+        _, _, yaw = synth_scene.sample_cars(rng, synth_scene.sample_plane(rng), scenes().intrinsics, 846, 80)
+        off.append(np.abs((yaw + np.pi / 4) % (np.pi / 2) - np.pi / 4))
+    # A free heading is within 0.25 of the nearest right angle in about a third of the cases.
+    assert 0.12 < (np.concatenate(off) > 0.25).mean() < 0.3
+
+
+def test_poses_of_a_real_train_csv(real, tmp_path):
+    """Given poses are rendered as they are: the labels hold the numbers of the file, none cut at 80 m."""
+    data = render(
+        tmp_path,
+        *("--poses-from", real / "train.csv", "--car-models", real / "car_models_json"),
+        *("--car-model-ids", real / "car_model_ids.csv", "--max-distance", 5000),
+        *("--train-images", 4, "--test-images", 2, "--scale", 0.1),
+    )
+    labels, _ = kaggle.read_labels(data / "train.csv")
+    source, _ = kaggle.read_labels(real / "train.csv")
+    known = set(map(tuple, source[POSITION].to_numpy().round(3)))
+    assert len(labels) > 10 and all(tuple(row) in known for row in labels[POSITION].to_numpy().round(3))
+    assert set(labels.model_type) <= set(source.model_type)
+
+
+def test_no_room_for_the_poses_is_one_clear_error(real, tmp_path):
+    done = run_module(
+        *("carpose.synth", "--output", tmp_path / "data", "--truth-output", tmp_path / "truth.csv"),
+        *("--poses-from", real / "train.csv", "--train-images", 9000),
+        check=False,
+    )
+    assert done.returncode == 2 and "4262 images" in done.stderr and "Traceback" not in done.stderr
