@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from . import UserError, meshes, rotation, synth_scene
 from .cars import ANGLES, POSITION
-from .files import atomic, run_main, write_text
+from .files import run_main, write_text
 from .synth_cars import TYPES, Mesh, painted, parametric, write_json
 
 REAL_SIZE = (3384, 2710)
@@ -117,9 +117,9 @@ def _fit_plane(xyz: np.ndarray, fallback: synth_scene.Plane) -> synth_scene.Plan
 
 
 def _write_picture(path: Path, picture: np.ndarray, quality: int) -> None:
-    with atomic(path) as temporary:
-        if not cv2.imwrite(str(temporary), picture, [cv2.IMWRITE_JPEG_QUALITY, quality]):
-            raise UserError(f"{path}: could not be written")
+    # Written in place: train.csv comes last, and without it everything is rendered anew.
+    if not cv2.imwrite(str(path), picture, [cv2.IMWRITE_JPEG_QUALITY, quality]):
+        raise UserError(f"{path}: could not be written")
 
 
 def real_meshes(folder: Path, table: Path) -> tuple[list[Mesh], np.ndarray]:

@@ -123,8 +123,12 @@ class Painter:
 
     def polygon(self, points: np.ndarray, colour) -> None:
         """A filled polygon, (P, 2) pixels."""
+        self.polygons(points[None], colour)
+
+    def polygons(self, points: np.ndarray, colour) -> None:
+        """Filled polygons of one colour that do not overlap, (N, P, 2) pixels."""
         fixed = np.round(points * (1 << SHIFT)).astype(np.int32)
-        cv2.fillPoly(self.canvas, [fixed], tuple(map(float, colour)), cv2.LINE_AA, SHIFT)
+        cv2.fillPoly(self.canvas, list(fixed), tuple(map(float, colour)), cv2.LINE_AA, SHIFT)
 
     def project(self, points: np.ndarray) -> np.ndarray:
         return camera.project(self.intrinsics, points)
@@ -158,13 +162,15 @@ class Painter:
             borderValue=edge,
         )
         # A pixel's ray d meets the ground where up·d < 0; up·d is linear in the pixel.
-        to_up = np.linalg.inv(self.intrinsics).T @ self.plane.up
-        columns = np.arange(width, dtype=np.float32) * np.float32(to_up[0])
-        down = -(columns + (np.arange(height) * to_up[1] + to_up[2]).astype(np.float32)[:, None])
-        share = np.exp(-2.0 / (np.maximum(down, 1e-3) * np.float32(self.clear)))[..., None]
-        haze = self.haze.astype(np.float32)
-        hazy = cv2.addWeighted(ground.astype(np.float32) * share, 1, haze * (1 - share), 1, 0)
-        np.copyto(self.canvas, hazy.astype(np.uint8), where=(down > 0.004)[..., None])
+        to_up = (np.linalg.inv(self.intrinsics).T @ self.plane.up).astype(np.float32)
+        down = -(np.arange(width) * to_up[0] + (np.arange(height) * to_up[1] + to_up[2])[:, None])
+        first = int(np.argmax((down > 0.004).any(axis=1)))  # the rows above are sky alone
+        down = down[first:].astype(np.float32)
+        share = cv2.exp(-2.0 / (np.maximum(down, 1e-3) * np.float32(self.clear)))
+        below = self.canvas[first:]
+        for channel, haze in enumerate(self.haze):
+            hazy = (ground[first:, :, channel] - np.float32(haze)) * share + np.float32(haze)
+            np.copyto(below[..., channel], hazy, where=down > 0.004, casting="unsafe")
 
     def shadows(self, corners: list[np.ndarray]) -> None:
         """Dark ground under the cars; `corners` are (4, 2) pixels of each footprint."""
@@ -172,9 +178,8 @@ class Painter:
         for points in corners:
             hull = cv2.convexHull(points.astype(np.float32)).astype(np.int32)
             cv2.fillConvexPoly(mask, hull, 255, cv2.LINE_AA)
-        mask = cv2.GaussianBlur(mask, (5, 5), 0)
-        light = (255 - 0.62 * mask.astype(np.float32)) / 255
-        self.canvas[:] = (self.canvas * light[..., None]).astype(np.uint8)
+        mask = cv2.LUT(cv2.GaussianBlur(mask, (5, 5), 0), (255 - 0.62 * np.arange(256)).astype(np.uint8))
+        cv2.multiply(self.canvas, cv2.merge([mask] * 3), self.canvas, 1 / 255)
 
     def building(self, x: float, z: float, wide: float, deep: float, high: float, colour) -> None:
         """A box: its front and the side that faces the road, with rows of windows."""
@@ -193,15 +198,12 @@ class Painter:
             floors, bays = max(1, int(high / 4)), max(1, int(np.hypot(xb - xa, zb - za) / 4))
             if bays * floors > 60 or np.ptp(quad[:, 0]) < 12:
                 continue
-            for floor in range(floors):
-                for bay in range(bays):
-                    s, t = (
-                        np.array([bay + 0.2, bay + 0.75]) / bays,
-                        np.array([floor + 0.3, floor + 0.75]) / floors,
-                    )
-                    place = [(s[0], t[0]), (s[1], t[0]), (s[1], t[1]), (s[0], t[1])]
-                    corners = [base[0] + (base[1] - base[0]) * a + up * b for a, b in place]
-                    self.polygon(self.project(np.array(corners)), dark)
+            # Corners of all windows: s along the wall, t up it, as fractions.
+            s = (np.arange(bays)[:, None] + [0.2, 0.75]) / bays
+            t = (np.arange(floors)[:, None] + [0.3, 0.75]) / floors
+            s, t = (grid.reshape(-1, 2) for grid in (np.tile(s, (floors, 1)), np.repeat(t, bays, axis=0)))
+            s, t = s[:, [0, 1, 1, 0], None], t[:, [0, 0, 1, 1], None]
+            self.polygons(self.project(base[0] + (base[1] - base[0]) * s + up * t), dark)
 
     def tree(self, x: float, z: float, high: float) -> None:
         base = self.ground_point(x, z)
@@ -263,16 +265,14 @@ class Painter:
 
     def finish(self) -> tuple[np.ndarray, int]:
         """Exposure, blur and noise; the photo (RGB) and its JPEG quality."""
-        photo = self.canvas.astype(np.float32)
-        photo *= self.rng.uniform(0.65, 1.2)
-        curve = 255 * np.linspace(0, 1, 256) ** self.rng.uniform(0.8, 1.25)
-        photo = curve.astype(np.float32)[np.clip(photo, 0, 255).astype(np.uint8)]
+        exposed = np.clip(np.arange(256) * self.rng.uniform(0.65, 1.2), 0, 255)
+        curve = 255 * (exposed / 255) ** self.rng.uniform(0.8, 1.25)
+        photo = cv2.LUT(self.canvas, curve.astype(np.uint8))
         if self.rng.random() < 0.3:
             photo = cv2.GaussianBlur(photo, (3, 3), 0)
-        photo += cv2.resize(
-            self.rng.standard_normal((photo.shape[0], photo.shape[1], 1), np.float32), self.size
-        )[..., None] * self.rng.uniform(1, 6)
-        return np.clip(photo, 0, 255).astype(np.uint8), int(self.rng.integers(72, 96))
+        noise = self.rng.standard_normal(photo.shape[:2], np.float32) * np.float32(self.rng.uniform(1, 6))
+        noise = cv2.merge([noise.astype(np.int16)] * 3)
+        return cv2.add(photo, noise, dtype=cv2.CV_8U), int(self.rng.integers(72, 96))
 
 
 _tiles: dict[int, tuple[np.ndarray, tuple[float, float]]] = {}

@@ -63,7 +63,12 @@ class Training:
         self.ema = ModelEmaV3(self.model, decay=recipe.ema_decay, use_warmup=True, warmup_power=0.75)
         self.peak_rate = recipe.retrain_lr if later_round else recipe.lr
         self.optimizer = create_optimizer_v2(
-            self.model, opt=recipe.optimizer, lr=self.peak_rate, weight_decay=recipe.weight_decay
+            self.model,
+            opt=recipe.optimizer,
+            lr=self.peak_rate,
+            weight_decay=recipe.weight_decay,
+            # One kernel for all tensors: a small network on the CPU spends a tenth of a step here otherwise.
+            **({"fused": True} if recipe.optimizer in ("adam", "adamw") else {}),
         )
         self.dtype = number_format(device, recipe.amp)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
