@@ -126,6 +126,20 @@ def test_workers_do_not_change_the_samples(prepared):
         assert torch.equal(first, second)
 
 
+def test_student_sees_pseudo_labelled_photos_more_strongly_augmented(prepared):
+    labels = pd.read_parquet(prepared / "labels.parquet").assign(weight=1.0)
+    ids = sorted(labels.ImageId.unique())
+    last = len(ids) - 1
+
+    def pictures(student):
+        recipe = Recipe(input_width=192, input_height=64, student=student)
+        samples = data.Samples(prepared / "cache", ids, labels, recipe, pseudo=1)
+        return [samples[0, 0, index][0] for index in (0, last)]
+
+    (labelled, pseudo), (labelled_too, stronger) = pictures(1.0), pictures(2.0)
+    assert (labelled == labelled_too).all() and (pseudo != stronger).any()
+
+
 def test_epoch_order_mixes_as_told():
     order = data.epoch_order(0, labelled=100, unlabelled=30, share=0.4, seed=1)
     assert len(order) == 100 and (order >= 100).sum() == 40

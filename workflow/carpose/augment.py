@@ -6,7 +6,7 @@ exact: the warped picture is what a camera with intrinsics V·K sees of the tran
 at every depth (zoom and shift live in the intrinsics, the mirror is about cx). One interpolation does all.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -53,6 +53,17 @@ def sample(recipe: Recipe, view: np.ndarray, rng: np.random.Generator) -> Placem
     shift = centre * (1 - zoom) + [dx, dy]
     jitter = np.array([[zoom, 0, shift[0]], [0, zoom, shift[1]], [0, 0, 1]])
     return Placement(scene, jitter @ view)
+
+
+def stronger(recipe: Recipe, factor: float) -> Recipe:
+    """The recipe with `factor` times the rotation, zoom, shift and colour change."""
+    return replace(
+        recipe,
+        rotate_deg=[factor * most for most in recipe.rotate_deg],
+        zoom=factor * recipe.zoom,
+        shift=factor * recipe.shift,
+        colour=min(factor * recipe.colour, 1.0),
+    )
 
 
 def warp(picture: np.ndarray, homography: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -65,6 +65,8 @@ def check(config: dict) -> None:
         ]
     if isinstance(config.get("models"), dict) and not any(config["models"].values()):
         lines.append("models: at least one model is needed")
+    if "maps" in (config.get("models") or {}):
+        lines.append("models.maps: this name is kept for the averaged maps of all models; take another")
     if lines:
         raise UserError("the configuration is not valid\n  " + "\n  ".join(lines))
 

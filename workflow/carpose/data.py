@@ -66,8 +66,13 @@ class Photos(torch.utils.data.Dataset):
 class Samples(Photos):
     """Augmented photos with targets. Indexed by (epoch, place in the epoch's order, photo)."""
 
-    def __init__(self, cache_folder: Path, image_ids: list[str], cars: pd.DataFrame, recipe: Recipe):
-        """cars: labels with weight 1, pseudo labels with weight 0 … 1 (0: unsure, left out of the loss)."""
+    def __init__(
+        self, cache_folder: Path, image_ids: list[str], cars: pd.DataFrame, recipe: Recipe, pseudo: int = 0
+    ):
+        """cars: labels with weight 1, pseudo labels with weight 0 … 1 (0: unsure, left out of the loss).
+
+        pseudo: so many photos, the last of image_ids, are pseudo-labelled and augmented more strongly.
+        """
         super().__init__(cache_folder, image_ids, recipe)
         cars = cars[cars.ImageId.isin(image_ids)].sort_values("ImageId", kind="stable")
         owner = pd.Index(image_ids).get_indexer(cars.ImageId)
@@ -77,15 +82,20 @@ class Samples(Photos):
         self.xyz = cars[POSITION].to_numpy(float)
         self.rotation = rotation.matrix(cars[ANGLES].to_numpy(float))
         self.weight = cars["weight"].to_numpy(float)
-        self.photometric = augment.Photometric(recipe.colour)
+        self.labelled = len(image_ids) - pseudo
+        self.augmentation = [
+            (strength, augment.Photometric(strength.colour))
+            for strength in (recipe, augment.stronger(recipe, recipe.student))
+        ]
 
     def __getitem__(self, key: tuple[int, int, int]) -> tuple[np.ndarray, codec.Targets, int]:
         self.open()
         epoch, place, index = key
         rng = np.random.default_rng([self.recipe.seed, epoch, place, index])
-        placement = augment.sample(self.recipe, self.view.matrix, rng)
+        strength, photometric = self.augmentation[index >= self.labelled]
+        placement = augment.sample(strength, self.view.matrix, rng)
         picture = self.picture(self.image_ids[index], placement)
-        picture = self.photometric(picture, int(rng.integers(2**31)))
+        picture = photometric(picture, int(rng.integers(2**31)))
         own = slice(self.start[index], self.start[index + 1])
         xyz, turn = placement.apply(self.xyz[own], self.rotation[own])
         intrinsics = camera.cells(codec.STRIDE) @ placement.view @ self.view.photo_intrinsics

@@ -3,9 +3,11 @@
 In: the checkpoints of all folds, the picture cache, folds.parquet. Out: `oof` (each training photo by the
 fold's model that never saw it), `test` (the raw maps of all folds averaged, then decoded) and
 `test_folds` (each fold's model by itself, which pseudo labels need).
+Several models that share a grid can be predicted as one, their raw maps averaged too.
 """
 
 import argparse
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +26,9 @@ from .files import run_main
 from .recipe import Recipe
 
 Maps = dict[str, torch.Tensor]
+Member = tuple[torch.nn.Module, Recipe]
+# What the meaning of a cell's outputs depends on: models that agree in it can have their maps averaged.
+GRID = ("input_width", "input_height", "crop", "depth", "depth_uncertainty", "yaw")
 
 
 @torch.inference_mode()
@@ -75,8 +80,7 @@ def table(maps: Maps, view: View, recipe: Recipe, image_ids: list[str], threshol
 
 
 def predict_cars(
-    models: list[torch.nn.Module],
-    recipe: Recipe,
+    teams: list[list[Member]],
     cache_folder: Path,
     image_ids: list[str],
     device: torch.device,
@@ -87,27 +91,58 @@ def predict_cars(
     flip: bool = False,
     label: str | None = None,
 ) -> tuple[pd.DataFrame, list[pd.DataFrame]]:
-    """Cars from the averaged maps of `models`, and from each model by itself (if several).
+    """Cars from the averaged maps of all models, and from those of each team by itself (if several).
 
-    label: name of the progress bar; None shows none. Models are put into evaluation mode.
+    teams: models with their recipes, all on one grid; label: name of the progress bar, None shows none.
+    Models are put into evaluation mode.
     """
+    recipe = teams[0][0][1]
     view = View(open_cache(cache_folder), recipe)
-    for model in models:
+    for model, _ in itertools.chain(*teams):
         model.eval()
     run = flipped_forward if flip else forward
     together: list[pd.DataFrame] = []
-    alone: list[list[pd.DataFrame]] = [[] for _ in models]
+    alone: list[list[pd.DataFrame]] = [[] for _ in teams]
     stream = loader(cache_folder, image_ids, recipe, batch, workers)
     total = -(-len(image_ids) // batch)
     for pictures, names in tqdm(stream, total=total, desc=label, disable=label is None, mininterval=5):
-        each = [run(model, pictures, recipe, device) for model in models]
-        mean = {name: sum(maps[name] for maps in each) / len(each) for name in each[0]}
-        together.append(table(mean, view, recipe, names, threshold))
-        if len(models) > 1:
+        each = [mean([run(model, pictures, own, device) for model, own in team]) for team in teams]
+        together.append(table(mean(each), view, recipe, names, threshold))
+        if len(teams) > 1:
             for list_, maps in zip(alone, each, strict=True):
                 list_.append(table(maps, view, recipe, names, threshold))
     none = cars.empty([*cars.POSE, "score", "depth_sigma"])
     return cars.concat([none, *together]), [cars.concat([none, *parts]) for parts in alone if parts]
+
+
+def mean(maps: list[Maps]) -> Maps:
+    return {name: sum(each[name] for each in maps) / len(maps) for name in maps[0]}
+
+
+def load_teams(checkpoints: list[list[Path]], device: torch.device) -> list[list[Member]]:
+    """Checkpoints by model and fold → per fold the models with their recipes.
+
+    Raises UserError where numbers of folds, recipes of one model or grids differ.
+    """
+    if len(set(map(len, checkpoints))) > 1:
+        raise UserError("--checkpoints: name as many folds for each model")
+    by_model: list[list[Member]] = []
+    for paths in checkpoints:
+        members: list[Member] = []
+        for path in paths:
+            model, recipe, _ = load_checkpoint(path)
+            if members and recipe != members[0][1]:
+                raise UserError(f"{path}: its recipe differs from {paths[0]}'s; retrain one of them")
+            first = by_model[0][0][1] if by_model else recipe
+            for key in GRID:
+                if getattr(recipe, key) != getattr(first, key):
+                    raise UserError(
+                        f"{path}: {key} is {getattr(recipe, key)}, but {getattr(first, key)} in "
+                        f"{checkpoints[0][0]}; only maps of one grid can be averaged"
+                    )
+            members.append((model.to(device, memory_format=torch.channels_last), recipe))
+        by_model.append(members)
+    return [list(team) for team in zip(*by_model, strict=True)]
 
 
 def main() -> int:
@@ -116,7 +151,14 @@ def main() -> int:
         description=__doc__,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--checkpoints", type=Path, nargs="+", required=True, help="model.pt of fold 0, 1, …")
+    parser.add_argument(
+        "--checkpoints",
+        type=Path,
+        nargs="+",
+        action="append",
+        required=True,
+        help="model.pt of fold 0, 1, …; given again for each further model whose maps are averaged with it",
+    )
     parser.add_argument("--cache", type=Path, required=True, help="folder of the picture cache")
     parser.add_argument("--images", type=Path, required=True, help="images.parquet of the check")
     parser.add_argument("--folds", type=Path, required=True, help="folds.parquet")
@@ -144,23 +186,13 @@ def main() -> int:
         "flip": args.flip,
     }
     with lease(args.gpus) as device:
-        models, recipe = [], None
-        for path in args.checkpoints:
-            model, other, _ = load_checkpoint(path)
-            if recipe is not None and other != recipe:
-                raise UserError(
-                    f"{path}: its recipe differs from {args.checkpoints[0]}'s; retrain one of them"
-                )
-            recipe = other
-            models.append(model.to(device, memory_format=torch.channels_last))
+        teams = load_teams(args.checkpoints, device)
         out_of_fold = []
-        for fold, model in enumerate(models):
+        for fold, team in enumerate(teams):
             own = folds.ImageId[folds.fold == fold].tolist()
-            found, _ = predict_cars(
-                [model], recipe, args.cache, own, device, label=f"fold {fold}", **settings
-            )
+            found, _ = predict_cars([team], args.cache, own, device, label=f"fold {fold}", **settings)
             out_of_fold.append(found.assign(fold=fold))
-        together, alone = predict_cars(models, recipe, args.cache, test_ids, device, label="test", **settings)
+        together, alone = predict_cars(teams, args.cache, test_ids, device, label="test", **settings)
     alone = alone or [together]
     cars.write(args.oof, cars.concat(out_of_fold))
     cars.write(args.test, together)

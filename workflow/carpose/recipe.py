@@ -72,6 +72,7 @@ class Recipe:
         "warm", "later rounds go on from the round before, or start anew", ["warm", "scratch"]
     )
     pseudo_share: float = _option(0.5, "later rounds: share of the samples drawn from pseudo-labelled photos")
+    student: float = _option(1.0, "later rounds: factor on the augmentation of pseudo-labelled photos")
     nan: str = _option(
         "stop", "when a loss is not finite: stop, or go back one state at half the rate", ["stop", "back"]
     )

@@ -142,7 +142,7 @@ def run(args: argparse.Namespace, recipe: Recipe, device: torch.device) -> None:
         pseudo_ids = sorted(images.ImageId[(images.split == "test") & (images.excluded == "")])
         columns = ["ImageId", *POSE, "weight"]
         table = pd.concat([table[columns], pseudo[columns]], ignore_index=True)
-    samples = data.Samples(args.cache, train_ids + pseudo_ids, table, recipe)
+    samples = data.Samples(args.cache, train_ids + pseudo_ids, table, recipe, len(pseudo_ids))
     epochs = recipe.retrain_epochs if later else recipe.epochs
     per_epoch = max(len(train_ids) // recipe.batch_size, 1)
     start = args.start if later and recipe.retrain_start == "warm" else None
@@ -236,7 +236,7 @@ def finish_epoch(
     last = progress.epoch + 1 == epochs
     if last or (args.validate_every and (progress.epoch + 1) % args.validate_every == 0):
         found, _ = predict_cars(
-            [training.ema.module], recipe, args.cache, valid_ids, training.device, workers=args.workers
+            [[(training.ema.module, recipe)]], args.cache, valid_ids, training.device, workers=args.workers
         )
         row["mAP"] = evaluate(pd.read_parquet(args.labels), found, image_ids=valid_ids)["mAP"]
     progress.history.append(row)

@@ -32,6 +32,8 @@ RECIPES = {name: {**config["train"], **own} for name, own in config["models"].it
 DEMO = not config["data_root"]
 DATA = f"{RESULTS}/demo" if DEMO else config["data_root"]
 TRUTH = f"{RESULTS}/demo_truth.csv" if DEMO else []
+# What is predicted, evaluated and fused: the models and, on request, their averaged maps.
+MEMBERS = [*RECIPES, *(["maps"] if config["fuse"]["average_maps"] else [])]
 FUSED_ROUNDS = range(ROUNDS) if config["fuse"]["rounds"] == "all" else config["fuse"]["rounds"]
 
 if not DEMO and not (Path(DATA) / "train.csv").is_file():
@@ -43,7 +45,7 @@ if not DEMO and not (Path(DATA) / "train.csv").is_file():
 wildcard_constraints:
     round=r"\d",
     fold=r"\d+",
-    model="|".join(RECIPES),
+    model="|".join(MEMBERS),
 
 
 def models_of(rounds):
@@ -53,17 +55,17 @@ def models_of(rounds):
     )
 
 
-def members(rounds, table):
-    """Tables of predictions (oof, test or test_folds) of all models of these rounds."""
-    return expand(f"{RESULTS}/round{{round}}/{{model}}/{table}.parquet", round=rounds, model=RECIPES)
+def members(rounds, table, names=MEMBERS):
+    """Tables of predictions (oof, test or test_folds) of all members of these rounds."""
+    return expand(f"{RESULTS}/round{{round}}/{{model}}/{table}.parquet", round=rounds, model=names)
 
 
-def named(rounds, table):
+def named(rounds, table, names=MEMBERS):
     """The same as NAME=PATH options, NAME being round0/dla34 and so on."""
     return [
         f"round{round}/{model}={RESULTS}/round{round}/{model}/{table}.parquet"
         for round in rounds
-        for model in RECIPES
+        for model in names
     ]
 
 

@@ -1,10 +1,17 @@
 # One job predicts with all folds of a model, so that the libraries are imported once.
 
 
+def checkpoints(wildcards):
+    """All folds of the model, or of every model, one after the other, where their maps are averaged."""
+    models = RECIPES if wildcards.model == "maps" else [wildcards.model]
+    pattern = f"{RESULTS}/round{wildcards.round}/{{model}}/fold{{fold}}/model.pt"
+    return expand(pattern, model=models, fold=FOLDS)
+
+
 rule predict:
     "Out-of-fold and test predictions of one model of one round."
     input:
-        models=expand(f"{RESULTS}/round{{{{round}}}}/{{{{model}}}}/fold{{fold}}/model.pt", fold=FOLDS),
+        models=checkpoints,
         cache=rules.build_cache.output[0],
         photos=rules.build_cache.output[1],
         images=rules.check_data.output.images,
@@ -22,14 +29,18 @@ rule predict:
         **asks("predict"),
         gpu=GPUS,
     params:
+        checkpoints=lambda wildcards, input: " ".join(
+            f"--checkpoints {' '.join(input.models[start : start + len(FOLDS)])}"
+            for start in range(0, len(input.models), len(FOLDS))
+        ),
         threshold=config["predict"]["threshold"],
         batch_size=config["predict"]["batch_size"],
         flip="--flip" if config["predict"]["flip"] else "",
-        torch_threads=lambda wildcards: RECIPES[wildcards.model].get("threads", 1),
+        torch_threads=lambda wildcards: RECIPES.get(wildcards.model, config["train"]).get("threads", 1),
         workers=config["running"]["workers"],
         gpus=GPUS,
     shell:
-        "python -m carpose.predict --checkpoints {input.models} --cache $(dirname {input.cache})"
+        "python -m carpose.predict {params.checkpoints} --cache $(dirname {input.cache})"
         " --images {input.images} --folds {input.folds} --oof {output.oof} --test {output.test}"
         " --test-folds {output.test_folds} --threshold {params.threshold} --batch-size {params.batch_size}"
         " {params.flip} --threads {params.torch_threads} --workers {params.workers} --gpus {params.gpus}"

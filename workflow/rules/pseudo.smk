@@ -11,8 +11,8 @@ rule make_pseudo_labels:
     input:
         labels=rules.check_data.output.labels,
         folds=rules.split_folds.output[0],
-        oof=lambda wildcards: members([wildcards.round], "oof"),
-        test_folds=lambda wildcards: members([wildcards.round], "test_folds"),
+        oof=lambda wildcards: members([wildcards.round], "oof", RECIPES),
+        test_folds=lambda wildcards: members([wildcards.round], "test_folds", RECIPES),
         previous=previous_pseudo,
     output:
         pseudo=f"{RESULTS}/round{{round}}/pseudo.parquet",
@@ -22,8 +22,8 @@ rule make_pseudo_labels:
     resources:
         **asks("small"),
     params:
-        fit=lambda wildcards: named([wildcards.round], "oof"),
-        test=lambda wildcards: named([wildcards.round], "test_folds"),
+        fit=lambda wildcards: named([wildcards.round], "oof", RECIPES),
+        test=lambda wildcards: named([wildcards.round], "test_folds", RECIPES),
         mode=config["pseudo"]["mode"],
         positive=config["pseudo"]["precision_positive"],
         ignore=config["pseudo"]["precision_ignore"],
