@@ -58,8 +58,9 @@ def fuse(
     members: tables of cars with score; fit: of carpose.fusion_fit, its members keyed by these names
     (default: equal weights); parts: which parts of the fit to use (default: those it found to pay).
 
-    Returns ImageId, pose, score, depth_sigma and agreement (how many members), by image and falling
-    score. Raises UserError where the fit does not know a member.
+    Returns ImageId, pose, score, depth_sigma, agreement (how many members) and sure (to be kept if all
+    confidences were equal: the cars to look at), by image and falling score. Raises UserError where the
+    fit does not know a member.
     """
     fit = fit or equal_fit(list(members))
     unknown = [name for name in members if name not in fit["members"]]
@@ -78,9 +79,10 @@ def finish(fused: pd.DataFrame, features: np.ndarray, fit: dict, parts: list[str
     fused = fused.assign(depth_sigma=np.clip(scale * fused["depth_sigma"], *SIGMA_RANGE))
     if "calibration" in parts:
         fused = fused.assign(score=predict_logistic(fit["score"], features))
+    kind = "calibrated" if "calibration" in parts else "plain"
+    fused = fused.assign(sure=fused["score"] >= fit.get("sure", {}).get(kind, 0.0))
     if "threshold" in parts:
-        threshold = fit["threshold"]["calibrated" if "calibration" in parts else "plain"]
-        fused = fused[fused["score"] >= threshold]
+        fused = fused[fused["score"] >= fit["threshold"][kind]]
     order = np.lexsort((-fused["score"].to_numpy(), fused["ImageId"].to_numpy().astype(str)))
     return fused.iloc[order].reset_index(drop=True)
 

@@ -142,13 +142,10 @@ def fit_scores(
         "score": fit_logistic(features, hits.mean(axis=1)),
         "hit": fit_logistic(features, hits[:, 0].astype(float)),
     }
-    calibrated = fused.assign(score=predict_logistic(learnt["score"], features))
-    learnt["threshold"] = {
-        "plain": _fit_threshold(fused["score"].to_numpy(float), hits, len(truth), mode),
-        "calibrated": _fit_threshold(
-            calibrated["score"].to_numpy(float), metric.match(truth, calibrated), len(truth), mode
-        ),
-    }
+    scored = {"plain": fused, "calibrated": fused.assign(score=predict_logistic(learnt["score"], features))}
+    learnt["sure"] = {name: _best_threshold(truth, table) for name, table in scored.items()}
+    # With given confidences all cars are kept, their rank does the rest.
+    learnt["threshold"] = learnt["sure"] if mode == "equal" else dict.fromkeys(scored, 0.0)
     pair, at = _pair_with_truth(truth, fused.assign(member=0))
     error = np.abs(rays(fused)[1][pair] - rays(truth)[1][at])
     learnt["fused_sigma_scale"] = _shrunk_scale(MAD * error / fused["depth_sigma"].to_numpy(float)[pair], 1.0)
@@ -257,16 +254,17 @@ def _shares(standard, strength=20):
     return np.clip(weights * (1 + lift), 0.1, 1.0).tolist()
 
 
-def _fit_threshold(scores, hits, truths, mode):
-    """The score from which on cars are kept, by mAP; with given confidences all are, rank does the rest.
+def _best_threshold(truth, table):
+    """The score from which on cars are kept, by mAP with equal confidences.
 
     A car left out changes what the later ones may hit only by freeing truths, and those lie lower.
     """
-    if mode == "given" or not hits.any() or not truths:
+    scores, hits = table["score"].to_numpy(float), metric.match(truth, table)
+    if not hits.any() or not len(truth):
         return 0.0
     order = np.argsort(-scores, kind="stable")
     found = hits[order].cumsum(axis=0)
-    value = (found**2 / np.arange(1, len(order) + 1)[:, None] / truths).mean(axis=1)
+    value = (found**2 / np.arange(1, len(order) + 1)[:, None] / len(truth)).mean(axis=1)
     # Between two cars, so that the cut does not hang on the last digit of a score.
     best = int(value.argmax())
     below = scores[order[best + 1]] if best + 1 < len(order) else 0.0

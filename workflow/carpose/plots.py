@@ -146,6 +146,7 @@ def predictions_figure(
     """Photos with predicted (and true) cars as boxes, a view from above beside each.
 
     data: the competition's folder; predicted, truth: tables of cars; images: how many of its test photos.
+    Where the table says which cars are sure, only these are drawn.
     Raises UserError where the folder has no test photos.
     """
     if images < 1:
@@ -155,6 +156,8 @@ def predictions_figure(
     if not photos:
         raise UserError(f"{data / 'test_images'}: no *.jpg there; --data must name the competition's folder")
     intrinsics = camera.read_intrinsics(data / "camera" / "camera_intrinsic.txt")
+    if "sure" in predicted:
+        predicted = predicted[predicted["sure"]]
     layers = [(predicted, PREDICTED)] if truth is None else [(truth, TRUE), (predicted, PREDICTED)]
     counts = layers[0][0].groupby("ImageId").size().reindex(list(photos), fill_value=0)
     chosen = spread(counts, images)
