@@ -200,6 +200,23 @@ def test_weights_and_bias_pay_where_members_differ(truth):
     assert fit["mAP"]["fused"] > fit["mAP"]["equal_weights"] + 0.05
 
 
+def test_members_that_drag_the_others_down_are_left_out(truth, views):
+    rng = np.random.default_rng(6)
+    weak = {
+        f"weak{k}": fusion_views.noisy_view(truth, rng, depth_noise=0.3, missed=0.6, false_cars=8)
+        for k in range(3)
+    }
+    members = {**weak, **views}
+    fit, fused = fusion_fit.fit_nested(truth, folds_of(truth, 2), members, "given")
+    assert fit["parts"]["members"]["on"] and set(fit["used"]) <= set(views)
+    few = fusion_fit.fit_nested(truth, folds_of(truth, 2), views, "given")[1]
+    assert value(truth, fused) > 0.97 * value(truth, few)
+    # The fit is for all members; those left out do not reach the result.
+    pd.testing.assert_frame_equal(
+        fuse.fuse(members, fit), fuse.fuse({name: members[name] for name in fit["used"]}, fit)
+    )
+
+
 def test_threshold_pays_with_equal_confidences(truth, views):
     fit, _ = fusion_fit.fit_nested(truth, folds_of(truth, 2), views, "equal")
     assert fit["parts"]["threshold"]["on"]

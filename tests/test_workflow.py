@@ -101,7 +101,7 @@ def test_run_ends_with_a_valid_submission(finished):
     path = {**os.environ, "PYTHONPATH": f"{REPOSITORY / 'workflow'}:{REPOSITORY}"}
     assert subprocess.run(command, env=path).returncode == 0
     table = pd.read_csv(results / "evaluation.csv")
-    names = {f"round{r}/{m}" for r in (0, 1) for m in ("dla34", "hourglass")} | {"fused"}
+    names = {f"round{r}/{m}" for r in (0, 1) for m in ("dla34", "hourglass", "maps")} | {"fused"}
     assert set(table["name"]) == names
     assert table["oof_mAP"].between(0, 1).all() and table["test_mAP"].between(0, 1).all()
     json.loads((results / "fusion.json").read_text())
