@@ -31,7 +31,7 @@ from carpose import cars, fusion_fit, metric
 from carpose.recipe import command_line
 
 WAYS = ["none", "longer", "naive", "ours", "student"]
-PRESENTATIONS = 3600  # photos shown to a teacher; a student sees half as many more
+PRESENTATIONS = 3000  # photos shown to a teacher; a student sees half as many more
 POOL, HELD_OUT, UNLABELLED = 1200, 300, 400
 
 
