@@ -17,7 +17,7 @@ import pandas as pd
 from benchmarks import fusion_views
 from benchmarks.bench_fusion_real import resampled
 from benchmarks.pseudo_study import python
-from carpose import cars, fuse, fusion_fit, metric, rotation
+from carpose import cars, fuse, fusion_fit, metric
 
 OURS = "ours"
 Tables = dict[str, pd.DataFrame]
