@@ -31,7 +31,7 @@ rule submission:
 rule data_check:
     "The data folder is checked: findings.csv, and tables of images and labels."
     input:
-        f"{RESULTS}/data/findings.csv",
+        rules.check_data.output.images,
 
 
 rule trained:

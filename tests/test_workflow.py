@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import time
 
@@ -84,6 +85,20 @@ def test_bad_configuration_stops_at_once(tmp_path):
 def test_missing_data_folder_stops_at_once(tmp_path):
     text = snakemake(tmp_path, "-n", "submission", "--config", "data_root=/nowhere", check=False)
     assert "there is no /nowhere/train.csv" in text
+
+
+def test_findings_survive_a_failed_check(finished, tmp_path):
+    """A label that does not parse stops the run, and the table says where it is."""
+    data = tmp_path / "data"
+    shutil.copytree(finished / "results" / "ci" / "demo", data)
+    lines = (data / "train.csv").read_text().splitlines()
+    image_id, _, poses = lines[1].partition(",")
+    (data / "train.csv").write_text("\n".join([lines[0], f"{image_id},{poses} 1 2 three", *lines[2:]]))
+    text = snakemake(tmp_path, "data_check", *CI, "--config", f"data_root={data}", check=False)
+    assert image_id in text
+    findings = pd.read_csv(tmp_path / "results" / "ci" / "data" / "findings.csv")
+    assert ((findings["severity"] == "error") & (findings["image_id"] == image_id)).any()
+    assert not (tmp_path / "results" / "ci" / "data" / "labels.parquet").exists()
 
 
 @pytest.fixture(scope="module")
