@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import subprocess
-import time
 
 import pandas as pd
 import pytest
@@ -29,11 +28,9 @@ def jobs(text):
     return dict(re.findall(r"^(\w+) +(\d+)$", table[1], re.M)) if table else {}
 
 
-def test_dry_run_of_45_trainings_is_quick_and_imports_no_torch(tmp_path):
-    """3 backbones × 5 folds × 3 rounds. Three seconds are the aim, the bound is for busy machines."""
-    began = time.monotonic()
+def test_dry_run_of_45_trainings_imports_no_torch(tmp_path):
+    """3 backbones × 5 folds × 3 rounds."""
     text = snakemake(tmp_path, "-n", "submission", "--config", "rounds=3", 'folds={"count": 5}')
-    assert time.monotonic() - began < 15
     assert jobs(text)["train"] == "45" and jobs(text)["predict"] == "9"
     code = "import sys, carpose.config, carpose.recipe; sys.exit('torch' in sys.modules)"
     path = {**os.environ, "PYTHONPATH": str(REPOSITORY / "workflow")}
@@ -77,6 +74,14 @@ def test_targets_are_described(tmp_path):
         assert re.search(rf"^{target} \(.{{20,}}\)", listing, re.M), target
 
 
+def test_configuration_for_the_real_data_is_valid(finished, tmp_path):
+    overlay = str(REPOSITORY / "configs" / "pku.yaml")
+    data = finished / "results" / "ci" / "demo"
+    text = snakemake(tmp_path, "-n", "--configfile", overlay, "--config", f"data_root={data}")
+    assert jobs(text)["train"] == "30", "three backbones, five folds, two rounds"
+    assert "demo_data" not in jobs(text)
+
+
 def test_bad_configuration_stops_at_once(tmp_path):
     text = snakemake(tmp_path, "-n", "submission", "--config", "rouds=3", check=False)
     assert "rouds: no such key; did you mean rounds?" in text
@@ -97,7 +102,7 @@ def test_findings_survive_a_failed_check(finished, tmp_path):
     text = snakemake(tmp_path, "data_check", *CI, "--config", f"data_root={data}", check=False)
     assert image_id in text
     findings = pd.read_csv(tmp_path / "results" / "ci" / "data" / "findings.csv")
-    assert ((findings["severity"] == "error") & (findings["image_id"] == image_id)).any()
+    assert ((findings["severity"] == "error") & (findings["ImageId"] == image_id)).any()
     assert not (tmp_path / "results" / "ci" / "data" / "labels.parquet").exists()
 
 
