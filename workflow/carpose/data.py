@@ -17,8 +17,8 @@ from .cache import Cache, open_cache
 from .cars import ANGLES, POSITION
 from .recipe import Recipe
 
-MEAN = torch.tensor([0.485, 0.456, 0.406]) * 255  # ImageNet's, which pretrained weights expect
-STD = torch.tensor([0.229, 0.224, 0.225]) * 255
+MEAN = torch.tensor([0.485, 0.456, 0.406])  # ImageNet's, which pretrained weights expect
+STD = torch.tensor([0.229, 0.224, 0.225])
 
 
 class View:
@@ -142,8 +142,9 @@ def collate(samples: list[tuple]) -> tuple[torch.Tensor, dict[str, torch.Tensor]
 
 def network_input(pictures: torch.Tensor, device: torch.device, recipe: Recipe) -> torch.Tensor:
     """(B, H, W, 4) uint8 → (B, 3 or 4, H, W) float32, channels last, on the device."""
-    pictures = pictures.to(device, non_blocking=True).permute(0, 3, 1, 2)
-    colour = (pictures[:, :3] - MEAN.to(device).view(1, 3, 1, 1)) / STD.to(device).view(1, 3, 1, 1)
+    pictures = pictures.to(device, non_blocking=True)
+    shift, scale = (-MEAN / STD).to(device), (1 / (255 * STD)).to(device)
+    inputs = torch.addcmul(shift, pictures[..., :3].float(), scale)  # one pass, and channels last already
     if recipe.mask_channel:
-        colour = torch.cat([colour, pictures[:, 3:] / 255.0], dim=1)
-    return colour.contiguous(memory_format=torch.channels_last)
+        inputs = torch.cat([inputs, pictures[..., 3:] / 255.0], dim=-1)
+    return inputs.permute(0, 3, 1, 2)
