@@ -82,15 +82,15 @@ def encode(
     ignore.reshape(-1)[peak] = False
 
     # Cells around a centre learn its pose too; where cars compete the nearer centre wins.
-    reach = np.arange(-recipe.regression_radius, recipe.regression_radius + 1)
-    dy, dx = (grid.reshape(-1) for grid in np.meshgrid(reach, reach, indexing="ij"))
+    side = 2 * recipe.regression_radius + 1
+    dy, dx = np.divmod(np.arange(side * side), side) - np.array([[recipe.regression_radius]])
     columns, rows = column[:, None] + dx, row[:, None] + dy
-    car = np.broadcast_to(np.arange(len(xyz))[:, None], columns.shape)
-    inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
-    columns, rows, car = columns[inside], rows[inside], car[inside]
-    offset = uv[car] - np.column_stack([columns, rows])
+    inside = ((columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)).reshape(-1)
+    car = np.flatnonzero(inside) // side**2
+    cells = np.stack([columns.reshape(-1)[inside], rows.reshape(-1)[inside]], axis=1)
+    offset = uv[car] - cells
     nearness = (offset**2).sum(axis=1)
-    cell = rows * width + columns
+    cell = cells[:, 1] * width + cells[:, 0]
     order_of_cells = np.lexsort([xyz[car, 2], nearness, cell])
     chosen = order_of_cells[np.diff(cell[order_of_cells], prepend=-1) > 0]
     cell, car = cell[chosen], car[chosen]

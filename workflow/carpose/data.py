@@ -135,9 +135,14 @@ def batches(epoch: int, order: np.ndarray, batch_size: int, first: int) -> Itera
         yield [(epoch, place, int(order[place])) for place in places]
 
 
-def collate(samples: list[tuple]) -> tuple[torch.Tensor, dict[str, torch.Tensor], list[int]]:
+def collate(samples: list[tuple]) -> tuple[torch.Tensor, dict[str, torch.Tensor | np.ndarray], list[int]]:
+    """Stack a batch. Maps are tensors, which come from a worker in shared memory; what is short stays an
+    array, which comes through a pipe: as tensors these cost the training more than all the rest.
+    """
     pictures, targets, indices = zip(*samples, strict=True)
-    return torch.from_numpy(np.stack(pictures)), codec.collate(list(targets)), list(indices)
+    batch = codec.collate(list(targets))
+    batch = {name: value if value.dim() > 2 else value.numpy() for name, value in batch.items()}
+    return torch.from_numpy(np.stack(pictures)), batch, list(indices)
 
 
 def network_input(pictures: torch.Tensor, device: torch.device, recipe: Recipe) -> torch.Tensor:

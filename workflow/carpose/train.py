@@ -78,7 +78,9 @@ class Training:
         """One step of the optimiser; the losses of the batch. Without effect if one is not finite."""
         self.model.train()
         inputs = data.network_input(pictures, self.device, self.recipe)
-        targets = {name: tensor.to(self.device, non_blocking=True) for name, tensor in targets.items()}
+        targets = {
+            name: torch.as_tensor(value).to(self.device, non_blocking=True) for name, value in targets.items()
+        }
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
             outputs = self.model(inputs)
         terms = losses.compute(outputs, targets, self.recipe)
