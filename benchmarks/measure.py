@@ -6,7 +6,6 @@ import os
 import platform
 import shlex
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -136,11 +135,6 @@ def made_up_data(folder: Path, count: int, per_image: int, crop: list[float], sc
     return image_ids
 
 
-def run(*words: object, **kwargs) -> subprocess.CompletedProcess:
-    """A program of this project, with the library on its path; raises when it fails."""
-    path = os.pathsep.join([str(ROOT / "workflow"), str(ROOT)])
-    kwargs = {"capture_output": True, "text": True, "env": {**os.environ, "PYTHONPATH": path}} | kwargs
-    done = subprocess.run([*map(str, words)], **kwargs)
-    if done.returncode:
-        raise SystemExit(f"{words}: {done.stdout}{done.stderr}")
-    return done
+def environment() -> dict[str, str]:
+    """This process's, with the library on Python's path."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "workflow"), str(ROOT)])}
