@@ -19,6 +19,7 @@ CROP, SCALE = [-0.02, 0.45, 1.02, 1.0], 0.5  # of configs/pku.yaml
 
 def make_photos(folder: Path, count: int) -> pd.DataFrame:
     """Photos of the competition's size and about its 0.7 MB, and the table of images."""
+    cv2.setNumThreads(1)  # its threads do not survive the fork of the build's processes
     rng = np.random.default_rng(0)
     (folder / "train_images").mkdir(parents=True)
     (folder / "camera").mkdir()
@@ -27,7 +28,7 @@ def make_photos(folder: Path, count: int) -> pd.DataFrame:
     names = [f"photo{number}" for number in range(count)]
     width, height = measure.PHOTO
     for name in names:
-        coarse = rng.integers(0, 255, (height // 16, width // 16, 3), np.uint8)
+        coarse = rng.integers(0, 255, (height // 64, width // 64, 3), np.uint8)
         photo = cv2.resize(coarse, measure.PHOTO, interpolation=cv2.INTER_CUBIC)
         cv2.imwrite(str(folder / "train_images" / f"{name}.jpg"), photo)
     return pd.DataFrame(

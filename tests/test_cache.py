@@ -12,6 +12,37 @@ from carpose import UserError, cache
 CROP, SCALE = [0.0, 0.4, 1.0, 1.0], 0.5
 
 
+class Killed(Exception):
+    pass
+
+
+class Pool:
+    """Fills in this process, and is killed after `survives` photos."""
+
+    survives, filled = None, 0
+
+    def __init__(self, jobs):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def map(self, function, tasks, chunksize):
+        for task in tasks:
+            if Pool.filled == Pool.survives:
+                raise Killed
+            Pool.filled += 1
+            yield function(task)
+
+
+@pytest.fixture(autouse=True)
+def _in_this_process(monkeypatch):
+    monkeypatch.setattr(cache, "ProcessPoolExecutor", Pool)
+
+
 def build(prepared, folder):
     images = pd.read_parquet(prepared / "images.parquet")
     cache.build(prepared / "data", images, folder, CROP, SCALE, jobs=1)
@@ -31,39 +62,14 @@ def test_holds_the_cropped_and_scaled_photos(prepared, tmp_path):
     assert not (tmp_path / "done.npy").exists() and not (tmp_path / "plan.json").exists()
 
 
-def test_interrupted_build_goes_on_where_it_stopped(prepared, tmp_path, monkeypatch):
+def test_interrupted_build_goes_on_where_it_stopped(prepared, tmp_path):
     whole = build(prepared, tmp_path / "whole")
-
-    class Killed(Exception):
-        pass
-
-    class Pool:
-        """Fills in this process, and is killed after `survives` photos."""
-
-        survives, filled = 5, 0
-
-        def __init__(self, jobs):
-            pass
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            pass
-
-        def map(self, function, tasks, chunksize):
-            for task in tasks:
-                if Pool.filled == Pool.survives:
-                    raise Killed
-                Pool.filled += 1
-                yield function(task)
-
-    monkeypatch.setattr(cache, "ProcessPoolExecutor", Pool)
+    Pool.survives, Pool.filled = 5, 0
     with pytest.raises(Killed):
         build(prepared, tmp_path / "halves")
     with pytest.raises(UserError, match="not a complete picture cache"):
         cache.open_cache(tmp_path / "halves")
-    Pool.survives, Pool.filled = 1000, 0
+    Pool.survives, Pool.filled = None, 0
     again = build(prepared, tmp_path / "halves")
     assert Pool.filled == len(whole.rows) - 5
     np.testing.assert_array_equal(again.photos, whole.photos)

@@ -4,6 +4,7 @@ A sample depends on nothing but the recipe's seed, the epoch and its place in th
 number of workers gives the same training and an interrupted one can go on in the middle of an epoch.
 """
 
+import mmap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,7 +54,11 @@ class Photos(torch.utils.data.Dataset):
 
     def picture(self, image_id: str, placement: augment.Placement) -> np.ndarray:
         homography = placement.homography(self.cache.intrinsics) @ self.view.from_cache
-        return augment.warp(self.cache.photos[self.cache.rows[image_id]], homography, self.view.size)
+        photo = self.cache.photos[self.cache.rows[image_id]]
+        picture = augment.warp(photo, homography, self.view.size)
+        # The system's memory keeps the file; this process would seem to hold all that it ever read of it.
+        self.cache.photos.base.madvise(mmap.MADV_DONTNEED)
+        return picture
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -74,14 +79,12 @@ class Samples(Photos):
         pseudo: so many photos, the last of image_ids, are pseudo-labelled and augmented more strongly.
         """
         super().__init__(cache_folder, image_ids, recipe)
-        cars = cars[cars.ImageId.isin(image_ids)].sort_values("ImageId", kind="stable")
-        owner = pd.Index(image_ids).get_indexer(cars.ImageId)
-        order = np.argsort(owner, kind="stable")
-        cars = cars.iloc[order]
+        owner = pd.Index(image_ids).get_indexer(cars.ImageId)  # −1: another fold's
+        order = np.argsort(owner, kind="stable")[(owner < 0).sum() :]
         self.start = np.searchsorted(owner[order], np.arange(len(image_ids) + 1))
-        self.xyz = cars[POSITION].to_numpy(float)
-        self.rotation = rotation.matrix(cars[ANGLES].to_numpy(float))
-        self.weight = cars["weight"].to_numpy(float)
+        self.xyz = cars[POSITION].to_numpy(float)[order]
+        self.rotation = rotation.matrix(cars[ANGLES].to_numpy(float)[order])
+        self.weight = cars["weight"].to_numpy(float)[order]
         self.labelled = len(image_ids) - pseudo
         self.augmentation = [
             (strength, augment.Photometric(strength.colour))
