@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import baselines
 from carpose import camera, codec, losses, rotation
 from carpose.recipe import Recipe
 
@@ -61,6 +62,26 @@ def test_decode_inverts_encode(depth, yaw, uncertainty):
     np.testing.assert_allclose(found["xyz"][order], xyz[expected], rtol=2e-4, atol=2e-3)
     turns = rotation.matrix(found["angles"][order])
     np.testing.assert_allclose(turns, turn[expected], atol=2e-5)
+
+
+@pytest.mark.parametrize("crowded", [False, True])
+def test_targets_agree_with_the_literal_loop(crowded):
+    """Cell by cell the same; the heat map is cut off beyond three σ."""
+    recipe = Recipe()
+    xyz, turn = scene(40)
+    if crowded:
+        xyz, turn = np.concatenate([xyz, xyz * [1.02, 1, 1]]), np.concatenate([turn, turn[::-1]])
+    ours = codec.encode(xyz, turn, np.ones(len(xyz)), INTRINSICS, SIZE, FOCAL, recipe)
+    heatmap, cells = baselines.targets(xyz, turn, INTRINSICS, SIZE, FOCAL, recipe)
+    near = heatmap > np.exp(-4.5)
+    np.testing.assert_allclose(ours.heatmap[near], heatmap[near], rtol=1e-6)
+    assert (ours.heatmap <= heatmap + 1e-6).all()
+    assert ours.cell.tolist() == sorted(y * SIZE[0] + x for y, x in cells)
+    rows = [cells[divmod(cell, SIZE[0])] for cell in ours.cell.tolist()]
+    for name, column in (("weight", 1), ("offset", 2), ("depth", 3), ("rotation", 4)):
+        expected = np.array([row[column] for row in rows])
+        found = getattr(ours, name)
+        np.testing.assert_allclose(found.reshape(expected.shape), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_zoomed_picture_decodes_to_the_same_depth():

@@ -3,6 +3,7 @@
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
 
 from carpose import rotation
 
@@ -45,3 +46,24 @@ def test_wrap():
     np.testing.assert_allclose(
         rotation.wrap([np.pi, -np.pi, 3 * np.pi + 0.1, 0]), [-np.pi, -np.pi, -np.pi + 0.1, 0]
     )
+
+
+@given(st.lists(st.tuples(angle, angle, angle), max_size=5))
+def test_agrees_with_scipy(rows):
+    angles = np.array(rows).reshape(-1, 3)
+    expected = [Rotation.from_euler("yxz", [yaw, pitch, roll]).as_matrix() for pitch, yaw, roll in angles]
+    matrix = rotation.matrix(angles)
+    np.testing.assert_allclose(matrix, np.array(expected).reshape(-1, 3, 3), atol=1e-12)
+    quaternion = rotation.quaternion(angles)
+    again = [Rotation.from_quat(q).as_matrix() for q in quaternion]
+    np.testing.assert_allclose(matrix, np.array(again).reshape(-1, 3, 3), atol=1e-12)
+    # Cosines near 1 lose half the digits of an angle.
+    np.testing.assert_allclose(
+        rotation.matrix(rotation.angles_from_quaternion(quaternion)), matrix, atol=1e-6
+    )
+
+
+def test_looking_straight_up_or_down_has_angles_too():
+    for pitch in (np.pi / 2, -np.pi / 2):
+        matrix = rotation.matrix([[pitch, 0.7, -0.4]])
+        np.testing.assert_allclose(rotation.matrix(rotation.angles(matrix)), matrix, atol=1e-12)

@@ -88,13 +88,16 @@ def build(data: Path, images: pd.DataFrame, folder: Path, crop: list[float], sca
     tasks = [
         (row, data, image.ImageId, image.split, image.has_mask, partial, view, size)
         for row, image in enumerate(used.itertuples())
-        if not done[row]
     ]
+    left = [task for task in tasks if not done[task[0]]]
     with ProcessPoolExecutor(jobs) as pool:
         for row in tqdm(
-            pool.map(_fill, tasks, chunksize=4), total=len(tasks), desc="cache", mininterval=2, unit="photo"
+            pool.map(_fill, left, chunksize=4), total=len(left), desc="cache", mininterval=2, unit="photo"
         ):
             done[row] = True
+    _check(tasks)
+    with open(partial, "rb+") as handle:
+        os.fsync(handle.fileno())
     os.replace(partial, folder / "photos.npy")
     write_text(folder / "cache.json", text)
     plan.unlink()
@@ -102,15 +105,31 @@ def build(data: Path, images: pd.DataFrame, folder: Path, crop: list[float], sca
 
 
 def _fill(task: tuple) -> int:
-    row, data, image_id, split, has_mask, partial, view, size = task
+    np.lib.format.open_memmap(task[5], "r+")[task[0]] = _picture(task)
+    return task[0]
+
+
+def _check(tasks: list[tuple], count: int = 16) -> None:
+    """Make some of the pictures again: what is in the file must be they. Raises UserError if it is not."""
+    for task in tasks[:: -(-len(tasks) // count) or 1]:
+        row, _, image_id, _, _, partial, _, _ = task
+        if not np.array_equal(np.load(partial, mmap_mode="r")[row], _picture(task)):
+            raise UserError(
+                f"{partial}: image {image_id} is not what was written; is the disk broken? "
+                "Delete the folder and rerun build_cache"
+            )
+
+
+def _picture(task: tuple) -> np.ndarray:
+    """(height, width, 4): the photo and its mask as the cache holds them."""
+    _, data, image_id, split, has_mask, _, view, size = task
     cv2.setNumThreads(1)
     picture = _read(data / f"{split}_images" / f"{image_id}.jpg", cv2.IMREAD_COLOR)
     picture = cv2.cvtColor(_shrink(picture, view, size), cv2.COLOR_BGR2RGB)
     mask = np.zeros(size[::-1], np.uint8)
     if has_mask:
         mask = _shrink(_read(data / f"{split}_masks" / f"{image_id}.jpg", cv2.IMREAD_GRAYSCALE), view, size)
-    np.lib.format.open_memmap(partial, "r+")[row] = np.dstack([picture, mask])
-    return row
+    return np.dstack([picture, mask])
 
 
 def _read(path: Path, mode: int) -> np.ndarray:

@@ -6,6 +6,7 @@ pixels to network pixels; it composes crop, padding, resize and augmentation. `v
 intrinsics of the network's picture, and `cells(stride) @ view @ K` those of its output maps.
 """
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -75,4 +76,5 @@ def cells(stride: int) -> np.ndarray:
 
 def focal(intrinsics: np.ndarray) -> float:
     """One focal length in pixels: √(fx·fy). Apparent size is this over the depth."""
-    return float(np.sqrt(np.linalg.det(np.asarray(intrinsics)[:2, :2])))
+    (fx, skew), (shear, fy) = np.asarray(intrinsics)[:2, :2].tolist()
+    return math.sqrt(fx * fy - skew * shear)

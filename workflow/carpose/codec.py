@@ -75,38 +75,25 @@ def encode(
     focal = camera.focal(intrinsics)
     sigma = np.maximum(recipe.radius * CAR_HEIGHT * focal / xyz[:, 2], 0.7)
 
-    heatmap, ignore = np.zeros((height, width), np.float32), np.zeros((height, width), bool)
-    for x, y, s, sure in zip(column, row, sigma, weight > 0, strict=True):
-        reach = int(3 * s) + 1
-        top, left = max(y - reach, 0), max(x - reach, 0)
-        window = np.s_[top : y + reach + 1, left : x + reach + 1]
-        view = heatmap[window]
-        dy = np.arange(top, top + view.shape[0])[:, None] - y
-        dx = np.arange(left, left + view.shape[1]) - x
-        bump = np.exp((dx * dx + dy * dy) / (-2 * s * s), dtype=np.float32)
-        if sure:
-            np.maximum(view, bump, out=view)  # never the sum: above 1 the focal loss explodes
-        else:
-            ignore[window] |= bump > SURE_IGNORE
-
     sure = weight > 0
+    heatmap, ignore = _bumps(column, row, sigma, sure, size)
     xyz, rotation, weight, uv, column, row = (a[sure] for a in (xyz, rotation, weight, uv, column, row))
     peak, order = np.unique(row * width + column, return_index=True)
     ignore.reshape(-1)[peak] = False
 
     # Cells around a centre learn its pose too; where cars compete the nearer centre wins.
-    reach = np.arange(-recipe.regression_radius, recipe.regression_radius + 1)
-    dy, dx = (grid.reshape(-1) for grid in np.meshgrid(reach, reach, indexing="ij"))
+    side = 2 * recipe.regression_radius + 1
+    dy, dx = np.divmod(np.arange(side * side), side) - np.array([[recipe.regression_radius]])
     columns, rows = column[:, None] + dx, row[:, None] + dy
-    car = np.broadcast_to(np.arange(len(xyz))[:, None], columns.shape)
-    inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
-    columns, rows, car = columns[inside], rows[inside], car[inside]
-    offset = uv[car] - np.column_stack([columns, rows])
+    inside = ((columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)).reshape(-1)
+    car = np.flatnonzero(inside) // side**2
+    cells = np.stack([columns.reshape(-1)[inside], rows.reshape(-1)[inside]], axis=1)
+    offset = uv[car] - cells
     nearness = (offset**2).sum(axis=1)
-    by_nearness = np.lexsort([xyz[car, 2], nearness])
-    cell, first = np.unique((rows * width + columns)[by_nearness], return_index=True)
-    chosen = by_nearness[first]
-    car = car[chosen]
+    cell = cells[:, 1] * width + cells[:, 0]
+    order_of_cells = np.lexsort([xyz[car, 2], nearness, cell])
+    chosen = order_of_cells[np.diff(cell[order_of_cells], prepend=-1) > 0]
+    cell, car = cell[chosen], car[chosen]
 
     to_target = DEPTH[recipe.depth][0]
     relative = xyz[car, 2] * focal_reference / (focal * TYPICAL_DEPTH)
@@ -126,6 +113,29 @@ def encode(
         to_target(relative)[:, None].astype(float32),
         turn[car].astype(float32),
     )
+
+
+def _bumps(
+    column: np.ndarray, row: np.ndarray, sigma: np.ndarray, sure: np.ndarray, size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Heat map of the sure cars and ignore map of the others, both (height, width)."""
+    width, height = size
+    heatmap, ignore = np.zeros((height, width), np.float32), np.zeros((height, width), bool)
+    reach = np.minimum((3 * sigma).astype(int) + 1, max(size))
+    most = int(reach.max(initial=0))
+    # A Gaussian is the product of its row and its column: one call gives those of all cars.
+    profiles = np.exp(np.arange(-most, most + 1) ** 2 / (-2 * sigma[:, None] ** 2)).astype(np.float32)
+    cars = zip(column.tolist(), row.tolist(), reach.tolist(), sure.tolist(), profiles, strict=True)
+    for x, y, r, is_sure, profile in cars:
+        top, bottom, left, right = max(y - r, 0), min(y + r + 1, height), max(x - r, 0), min(x + r + 1, width)
+        across = profile[most - x + left : most - x + right]
+        bump = profile[most - y + top : most - y + bottom, None] * across
+        if is_sure:
+            view = heatmap[top:bottom, left:right]
+            np.maximum(view, bump, out=view)  # never the sum: above 1 the focal loss explodes
+        else:
+            ignore[top:bottom, left:right] |= bump > SURE_IGNORE
+    return heatmap, ignore
 
 
 def collate(targets: list[Targets]) -> dict[str, torch.Tensor]:

@@ -4,6 +4,7 @@ A sample depends on nothing but the recipe's seed, the epoch and its place in th
 number of workers gives the same training and an interrupted one can go on in the middle of an epoch.
 """
 
+import mmap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,8 +18,8 @@ from .cache import Cache, open_cache
 from .cars import ANGLES, POSITION
 from .recipe import Recipe
 
-MEAN = torch.tensor([0.485, 0.456, 0.406]) * 255  # ImageNet's, which pretrained weights expect
-STD = torch.tensor([0.229, 0.224, 0.225]) * 255
+MEAN = torch.tensor([0.485, 0.456, 0.406])  # ImageNet's, which pretrained weights expect
+STD = torch.tensor([0.229, 0.224, 0.225])
 
 
 class View:
@@ -53,7 +54,11 @@ class Photos(torch.utils.data.Dataset):
 
     def picture(self, image_id: str, placement: augment.Placement) -> np.ndarray:
         homography = placement.homography(self.cache.intrinsics) @ self.view.from_cache
-        return augment.warp(self.cache.photos[self.cache.rows[image_id]], homography, self.view.size)
+        photo = self.cache.photos[self.cache.rows[image_id]]
+        picture = augment.warp(photo, homography, self.view.size)
+        # The system's memory keeps the file; this process would seem to hold all that it ever read of it.
+        self.cache.photos.base.madvise(mmap.MADV_DONTNEED)
+        return picture
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -74,14 +79,12 @@ class Samples(Photos):
         pseudo: so many photos, the last of image_ids, are pseudo-labelled and augmented more strongly.
         """
         super().__init__(cache_folder, image_ids, recipe)
-        cars = cars[cars.ImageId.isin(image_ids)].sort_values("ImageId", kind="stable")
-        owner = pd.Index(image_ids).get_indexer(cars.ImageId)
-        order = np.argsort(owner, kind="stable")
-        cars = cars.iloc[order]
+        owner = pd.Index(image_ids).get_indexer(cars.ImageId)  # −1: another fold's
+        order = np.argsort(owner, kind="stable")[(owner < 0).sum() :]
         self.start = np.searchsorted(owner[order], np.arange(len(image_ids) + 1))
-        self.xyz = cars[POSITION].to_numpy(float)
-        self.rotation = rotation.matrix(cars[ANGLES].to_numpy(float))
-        self.weight = cars["weight"].to_numpy(float)
+        self.xyz = cars[POSITION].to_numpy(float)[order]
+        self.rotation = rotation.matrix(cars[ANGLES].to_numpy(float)[order])
+        self.weight = cars["weight"].to_numpy(float)[order]
         self.labelled = len(image_ids) - pseudo
         self.augmentation = [
             (strength, augment.Photometric(strength.colour))
@@ -135,15 +138,21 @@ def batches(epoch: int, order: np.ndarray, batch_size: int, first: int) -> Itera
         yield [(epoch, place, int(order[place])) for place in places]
 
 
-def collate(samples: list[tuple]) -> tuple[torch.Tensor, dict[str, torch.Tensor], list[int]]:
+def collate(samples: list[tuple]) -> tuple[torch.Tensor, dict[str, torch.Tensor | np.ndarray], list[int]]:
+    """Stack a batch. Maps are tensors, which come from a worker in shared memory; what is short stays an
+    array, which comes through a pipe: as tensors these cost the training more than all the rest.
+    """
     pictures, targets, indices = zip(*samples, strict=True)
-    return torch.from_numpy(np.stack(pictures)), codec.collate(list(targets)), list(indices)
+    batch = codec.collate(list(targets))
+    batch = {name: value if value.dim() > 2 else value.numpy() for name, value in batch.items()}
+    return torch.from_numpy(np.stack(pictures)), batch, list(indices)
 
 
 def network_input(pictures: torch.Tensor, device: torch.device, recipe: Recipe) -> torch.Tensor:
     """(B, H, W, 4) uint8 → (B, 3 or 4, H, W) float32, channels last, on the device."""
-    pictures = pictures.to(device, non_blocking=True).permute(0, 3, 1, 2)
-    colour = (pictures[:, :3] - MEAN.to(device).view(1, 3, 1, 1)) / STD.to(device).view(1, 3, 1, 1)
+    pictures = pictures.to(device, non_blocking=True)
+    shift, scale = (-MEAN / STD).to(device), (1 / (255 * STD)).to(device)
+    inputs = torch.addcmul(shift, pictures[..., :3].float(), scale)  # one pass, and channels last already
     if recipe.mask_channel:
-        colour = torch.cat([colour, pictures[:, 3:] / 255.0], dim=1)
-    return colour.contiguous(memory_format=torch.channels_last)
+        inputs = torch.cat([inputs, pictures[..., 3:] / 255.0], dim=-1)
+    return inputs.permute(0, 3, 1, 2)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.spatial.transform import Rotation
 
 from . import UserError, cars, kaggle, rotation
 from .files import run_main
@@ -104,8 +103,10 @@ def average_precision(hits: np.ndarray, scores: np.ndarray, truths: int) -> np.n
 
 def quaternion(table: pd.DataFrame) -> np.ndarray:
     """(N, 4) of a table's angles in the metric's own convention, 'xyz', which is not the geometry's."""
-    angles = table[cars.ANGLES].to_numpy(float)
-    return Rotation.from_euler("xyz", angles).as_quat() if len(angles) else np.empty((0, 4))
+    pitch, yaw, roll = table[cars.ANGLES].to_numpy(float).T
+    return rotation.product(
+        rotation.about(2, roll), rotation.product(rotation.about(1, yaw), rotation.about(0, pitch))
+    )
 
 
 def _near_truths(truth, predictions, image_of_truth, image_of_prediction):

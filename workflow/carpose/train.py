@@ -20,6 +20,7 @@ import torch
 from tqdm import tqdm
 
 from . import UserError, data, losses, state
+from .average import MovingAverage
 from .cars import POSE
 from .checkpoint import build, load_checkpoint, save_checkpoint
 from .device import lease, number_format
@@ -30,7 +31,6 @@ from .recipe import Recipe, add_options, from_options
 
 # After models, which declares operators that timm's import needs (see models.torchvision_shim).
 from timm.optim import create_optimizer_v2  # isort: skip
-from timm.utils import ModelEmaV3  # isort: skip
 
 LATEST_RESTARTS = 3  # times a training may go back after a loss that is not finite
 
@@ -60,7 +60,7 @@ class Training:
         if start is not None:
             model.load_state_dict(load_checkpoint(start)[0].state_dict())
         self.model = model.to(device)
-        self.ema = ModelEmaV3(self.model, decay=recipe.ema_decay, use_warmup=True, warmup_power=0.75)
+        self.ema = MovingAverage(self.model, recipe.ema_decay)
         self.peak_rate = recipe.retrain_lr if later_round else recipe.lr
         self.optimizer = create_optimizer_v2(
             self.model,
@@ -78,7 +78,9 @@ class Training:
         """One step of the optimiser; the losses of the batch. Without effect if one is not finite."""
         self.model.train()
         inputs = data.network_input(pictures, self.device, self.recipe)
-        targets = {name: tensor.to(self.device, non_blocking=True) for name, tensor in targets.items()}
+        targets = {
+            name: torch.as_tensor(value).to(self.device, non_blocking=True) for name, value in targets.items()
+        }
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
             outputs = self.model(inputs)
         terms = losses.compute(outputs, targets, self.recipe)
@@ -94,7 +96,7 @@ class Training:
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.ema.update(self.model, self.progress.step)
+        self.ema.update(self.progress.step)
         return values
 
     def state(self) -> dict:

@@ -3,7 +3,7 @@
 In: the real train.csv and val_predictions.csv. Out: a table of mAP over several seeds, with paired
 bootstrap intervals over images of our gain.
 
-    PYTHONPATH=workflow:. python benchmarks/bench_fusion_real.py ../shared/real
+    python -m benchmarks.fusion_real ../shared/real
 """
 
 import argparse

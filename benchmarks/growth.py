@@ -1,0 +1,117 @@
+"""What the stages around the network cost as the work grows: photos, cars per photo, models, folds, rounds.
+
+Each is measured at four sizes; out: seconds, the exponent p of time ~ size^p between the two largest sizes,
+and with --plot a picture.
+
+    python -m benchmarks.growth --plot docs/growth.png
+"""
+
+import math
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks import fusion_views, measure
+from benchmarks.workflow import plan
+from carpose import camera, codec, fuse, metric, rotation
+from carpose.cars import ANGLES, POSITION
+
+
+def views_of(images: int, cars: int, tables: int):
+    """Truth and so many noisy tables of it."""
+    truth = measure.made_up_cars([f"photo{number:06d}" for number in range(images)], cars)
+    rng = np.random.default_rng(0)
+    return truth, {str(number): fusion_views.noisy_view(truth, rng) for number in range(tables)}
+
+
+def of_tables(images: int, cars: int, tables: int) -> dict[str, float]:
+    """Seconds of the metric of one table and of the fusion of all."""
+    truth, views = views_of(images, cars, tables)
+    functions = {
+        "metric": lambda: metric.evaluate(truth, views["0"]),
+        "fusion": lambda: fuse.fuse(views),
+    }
+    return measure.alternately(functions, 3)
+
+
+def of_targets(cars: int, photos: int = 8) -> dict[str, float]:
+    """Seconds of the targets of 8 photos at 1536×512."""
+    recipe = measure.recipe("hourglass", input_width=1536, input_height=512)
+    view = camera.crop_and_resize(measure.PHOTO, recipe.crop, (1536, 512))
+    intrinsics = camera.cells(codec.STRIDE) @ view @ measure.INTRINSICS
+    table = measure.made_up_cars(["photo"], cars)
+    xyz, turn = table[POSITION].to_numpy(), rotation.matrix(table[ANGLES].to_numpy())
+
+    def targets():
+        for _ in range(photos):
+            codec.encode(xyz, turn, np.ones(cars), intrinsics, (384, 128), camera.focal(intrinsics), recipe)
+
+    return {"targets": measure.alternately({"": targets}, 10)[""]}
+
+
+def of_samples(images: int) -> dict[str, float]:
+    """Seconds until the first sample of a training: what its labels and its cache take to open."""
+    from carpose import data
+
+    with tempfile.TemporaryDirectory() as folder:
+        image_ids = measure.made_up_cache(Path(folder), images, [0.0, 0.5, 1.0, 0.92], 0.05, written=1)
+        cars = measure.made_up_cars(image_ids, 8)
+        recipe = measure.recipe("hourglass")
+
+        def first():
+            return data.Samples(Path(folder), image_ids, cars, recipe)[0, 0, 0]
+
+        return {"first sample": measure.alternately({"": first}, 3)[""]}
+
+
+STUDIES = {
+    "photos": ([500, 1000, 2000, 4000], lambda n: {**of_tables(n, 8, 6), **of_samples(n)}),
+    "cars per photo": ([5, 10, 20, 40], lambda n: {**of_tables(500, n, 6), **of_targets(n)}),
+    "models": ([3, 6, 12, 24], lambda n: {"fusion": of_tables(500, 8, n)["fusion"]}),
+    "folds": ([2, 4, 8, 16], lambda n: {"plan": plan(2, folds=n)["processor s"]}),
+    "rounds": ([1, 2, 4, 8], lambda n: {"plan": plan(2, rounds=n)["processor s"]}),
+}
+
+
+def draw(figures: dict, path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13, 2.8), layout="constrained", dpi=90)
+    for axes, (name, lines) in zip(figure.subplots(1, len(figures)), figures.items(), strict=True):
+        sizes = STUDIES[name][0]
+        for line, values in lines.items():
+            axes.loglog(sizes, values["s"], "o-", label=line)
+        first = np.exp(np.mean([np.log(values["s"][0]) for values in lines.values()]))
+        axes.loglog(sizes, first * np.array(sizes) / sizes[0], ":", color="grey", label="linear")
+        axes.set_xticks(sizes, [str(size) for size in sizes])
+        axes.minorticks_off()
+        axes.set_xlabel(name)
+        axes.legend(fontsize=7)
+    figure.axes[0].set_ylabel("seconds")
+    figure.savefig(path)
+
+
+def main() -> None:
+    parser = measure.parser(__doc__.splitlines()[0])
+    parser.add_argument("--plot", type=Path, help="PNG")
+    args = parser.parse_args()
+    figures = {}
+    for name, (sizes, study) in STUDIES.items():
+        rows = [study(size) for size in sizes]
+        figures[name] = {}
+        for line in rows[0]:
+            seconds = [row[line] for row in rows]
+            exponent = math.log(seconds[-1] / seconds[-2]) / math.log(sizes[-1] / sizes[-2])
+            figures[name][line] = {
+                "sizes": sizes,
+                "s": [round(value, 5) for value in seconds],
+                "exponent": round(exponent, 2),
+            }
+    if args.plot:
+        draw(figures, args.plot)
+    measure.finish(args, figures)
+
+
+if __name__ == "__main__":
+    main()

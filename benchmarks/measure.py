@@ -1,0 +1,140 @@
+"""What the benchmarks share: fair timing, made-up data of any size, and the file that keeps the figures."""
+
+import argparse
+import json
+import os
+import platform
+import shlex
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from carpose import camera, cars
+from carpose.recipe import Recipe
+
+ROOT = Path(__file__).parents[1]
+PHOTO = (3384, 2710)
+INTRINSICS = np.array([[2304.5, 0, 1686.2], [0, 2305.9, 1355.0], [0, 0, 1]])
+
+
+def alternately(
+    functions: dict[str, Callable], repeats: int, clock: Callable[[], float] = time.process_time
+) -> dict[str, float]:
+    """Median seconds of each function, all run in turn: a machine's slow minute then hits them all alike.
+
+    The clock is this process's own time on the processor unless another is given (functions that wait or
+    use several processes need time.perf_counter).
+    """
+    times = {name: [] for name in functions}
+    for function in functions.values():
+        function()
+    for _ in range(repeats):
+        for name, function in functions.items():
+            start = clock()
+            function()
+            times[name].append(clock() - start)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def parser(doc: str) -> argparse.ArgumentParser:
+    """A parser with --output, which `finish` needs."""
+    result = argparse.ArgumentParser(description=doc, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    result.add_argument("--output", type=Path, help="JSON file for the figures")
+    return result
+
+
+def finish(args: argparse.Namespace, figures: dict) -> None:
+    """Print the figures and, with --output, keep them with machine and command."""
+    module = Path(sys.argv[0]).stem
+    record = {
+        "command": shlex.join(["python", "-m", f"benchmarks.{module}", *sys.argv[1:]]),
+        "machine": machine(),
+        "figures": figures,
+    }
+    text = json.dumps(record, indent=1, default=lambda number: number.item())
+    print(text)
+    if args.output:
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        args.output.write_text(text + "\n")
+
+
+def machine() -> str:
+    """Processor, cores, memory and what was computed with."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    model = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "")
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    words = [model or platform.processor(), f"{os.cpu_count()} cores", f"{memory:.0f} GiB"]
+    words.append(f"Python {platform.python_version()}, NumPy {np.__version__}")
+    if "torch" in sys.modules:
+        torch = sys.modules["torch"]
+        words.append(f"PyTorch {torch.__version__}")
+        if torch.cuda.is_available():
+            words.append(torch.cuda.get_device_name())
+    return ", ".join(words)
+
+
+def recipe(model: str, config: str = "config.yaml", **changes) -> Recipe:
+    """The recipe of one model of a configuration, with changes."""
+    settings = yaml.safe_load((ROOT / "config.yaml").read_text())
+    if config != "config.yaml":
+        for key, value in yaml.safe_load((ROOT / config).read_text()).items():
+            settings[key] = {**settings.get(key, {}), **value} if isinstance(value, dict) else value
+    return Recipe(**{**settings["train"], **settings["models"][model], **changes})
+
+
+def made_up_cars(image_ids: list[str], per_image: int, seed: int = 0) -> pd.DataFrame:
+    """Labels of cars all over the lower half of full-size photos."""
+    rng = np.random.default_rng(seed)
+    count = len(image_ids) * per_image
+    pixels = np.column_stack([rng.uniform(0, PHOTO[0], count), rng.uniform(0.57, 0.85, count) * PHOTO[1]])
+    xyz = camera.backproject(INTRINSICS, pixels, rng.uniform(8, 100, count))
+    angles = np.column_stack(
+        [rng.normal(0.15, 0.02, count), rng.uniform(-3, 3, count), rng.normal(-3.1, 0.02, count)]
+    )
+    table = pd.DataFrame(np.column_stack([angles, xyz]), columns=cars.POSE)
+    table.insert(0, "ImageId", np.repeat(image_ids, per_image))
+    return table.assign(weight=1.0)
+
+
+def made_up_cache(folder: Path, count: int, crop: list[float], scale: float, written: int = 64) -> list[str]:
+    """A picture cache of `count` photos, of which the first few hold noise; the file is sparse, so that
+    any number of photos fits on any disk. Returns the ImageIds."""
+    size = (round((crop[2] - crop[0]) * PHOTO[0] * scale), round((crop[3] - crop[1]) * PHOTO[1] * scale))
+    folder.mkdir(parents=True, exist_ok=True)
+    shape = (count, size[1], size[0], 4)
+    photos = np.lib.format.open_memmap(folder / "photos.npy", "w+", np.uint8, shape)
+    rng = np.random.default_rng(0)
+    for row in range(min(written, count)):
+        photos[row] = rng.integers(0, 255, shape[1:], np.uint8)
+    photos.flush()
+    image_ids = [f"photo{number:06d}" for number in range(count)]
+    meta = {
+        "image_ids": image_ids,
+        "photo_size": PHOTO,
+        "intrinsics": INTRINSICS.tolist(),
+        "view": camera.crop_and_resize(PHOTO, crop, size).tolist(),
+    }
+    (folder / "cache.json").write_text(json.dumps(meta))
+    return image_ids
+
+
+def made_up_data(folder: Path, count: int, per_image: int, crop: list[float], scale: float) -> list[str]:
+    """Everything that carpose.train reads: cache, images, labels and two folds, in `folder`."""
+    image_ids = made_up_cache(folder / "cache", count, crop, scale)
+    images = pd.DataFrame({"ImageId": image_ids, "split": "train", "excluded": ""})
+    images.to_parquet(folder / "images.parquet")
+    made_up_cars(image_ids, per_image).to_parquet(folder / "labels.parquet")
+    folds = pd.DataFrame({"ImageId": image_ids, "fold": (np.arange(count) < 4).astype(int)})
+    folds.to_parquet(folder / "folds.parquet")
+    return image_ids
+
+
+def environment() -> dict[str, str]:
+    """This process's, with the library on Python's path."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "workflow"), str(ROOT)])}

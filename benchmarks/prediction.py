@@ -1,0 +1,103 @@
+"""Prediction at 1536×512 on the CPU: float32, bf16, channels last, compiled; and what bf16 costs in mAP.
+
+Speed is that of fresh networks, in turn in one process. With --results (a finished run's folder) each number
+format also predicts a fold of every model, and the metric says what it costs.
+
+    python -m benchmarks.prediction --results results/demo
+"""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from benchmarks import measure
+from carpose import metric, predict
+from carpose.checkpoint import build, load_checkpoint
+from carpose.data import network_input
+
+CPU = torch.device("cpu")
+
+
+def variants(recipe, compiled: bool) -> dict:
+    """Name → function that predicts the batch it is given."""
+    model = build(recipe).eval()
+    plain = build(recipe).eval().to(memory_format=torch.contiguous_format)
+
+    def run(network, dtype, last):
+        @torch.inference_mode()
+        def forward(pictures):
+            inputs = network_input(pictures, CPU, recipe)
+            if not last:
+                inputs = inputs.contiguous()
+            with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
+                return network(inputs)
+
+        return forward
+
+    result = {
+        "float32": run(plain, None, False),
+        "float32, channels last": run(model, None, True),
+        "bf16": run(plain, torch.bfloat16, False),
+        "bf16, channels last": run(model, torch.bfloat16, True),
+        "default": lambda pictures: predict.forward(model, pictures, recipe, CPU),
+    }
+    if compiled:
+        result["float32, compiled"] = run(torch.compile(model), None, True)
+        result["bf16, channels last, compiled"] = run(torch.compile(model), torch.bfloat16, True)
+    return result
+
+
+def accuracy(results: Path) -> dict:
+    """mAP of each model's fold 0 by number format."""
+    folds = pd.read_parquet(results / "data" / "folds.parquet")
+    labels = pd.read_parquet(results / "data" / "labels.parquet")
+    image_ids = folds.ImageId[folds.fold == 0].tolist()
+    figures = {}
+    for path in sorted(results.glob("round0/*/fold0/model.pt")):
+        model, recipe, _ = load_checkpoint(path)
+        values = {}
+        for amp in ("off", "bf16"):
+            team = [[(model, replace(recipe, amp=amp))]]
+            found, _ = predict.predict_cars(team, results / "cache", image_ids, CPU)
+            values[amp] = round(metric.evaluate(labels, found, image_ids)["mAP"], 5)
+        figures[path.parts[-3]] = {**values, "difference": round(values["bf16"] - values["off"], 5)}
+    return figures
+
+
+def main() -> None:
+    parser = measure.parser(__doc__.splitlines()[0])
+    parser.add_argument("--models", nargs="+", default=["efficientnet", "dla34", "hourglass"])
+    parser.add_argument("--batch-size", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument(
+        "--compile", action="store_true", help="compiled variants too: minutes, needs a compiler"
+    )
+    parser.add_argument("--results", type=Path, help="folder of a finished run, for the mAP")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    pictures = torch.randint(0, 255, (args.batch_size, 512, 1536, 4), dtype=torch.uint8)
+    figures = {}
+    for name in args.models:
+        recipe = measure.recipe(name, input_width=1536, input_height=512)
+        functions, first = {}, {}
+        for variant, function in variants(recipe, args.compile).items():
+            start = time.perf_counter()
+            function(pictures)
+            first[variant] = time.perf_counter() - start
+            functions[variant] = lambda function=function: function(pictures)
+        times = measure.alternately(functions, args.repeats)
+        figures[name] = {
+            f"{variant}, ms per photo": round(1e3 * value / args.batch_size, 1)
+            for variant, value in times.items()
+        }
+        figures[name]["first call, s"] = {variant: round(value, 1) for variant, value in first.items()}
+    if args.results:
+        figures["mAP of fold 0"] = accuracy(args.results)
+    measure.finish(args, figures)
+
+
+if __name__ == "__main__":
+    main()
