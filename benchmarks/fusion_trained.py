@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks import fusion_views
-from benchmarks.bench_fusion_real import resampled
+from benchmarks.fusion_real import resampled
 from benchmarks.pseudo_study import python
 from carpose import cars, fuse, fusion_fit, metric
 

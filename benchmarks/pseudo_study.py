@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from benchmarks.bench_fusion_real import resampled
+from benchmarks.fusion_real import resampled
 from carpose import cars, fusion_fit, metric
 from carpose.recipe import command_line
 
