@@ -44,7 +44,7 @@ def options(prepared, folder, *more):
 @pytest.fixture(scope="module")
 def undisturbed(prepared, tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
-    run_module(*options(prepared, folder))
+    run_module(*options(prepared, folder, "--tensorboard", folder / "events"))
     return folder
 
 
@@ -55,6 +55,16 @@ def test_history_and_checkpoint(undisturbed):
     _, recipe, provenance = load_checkpoint(undisturbed / "model.pt")
     assert recipe.backbone == "dla34" and provenance["code"] and provenance["data"]
     assert not (undisturbed / "state.pt").exists()
+
+
+def test_tensorboard_has_the_history(undisturbed):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(undisturbed / "events"))
+    events.Reload()
+    history = pd.read_csv(undisturbed / "history.csv")
+    assert [event.step for event in events.Scalars("depth")] == [1, 2, 3]
+    np.testing.assert_allclose([event.value for event in events.Scalars("depth")], history.depth, rtol=1e-6)
 
 
 def test_killed_at_random_it_ends_bit_identical(prepared, undisturbed, tmp_path):
