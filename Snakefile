@@ -1,7 +1,7 @@
 # From photos and train.csv to submission.csv. Table of contents; the rules are in workflow/rules.
 from snakemake.utils import min_version
 
-min_version("9.0")
+min_version("9.27")
 
 
 configfile: f"{workflow.basedir}/config.yaml"
@@ -31,7 +31,7 @@ rule submission:
 rule data_check:
     "The data folder is checked: findings.csv, and tables of images and labels."
     input:
-        f"{RESULTS}/data/findings.csv",
+        rules.check_data.output.images,
 
 
 rule trained:

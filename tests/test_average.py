@@ -18,7 +18,7 @@ def test_agrees_with_timm_bit_for_bit():
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter))
-        ours.update(step)
+        ours.follow(step)
         theirs.update(model, step)
     for name, tensor in theirs.module.state_dict().items():
         torch.testing.assert_close(ours.module.state_dict()[name], tensor, rtol=0, atol=0)

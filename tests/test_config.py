@@ -23,7 +23,7 @@ def merged(base, overlay):
     return base
 
 
-@pytest.mark.parametrize("overlay", ["ci", "pku"])
+@pytest.mark.parametrize("overlay", ["ci", "pku", "real_poses"])
 def test_shipped_configurations_are_valid(config, overlay):
     check(config)
     check(merged(config, yaml.safe_load((REPOSITORY / "configs" / f"{overlay}.yaml").read_text())))

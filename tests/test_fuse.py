@@ -200,6 +200,22 @@ def test_weights_and_bias_pay_where_members_differ(truth):
     assert fit["mAP"]["fused"] > fit["mAP"]["equal_weights"] + 0.05
 
 
+def test_members_that_drag_the_others_down_are_left_out(truth, views):
+    """Worse copies of one member share its errors and add their own: nothing can be learnt from them."""
+
+    def copy(seed):
+        rng, table = np.random.default_rng(seed), views["a"].copy()
+        table[cars.POSITION] *= np.exp(rng.normal(0, 0.2, (len(table), 1)))
+        return table.assign(score=np.clip(table["score"] + rng.normal(0, 0.3, len(table)), 0.01, 1))
+
+    members = {"a": views["a"]} | {f"copy{seed}": copy(seed) for seed in range(3)}
+    fit, fused = fusion_fit.fit_nested(truth, folds_of(truth, 2), members, "given")
+    assert fit["parts"]["members"]["on"] and fit["used"] == ["a"]
+    assert value(truth, fused) > 0.97 * value(truth, views["a"])
+    # The fit is for all members; those left out do not reach the result.
+    pd.testing.assert_frame_equal(fuse.fuse(members, fit), fuse.fuse({"a": views["a"]}, fit))
+
+
 def test_threshold_pays_with_equal_confidences(truth, views):
     fit, _ = fusion_fit.fit_nested(truth, folds_of(truth, 2), views, "equal")
     assert fit["parts"]["threshold"]["on"]

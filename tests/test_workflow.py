@@ -3,8 +3,8 @@
 import json
 import os
 import re
+import shutil
 import subprocess
-import time
 
 import pandas as pd
 import pytest
@@ -28,11 +28,9 @@ def jobs(text):
     return dict(re.findall(r"^(\w+) +(\d+)$", table[1], re.M)) if table else {}
 
 
-def test_dry_run_of_45_trainings_is_quick_and_imports_no_torch(tmp_path):
-    """3 backbones × 5 folds × 3 rounds. Three seconds are the aim, the bound is for busy machines."""
-    began = time.monotonic()
+def test_dry_run_of_45_trainings_imports_no_torch(tmp_path):
+    """3 backbones × 5 folds × 3 rounds."""
     text = snakemake(tmp_path, "-n", "submission", "--config", "rounds=3", 'folds={"count": 5}')
-    assert time.monotonic() - began < 15
     assert jobs(text)["train"] == "45" and jobs(text)["predict"] == "9"
     code = "import sys, carpose.config, carpose.recipe; sys.exit('torch' in sys.modules)"
     path = {**os.environ, "PYTHONPATH": str(REPOSITORY / "workflow")}
@@ -76,6 +74,14 @@ def test_targets_are_described(tmp_path):
         assert re.search(rf"^{target} \(.{{20,}}\)", listing, re.M), target
 
 
+def test_configuration_for_the_real_data_is_valid(finished, tmp_path):
+    overlay = str(REPOSITORY / "configs" / "pku.yaml")
+    data = finished / "results" / "ci" / "demo"
+    text = snakemake(tmp_path, "-n", "--configfile", overlay, "--config", f"data_root={data}")
+    assert jobs(text)["train"] == "30", "three backbones, five folds, two rounds"
+    assert "demo_data" not in jobs(text)
+
+
 def test_bad_configuration_stops_at_once(tmp_path):
     text = snakemake(tmp_path, "-n", "submission", "--config", "rouds=3", check=False)
     assert "rouds: no such key; did you mean rounds?" in text
@@ -84,6 +90,20 @@ def test_bad_configuration_stops_at_once(tmp_path):
 def test_missing_data_folder_stops_at_once(tmp_path):
     text = snakemake(tmp_path, "-n", "submission", "--config", "data_root=/nowhere", check=False)
     assert "there is no /nowhere/train.csv" in text
+
+
+def test_findings_survive_a_failed_check(finished, tmp_path):
+    """A label that does not parse stops the run, and the table says where it is."""
+    data = tmp_path / "data"
+    shutil.copytree(finished / "results" / "ci" / "demo", data)
+    lines = (data / "train.csv").read_text().splitlines()
+    image_id, _, poses = lines[1].partition(",")
+    (data / "train.csv").write_text("\n".join([lines[0], f"{image_id},{poses} 1 2 three", *lines[2:]]))
+    text = snakemake(tmp_path, "data_check", *CI, "--config", f"data_root={data}", check=False)
+    assert image_id in text
+    findings = pd.read_csv(tmp_path / "results" / "ci" / "data" / "findings.csv")
+    assert ((findings["severity"] == "error") & (findings["ImageId"] == image_id)).any()
+    assert not (tmp_path / "results" / "ci" / "data" / "labels.parquet").exists()
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +121,7 @@ def test_run_ends_with_a_valid_submission(finished):
     path = {**os.environ, "PYTHONPATH": f"{REPOSITORY / 'workflow'}:{REPOSITORY}"}
     assert subprocess.run(command, env=path).returncode == 0
     table = pd.read_csv(results / "evaluation.csv")
-    names = {f"round{r}/{m}" for r in (0, 1) for m in ("dla34", "hourglass")} | {"fused"}
+    names = {f"round{r}/{m}" for r in (0, 1) for m in ("dla34", "hourglass", "maps")} | {"fused"}
     assert set(table["name"]) == names
     assert table["oof_mAP"].between(0, 1).all() and table["test_mAP"].between(0, 1).all()
     json.loads((results / "fusion.json").read_text())

@@ -19,7 +19,7 @@ from .files import run_main
 SIGMA = 0.05  # of log-depth, where a member does not say
 SIGMA_RANGE = 0.01, 0.3
 QUATERNION = ["qx", "qy", "qz", "qw"]
-PARTS = ["bias", "weights", "gate", "calibration", "threshold"]
+PARTS = ["bias", "weights", "members", "gate", "calibration", "threshold"]
 NEUTRAL = {
     "bias": [0.0, 0.0],
     "sigma": SIGMA,
@@ -69,6 +69,8 @@ def fuse(
             f"the fit knows no member {unknown[0]}, only {', '.join(fit['members'])}; fit it again"
         )
     parts = [part for part in PARTS if fit["parts"].get(part, {}).get("on")] if parts is None else parts
+    if "members" in parts:
+        members = {name: table for name, table in members.items() if name in fit["used"]}
     fused, features = combine(stack(members), fit, list(members), parts)
     return finish(fused, features, fit, parts)
 

@@ -1,4 +1,4 @@
-"""Fit what the fusion needs on out-of-fold predictions: bias, weights, gate, calibration, threshold.
+"""Fit what the fusion needs on out-of-fold predictions: which members, and the parts of carpose.fuse.
 
 In: labels, folds and the members' oof.parquet. Out: a JSON for carpose.fuse, with the honest gain of each
 part, and the fused out-of-fold cars, each fold fused by what was fitted on the other folds.
@@ -11,32 +11,15 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from . import UserError, cars, metric, rotation
-from .calibration import fit_logistic, logit, predict_logistic
-from .clustering import cluster, rays
+from . import UserError, cars, metric
+from .calibration import fit_logistic, predict_logistic
+from .clustering import rays
 from .files import run_main, write_text
-from .fuse import (
-    GATE,
-    NEUTRAL,
-    PARTS,
-    QUATERNION,
-    REFERENCE_RANGE,
-    bias,
-    combine,
-    depth_sigma,
-    finish,
-    fuse,
-    read_members,
-    stack,
-)
+from .fuse import GATE, PARTS, combine, finish, fuse, read_members, stack
+from .fusion_members import MAD, Members, fit_members, of_images, pair_with_truth, shrunk_scale
 
 GATES = [{**GATE, "along": GATE["along"] * factor} for factor in (0.6, 1.6)]  # tried beside the usual one
-ALONG, ACROSS = 0.3, 0.03  # how far (log-range, radians) a car may lie from the truth it is fitted to
 PAYS = 0.003  # relative gain in mAP from which on a part is used
-MAD = 1.4826  # median absolute deviation → standard deviation
-RAYLEIGH = 1.1774  # median length of a 2-D normal vector of standard deviation 1
-
-Members = dict[str, pd.DataFrame]
 
 
 def fit(
@@ -52,53 +35,94 @@ def fit(
     all images, each half fused by the fit on the other half, with their probability `hit` of a hit at
     the loosest thresholds and whether they `did` hit.
     """
-    image_ids, names = np.asarray(list(image_ids), object), list(members)
+    image_ids = np.asarray(list(image_ids), object)
     truth = labels[labels["ImageId"].isin(image_ids)]
     half = _halves(image_ids, np.asarray(groups))
-    sides = []  # what is fitted on one half, and the other half's cars
-    for side in (0, 1):
-        known = fit_members(truth, members, image_ids[half != side])
-        sides.append((known, stack(_of(members, image_ids[half == side]))))
+    sides = [(image_ids[half != side], image_ids[half == side]) for side in (0, 1)]
 
     def value(tables):
         return metric.evaluate(truth, cars.concat(tables), image_ids, mode == "equal")["mAP"]
 
-    gate, parts = _choose_geometry(sides, names, value)
+    def known_of(members):
+        """Per half: what is known of the members by the other half, and this half's cars."""
+        return [(fit_members(truth, members, rest), stack(of_images(members, own))) for rest, own in sides]
+
+    def scored(members, gate, on):
+        """Per half: the fit on the other half, the cars of this half fused by it, their features."""
+        fused = []
+        for (known, table), (rest, _) in zip(known_of(members), sides, strict=True):
+            known = fit_scores(truth, members, rest, {**known, "gate": gate}, on, mode)
+            fused.append((known, *combine(table, known, list(members), on)))
+        return fused
+
+    everyone = fit_members(truth, members, image_ids)["members"]
+    singles = {name: value([of_images(members, image_ids)[name]]) for name in members}
+    parts = _choose_weights(known_of(members), list(members), value)
     on = [part for part, found in parts.items() if found["on"]]
-    scored = []  # per half: the fit on the other half, its fused cars, their features
-    for side, (known, table) in enumerate(sides):
-        known = fit_scores(truth, members, image_ids[half != side], {**known, "gate": gate}, on, mode)
-        scored.append((known, *combine(table, known, names, on)))
-    parts |= _choose_scores(scored, on, value)
+    used, parts["members"] = _choose_members(
+        sorted(members, key=lambda name: -singles[name]),
+        lambda names: scored({name: members[name] for name in names}, GATE, on),
+        value,
+    )
+    members = {name: table for name, table in members.items() if name in used}  # in their own order
+    gate, parts["gate"] = _choose_gate(known_of(members), list(members), on, value)
+    on = [part for part in PARTS if parts.get(part, {}).get("on")]
+    halves = scored(members, gate, on)
+    parts |= _choose_scores(halves, on, value)
 
     kept = [part for part, found in parts.items() if found["on"] and part != "threshold"]
     inner = []
-    for known, fused, features in scored:
+    for known, fused, features in halves:
         fused = fused.assign(hit=predict_logistic(known["hit"], features))
         inner.append(finish(fused, features, known, kept))
     inner = cars.concat(inner)
-    geometry = {**fit_members(truth, members, image_ids), "gate": gate}
+    known = {**everyone, **fit_members(truth, members, image_ids)["members"]}
+    geometry = {"members": known, "used": list(members), "gate": gate}
     result = fit_scores(truth, members, image_ids, geometry, on, mode)
     return {**result, "parts": parts, "inner": inner.assign(did=metric.match(truth, inner)[:, 0])}
 
 
-def _choose_geometry(sides, names, value):
-    """The gate, and which of bias, weights and gate pay, each on top of those that do."""
-    gate, parts, on = dict(GATE), {}, []
+def _part(gain, start):
+    return {"on": bool(gain > PAYS * start), "gain": gain}
+
+
+def _choose_weights(sides, names, value):
+    """Which of bias and weights pay, each on top of those that do."""
+    parts, on = {}, []
+    best = start = value([combine(table, known, names, on)[0] for known, table in sides])
+    for part in ("bias", "weights"):
+        gain = value([combine(table, known, names, [*on, part])[0] for known, table in sides]) - best
+        parts[part] = _part(gain, start)
+        if parts[part]["on"]:
+            on, best = [*on, part], best + gain
+    return parts
+
+
+def _choose_members(names, scored, value):
+    """The best k members (names: best first), k where their calibrated fusion is best."""
+    counts = [len(names)]
+    while counts[-1] > 1:  # a third fewer each time: with many members one more or less is no matter
+        counts.append(max(counts[-1] * 2 // 3, 1))
+    values = [
+        value(
+            [finish(fused, features, known, ["calibration", "threshold"]) for known, fused, features in found]
+        )
+        for found in (scored(names[:count]) for count in counts)
+    ]
+    part = _part(max(values) - values[0], values[0])
+    return names[: counts[int(np.argmax(values))] if part["on"] else None], part
+
+
+def _choose_gate(sides, names, on, value):
+    """The gate, and whether another than the usual one pays."""
 
     def tried(parts, gate):
         return value([combine(table, {**known, "gate": gate}, names, parts)[0] for known, table in sides])
 
-    best = start = tried(on, gate)
-    for part in ("bias", "weights"):
-        gain = tried([*on, part], gate) - best
-        parts[part] = {"on": bool(gain > PAYS * start), "gain": gain}
-        if parts[part]["on"]:
-            on, best = [*on, part], best + gain
+    start = tried(on, GATE)
     values = [tried([*on, "gate"], other) for other in GATES]
-    gain = max(values) - best
-    parts["gate"] = {"on": bool(gain > PAYS * start), "gain": gain}
-    return GATES[int(np.argmax(values))] if parts["gate"]["on"] else gate, parts
+    part = _part(max(values) - start, start)
+    return GATES[int(np.argmax(values))] if part["on"] else dict(GATE), part
 
 
 def _choose_scores(scored, on, value):
@@ -111,16 +135,10 @@ def _choose_scores(scored, on, value):
     best = start = tried(on)
     for part in ("calibration", "threshold"):
         gain = tried([*on, part]) - best
-        parts[part] = {"on": bool(gain > PAYS * start), "gain": gain}
+        parts[part] = _part(gain, start)
         if parts[part]["on"]:
             on, best = [*on, part], best + gain
     return parts
-
-
-def fit_members(labels: pd.DataFrame, members: Members, image_ids: Iterable[str]) -> dict:
-    """What is known of each member, with the usual gate."""
-    truth, table = labels[labels["ImageId"].isin(image_ids)], stack(_of(members, image_ids))
-    return {"members": _fit_members(truth, table, list(members)), "gate": dict(GATE)}
 
 
 def fit_scores(
@@ -132,7 +150,7 @@ def fit_scores(
     mode: str,
 ) -> dict:
     """Calibration, threshold and uncertainty of the cars fused with these parts of the geometry."""
-    truth, table = labels[labels["ImageId"].isin(image_ids)], stack(_of(members, image_ids))
+    truth, table = labels[labels["ImageId"].isin(image_ids)], stack(of_images(members, image_ids))
     fused, features = combine(table, geometry, list(members), parts)
     hits = metric.match(truth, fused)
     # The metric pays for the mean over the ten thresholds; the loosest alone says "there is a car".
@@ -143,118 +161,16 @@ def fit_scores(
         "hit": fit_logistic(features, hits[:, 0].astype(float)),
     }
     scored = {"plain": fused, "calibrated": fused.assign(score=predict_logistic(learnt["score"], features))}
-    learnt["sure"] = {name: _best_threshold(truth, table) for name, table in scored.items()}
+    learnt["sure"] = {name: best_threshold(truth, table) for name, table in scored.items()}
     # With given confidences all cars are kept, their rank does the rest.
     learnt["threshold"] = learnt["sure"] if mode == "equal" else dict.fromkeys(scored, 0.0)
-    pair, at = _pair_with_truth(truth, fused.assign(member=0))
+    pair, at = pair_with_truth(truth, fused.assign(member=0))
     error = np.abs(rays(fused)[1][pair] - rays(truth)[1][at])
-    learnt["fused_sigma_scale"] = _shrunk_scale(MAD * error / fused["depth_sigma"].to_numpy(float)[pair], 1.0)
+    learnt["fused_sigma_scale"] = shrunk_scale(MAD * error / fused["depth_sigma"].to_numpy(float)[pair], 1.0)
     return learnt
 
 
-def _fit_members(truth, table, names):
-    """What is known of each member: how far its cars lie from the true ones."""
-    pair, at = _pair_with_truth(truth, table)
-    direction, log_range = rays(table)
-    true_direction, true_range = rays(truth)
-    error = np.full(len(table), np.nan)
-    error[pair] = log_range[pair] - true_range[at]
-    aside, turn = np.full(len(table), np.nan), np.full(len(table), np.nan)
-    aside[pair] = np.linalg.norm(direction[pair] - true_direction[at], axis=1)
-    seen, true = table[QUATERNION].to_numpy(), rotation.quaternion(truth[cars.ANGLES].to_numpy(float))
-    turn[pair] = rotation.distance(seen[pair], true[at])
-    turn[turn > np.pi / 2] = np.nan  # back to front: the vote's business
-
-    known, standard = {}, np.full((len(truth), len(names)), np.nan)
-    for number, name in enumerate(names):
-        own = (table["member"] == number).to_numpy()
-        found = own & np.isfinite(error)
-        coefficients = _fit_bias(error[found], log_range[found] - np.log(REFERENCE_RANGE))
-        left = error[found] - bias(np.broadcast_to(coefficients, (found.sum(), 2)), log_range[found])
-        sigma = _shrunk_scale(np.abs(left) * MAD, NEUTRAL["sigma"])
-        predicted = table["depth_sigma"].to_numpy(float)[found]
-        told = np.isfinite(predicted) & (predicted > 0)
-        sigma_scale = _shrunk_scale(np.abs(left[told]) * MAD / predicted[told], 1.0)
-        scores = table["score"].to_numpy(float)[own]
-        reliability = fit_logistic(logit(scores)[:, None], np.isfinite(error[own]).astype(float))
-        slope = reliability["coefficients"][0] / reliability["scale"][0]
-        known[name] = {
-            "bias": coefficients.tolist(),
-            "sigma": sigma,
-            "sigma_scale": sigma_scale,
-            "direction_sigma": _shrunk_scale(aside[found] / RAYLEIGH, NEUTRAL["direction_sigma"]),
-            "rotation_sigma": _shrunk_scale(turn[found][np.isfinite(turn[found])], NEUTRAL["rotation_sigma"]),
-            "reliability": [reliability["intercept"] - slope * reliability["mean"][0], slope],
-        }
-        scaled = left / depth_sigma(predicted, np.full(len(left), sigma), np.full(len(left), sigma_scale))
-        standard[at[found[pair]], number] = np.clip(scaled, -3, 3)
-    for name, share in zip(names, _shares(standard), strict=True):
-        known[name]["share"] = share
-    return known
-
-
-def _pair_with_truth(truth, table):
-    """Rows of `table` that see a true car (each member each car once), and the rows of `truth` they see."""
-    both = cars.concat([truth[["ImageId", *cars.POSE]], table[["ImageId", *cars.POSE]]])
-    member = np.concatenate([np.zeros(len(truth), int), table["member"].to_numpy(int) + 1])
-    direction, log_range = rays(both)
-    labels = cluster(
-        pd.factorize(both["ImageId"])[0],
-        member,
-        direction,
-        log_range,
-        along=np.full(len(both), ALONG / np.sqrt(2)),
-        across=np.full(len(both), ACROSS / np.sqrt(2)),
-        priority=(member == 0).astype(float),
-        recentre=False,
-    )
-    truth_of = np.full(labels.max(initial=-1) + 1, -1)
-    truth_of[labels[: len(truth)]] = np.arange(len(truth))
-    seen = truth_of[labels[len(truth) :]]
-    pair = np.flatnonzero(seen >= 0)
-    return pair, seen[pair]
-
-
-def _fit_bias(error, far, prior=(0.05, 0.03)):
-    """Line through the errors of log-range, robust (Huber) and shrunk: coefficients ~ N(0, prior²)."""
-    design = np.column_stack([np.ones(len(far)), np.clip(far, -1.5, 1.5)])
-    coefficients = np.zeros(2)
-    for _ in range(10):
-        left = error - design @ coefficients
-        sigma = max(MAD * np.median(np.abs(left)), 0.005) if len(left) else 1.0
-        weight = np.minimum(1, 1.5 * sigma / np.maximum(np.abs(left), 1e-9)) / sigma**2
-        precision = (design.T * weight) @ design + np.diag(1 / np.square(prior))
-        coefficients = np.linalg.solve(precision, design.T @ (weight * error))
-    return coefficients
-
-
-def _shrunk_scale(sizes, prior, strength=20):
-    """Median of sizes, drawn towards `prior` as if that had been seen `strength` times."""
-    if not len(sizes):
-        return float(prior)
-    log = np.log(max(np.median(sizes), 1e-4))
-    return float(np.exp((len(sizes) * log + strength * np.log(prior)) / (len(sizes) + strength)))
-
-
-def _shares(standard, strength=20):
-    """How much each member counts given that members repeat each other's errors: Σ⁻¹·1, 1 if alone.
-
-    standard: (true cars, M) errors in depth in units of their standard deviation, NaN where not seen.
-    """
-    seen = np.isfinite(standard)
-    value = np.where(seen, standard, 0.0)
-    both = seen.T.astype(float) @ seen.astype(float)
-    spread = np.sqrt((value**2).T @ seen * (seen.T @ value**2)) + 1e-9  # of what both see
-    correlation = np.clip(value.T @ value / spread, 0, 0.98) * both / (both + strength)
-    np.fill_diagonal(correlation, 1.0)
-    # Sums of pairwise estimates need not be positive definite: raise the smallest eigenvalue.
-    lowest = np.linalg.eigvalsh(correlation)[0]
-    lift = max(0.05 - lowest, 0.0)
-    weights = np.linalg.solve(correlation + lift * np.eye(len(correlation)), np.ones(len(correlation)))
-    return np.clip(weights * (1 + lift), 0.1, 1.0).tolist()
-
-
-def _best_threshold(truth, table):
+def best_threshold(truth, table):
     """The score from which on cars are kept, by mAP with equal confidences.
 
     A car left out changes what the later ones may hit only by freeing truths, and those lie lower.
@@ -269,12 +185,6 @@ def _best_threshold(truth, table):
     best = int(value.argmax())
     below = scores[order[best + 1]] if best + 1 < len(order) else 0.0
     return float((scores[order[best]] + below) / 2)
-
-
-def _of(members, image_ids):
-    """The members' cars on these images."""
-    wanted = pd.Index(image_ids)
-    return {name: table[table["ImageId"].isin(wanted)] for name, table in members.items()}
 
 
 def _halves(image_ids, groups):
@@ -305,7 +215,7 @@ def fit_nested(
         if here.all():
             raise UserError("the folds table has one fold only; at least two are needed to fit on the others")
         learnt = fit(labels, members, image_ids[~here], groups[~here], mode)
-        own = _of(members, image_ids[here])
+        own = of_images(members, image_ids[here])
         for step, tables in enumerate(ladder):
             on = [part for part in PARTS[:step] if learnt["parts"][part]["on"]]
             tables.append(fuse(own, learnt, on).assign(fold=int(fold)))
@@ -333,6 +243,7 @@ def _report(final):
         yield f"  {single:.4f}  {name}"
     yield f"  {value['equal_weights']:.4f}  fused, equal weights"
     yield f"  {value['fused']:.4f}  fused, fitted on the other folds"
+    yield f"used: {', '.join(final['used'])}"
     for part, found in final["parts"].items():
         state = "on" if found["on"] else "off: does not pay"
         yield f"  {part:12s} {found['nested_gain']:+.4f} nested, {found['gain']:+.4f} when chosen  {state}"

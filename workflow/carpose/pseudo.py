@@ -51,7 +51,7 @@ def make_fold(
         even = cut_for_probability(probability, did, min(0.5, precision_positive))
         positive = max(positive, even)
 
-    here = {name: table[table["fold"] == fold] for name, table in test_members.items()}
+    here = {name: table[table["fold"] == fold] for name, table in test_members.items() if name in fit["used"]}
     on = [part for part, found in fit["parts"].items() if found["on"] and part != "threshold"]
     fused, features = combine(stack(here), fit, list(here), on)
     fused = finish(fused.assign(hit=predict_logistic(fit["hit"], features)), features, fit, on)

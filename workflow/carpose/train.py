@@ -96,7 +96,7 @@ class Training:
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.ema.update(self.progress.step)
+        self.ema.follow(self.progress.step)
         return values
 
     def state(self) -> dict:

@@ -27,11 +27,12 @@ rule check_data:
         f"{DATA}/sample_submission.csv",
         f"{DATA}/camera/camera_intrinsic.txt",
     output:
-        findings=f"{RESULTS}/data/findings.csv",
         images=f"{RESULTS}/data/images.parquet",
         labels=f"{RESULTS}/data/labels.parquet",
     log:
         f"{RESULTS}/logs/check_data.log",
+        # Not an output: those are deleted when the check fails, and then the findings are what one needs.
+        findings=f"{RESULTS}/data/findings.csv",
     threads: workflow.resource_settings.cores or 2
     resources:
         **asks("small"),
@@ -43,9 +44,9 @@ rule check_data:
         depth=config["exclude"]["max_depth"],
         reason=config["exclude"]["max_depth_reason"],
     shell:
-        "python -m carpose.kaggle check {params.folder} --findings {output.findings} --images {output.images}"
+        "python -m carpose.kaggle check {params.folder} --findings {log.findings} --images {output.images}"
         " --labels {output.labels} --max-depth {params.depth} --max-depth-reason {params.reason:q}"
-        " --exclude {params.exclude} --jobs {threads} 2>&1 | tee {log}"
+        " --exclude {params.exclude} --jobs {threads} 2>&1 | tee {log[0]}"
 
 
 rule split_folds:

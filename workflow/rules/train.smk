@@ -28,6 +28,8 @@ rule train:
         f"{RESULTS}/logs/train/round{{round}}-{{model}}-fold{{fold}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/train/round{{round}}-{{model}}-fold{{fold}}.tsv"
+    # The longest first: a long training that starts last leaves the other cores idle.
+    priority: lambda wildcards: RECIPES[wildcards.model].get("epochs" if wildcards.round == "0" else "retrain_epochs", 0)
     threads: threads_of("train")
     resources:
         **asks("train"),

@@ -1,0 +1,222 @@
+"""What pseudo labels are worth at several sizes of the labelled set (docs/ensemble.md, proof 3).
+
+One small Hourglass learns from n labelled photos; then it goes on for half as many steps, in several ways:
+
+  none      it does not go on
+  longer    without pseudo labels
+  naive     with hard labels, as was published: all cars above one threshold count fully, all else is road,
+            and both folds' models made them
+  ours      as the pipeline does: soft, unsure places left out, from models that never saw the fold
+  student   the same, with twice the augmentation on the pseudo-labelled photos
+
+Every way is measured on held-out photos and on the unlabelled photos themselves, by their hidden truth.
+
+    PYTHONPATH=workflow:. python benchmarks/pseudo_study.py results/pseudo_study --output study.json
+"""
+
+import argparse
+import itertools
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from benchmarks.fusion_real import resampled
+from carpose import cars, fusion_fit, metric
+from carpose.recipe import command_line
+
+WAYS = ["none", "longer", "naive", "ours", "student"]
+PRESENTATIONS = 3000  # photos shown to a teacher; a student sees half as many more
+POOL, HELD_OUT, UNLABELLED = 1200, 300, 400
+
+
+def python(*arguments) -> None:
+    done = subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(map(str, arguments))}\n{done.stdout}{done.stderr}")
+
+
+def prepare(folder: Path) -> None:
+    """Photos, tables and cache, once."""
+    if (folder / "cache" / "cache.json").is_file():
+        return
+    python(
+        *("-m", "carpose.synth", "--output", folder / "data", "--truth-output", folder / "truth.csv"),
+        *("--train-images", POOL + HELD_OUT, "--test-images", UNLABELLED, "--seed", 77),
+    )
+    tables = ("--images", folder / "images.parquet", "--labels", folder / "labels.parquet")
+    python("-m", "carpose.kaggle", "check", folder / "data", "--findings", folder / "findings.csv", *tables)
+    config = yaml.safe_load((Path(__file__).parents[1] / "config.yaml").read_text())["cache"]
+    python(
+        *("-m", "carpose.cache", "--data", folder / "data", "--images", folder / "images.parquet"),
+        *("--crop", *config["crop"], "--scale", config["scale"], "--output", folder / "cache"),
+    )
+
+
+class Cell:
+    """One size and seed: two folds of `size` photos each; fold 0's model is the one that is studied."""
+
+    def __init__(self, folder: Path, size: int, seed: int):
+        self.data, self.size, self.seed = folder, size, seed
+        self.folder = folder / f"{size}-{seed}"
+        self.folder.mkdir(exist_ok=True)
+        ids = np.sort(pd.read_parquet(folder / "images.parquet").query("split == 'train'").ImageId)
+        ids = np.random.default_rng(5).permutation(ids)
+        held_out, pool = ids[:HELD_OUT], ids[HELD_OUT:]
+        chosen = np.random.default_rng([size, seed]).permutation(pool)[: 2 * size]
+        # Fold 0's model learns from fold 1's photos and the other way round.
+        self.folds = pd.DataFrame({"ImageId": chosen, "fold": np.arange(2 * size) % 2})
+        self.folds.to_parquet(self.folder / "folds.parquet")
+        pd.DataFrame({"ImageId": held_out, "fold": 0}).to_parquet(self.folder / "held_out.parquet")
+
+    def train(self, name: str, fold: int, pseudo: Path | None = None, **changes) -> Path:
+        model = self.folder / f"{name}.pt"
+        if model.is_file():
+            return model
+        config = yaml.safe_load((Path(__file__).parents[1] / "config.yaml").read_text())
+        epochs = PRESENTATIONS // self.size
+        recipe = {**config["train"], **config["models"]["hourglass"], "seed": self.seed, "epochs": epochs}
+        recipe |= {"retrain_epochs": epochs // 2, **changes}
+        later = ["--pseudo", pseudo, "--start", self.folder / "teacher0.pt"] if pseudo else []
+        python(
+            *(
+                "-m",
+                "carpose.train",
+                "--cache",
+                self.data / "cache",
+                "--images",
+                self.data / "images.parquet",
+            ),
+            *("--labels", self.data / "labels.parquet", "--folds", self.folder / "folds.parquet"),
+            *("--fold", fold, "--output", model, "--history", model.with_suffix(".csv"), *later),
+            *("--state", model.with_suffix(".state"), "--validate-every", 0, *command_line(recipe).split()),
+        )
+        return model
+
+    def predict(self, name: str, models: list[Path], folds: str) -> dict[str, Path]:
+        tables = {table: self.folder / f"{name}_{table}.parquet" for table in ("oof", "test", "test_folds")}
+        if not tables["test_folds"].is_file():
+            python(
+                *(
+                    "-m",
+                    "carpose.predict",
+                    "--checkpoints",
+                    *models,
+                    "--cache",
+                    self.data / "cache",
+                    "--flip",
+                ),
+                *("--images", self.data / "images.parquet", "--folds", self.folder / f"{folds}.parquet"),
+                *(word for table, path in tables.items() for word in (f"--{table.replace('_', '-')}", path)),
+            )
+        return tables
+
+    def naive(self, labels: pd.DataFrame, tables: dict[str, Path]) -> Path:
+        """Every car above the threshold that is best out of fold, the same for both folds."""
+        oof, test = (cars.read(tables[name]) for name in ("oof", "test"))
+        truth = labels[labels["ImageId"].isin(self.folds["ImageId"])]
+        table = test[test["score"] >= fusion_fit.best_threshold(truth, oof)]
+        both = [table.assign(weight=1.0, role="positive", fold=fold) for fold in (0, 1)]
+        cars.write(self.folder / "naive.parquet", cars.concat(both))
+        return self.folder / "naive.parquet"
+
+    def run(self) -> dict[str, dict[str, Path]]:
+        """Way → tables of its predictions (oof: of the held-out photos)."""
+        labels = cars.read(self.data / "labels.parquet")
+        teachers = [self.train(f"teacher{fold}", fold) for fold in (0, 1)]
+        tables = self.predict("teachers", teachers, "folds")
+        ours = self.folder / "pseudo.parquet"
+        python(
+            *("-m", "carpose.pseudo", "--labels", self.data / "labels.parquet"),
+            *("--folds", self.folder / "folds.parquet", "--test-truth", self.data / "truth.csv"),
+            *("--fit-members", f"a={tables['oof']}", "--test-members", f"a={tables['test_folds']}"),
+            *("--output", ours, "--report", self.folder / "pseudo.json"),
+        )
+        models = {
+            "none": teachers[0],
+            "longer": self.train("longer", 0, ours, pseudo_share=0.0),
+            "naive": self.train("naive", 0, self.naive(labels, tables)),
+            "ours": self.train("ours", 0, ours),
+            "student": self.train("student", 0, ours, student=2.0),
+        }
+        print(f"{self.size} photos, seed {self.seed}: done", flush=True)
+        return {way: self.predict(way, [model], "held_out") for way, model in models.items()}
+
+
+def compare(truth: pd.DataFrame, image_ids: np.ndarray, tables: list[dict], samples: int) -> list[dict]:
+    """Per way the mean mAP over the seeds and its difference to `longer`, paired over seeds and photos."""
+    truth = truth[truth["ImageId"].isin(image_ids)]
+    rng = np.random.default_rng(0)
+    images = truth["ImageId"].nunique()
+    picks = [rng.multinomial(images, np.full(images, 1 / images), samples) for _ in tables]
+    known = set(truth["ImageId"])
+    value, draws = {}, {}
+    for way in WAYS:
+        own = [table[way][table[way]["ImageId"].isin(known)] for table in tables]
+        value[way] = [metric.evaluate(truth, table, sorted(known))["mAP"] for table in own]
+        draws[way] = [resampled(truth, table, False, pick) for table, pick in zip(own, picks, strict=True)]
+    # Seeds are drawn too: the interval holds for another seed, not for these alone.
+    seeds = rng.integers(len(tables), size=(samples, len(tables)))
+    rows = []
+    for way in WAYS:
+        gain = np.array(draws[way]) - np.array(draws["longer"])
+        gain = gain[seeds, np.arange(samples)[:, None]].mean(axis=1)
+        low, high = np.quantile(gain, [0.025, 0.975])
+        rows.append(
+            {
+                "way": way,
+                "mAP": float(np.mean(value[way])),
+                "gain": float(np.mean(value[way]) - np.mean(value["longer"])),
+                "low": float(low),
+                "high": float(high),
+                "seeds": value[way],
+            }
+        )
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, help="where data and models go; what is there is not made again")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[75, 150, 300, 600], help="labelled photos")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
+    parser.add_argument("--jobs", type=int, default=2, help="trainings at once")
+    parser.add_argument("--samples", type=int, default=1000, help="bootstrap resamples")
+    parser.add_argument("--output", type=Path, required=True, help="JSON to write")
+    args = parser.parse_args()
+    args.folder.mkdir(parents=True, exist_ok=True)
+    prepare(args.folder)
+    cells = [Cell(args.folder, size, seed) for seed, size in itertools.product(range(args.seeds), args.sizes)]
+    with ThreadPoolExecutor(args.jobs) as pool:
+        found = dict(zip(((c.size, c.seed) for c in cells), pool.map(Cell.run, cells), strict=True))
+
+    labels, hidden = cars.read(args.folder / "labels.parquet"), metric.read_truth(args.folder / "truth.csv")
+    held_out = pd.read_parquet(cells[0].folder / "held_out.parquet").ImageId.to_numpy()
+    result = {}
+    for size in args.sizes:
+        for photos, truth, table in (("held out", labels, "oof"), ("unlabelled", hidden, "test")):
+            tables = [
+                {way: cars.read(paths[table]) for way, paths in found[size, seed].items()}
+                for seed in range(args.seeds)
+            ]
+            ids = held_out if table == "oof" else hidden["ImageId"].unique()
+            result[f"{size} {photos}"] = rows = compare(truth, ids, tables, args.samples)
+            print(f"\n{size} labelled photos, measured on the {photos} ones")
+            print("| way | mAP | gain over longer [95 %] |\n|---|---|---|")
+            for row in rows:
+                print(
+                    f"| {row['way']} | {row['mAP']:.4f} | {row['gain']:+.4f} "
+                    f"[{row['low']:+.4f}, {row['high']:+.4f}] |"
+                )
+    args.output.write_text(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()

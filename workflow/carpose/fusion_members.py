@@ -1,0 +1,135 @@
+"""What is known of each member of a fusion: how far its cars lie from the true ones.
+
+In: true cars and tables of predictions. Out: per member bias and spread of its depth, spread of its
+directions and rotations, how sure its scores are, and how much it counts beside members that err alike.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+
+from . import cars, rotation
+from .calibration import fit_logistic, logit
+from .clustering import cluster, rays
+from .fuse import GATE, NEUTRAL, QUATERNION, REFERENCE_RANGE, bias, depth_sigma, stack
+
+ALONG, ACROSS = 0.3, 0.03  # how far (log-range, radians) a car may lie from the truth it is fitted to
+MAD = 1.4826  # median absolute deviation → standard deviation
+RAYLEIGH = 1.1774  # median length of a 2-D normal vector of standard deviation 1
+
+Members = dict[str, pd.DataFrame]
+
+
+def of_images(members, image_ids):
+    """The members' cars on these images."""
+    wanted = pd.Index(image_ids)
+    return {name: table[table["ImageId"].isin(wanted)] for name, table in members.items()}
+
+
+def fit_members(labels: pd.DataFrame, members: Members, image_ids: Iterable[str]) -> dict:
+    """What is known of each member, with the usual gate."""
+    truth, table = labels[labels["ImageId"].isin(image_ids)], stack(of_images(members, image_ids))
+    return {"members": _fit_members(truth, table, list(members)), "gate": dict(GATE)}
+
+
+def _fit_members(truth, table, names):
+    """What is known of each member: how far its cars lie from the true ones."""
+    pair, at = pair_with_truth(truth, table)
+    direction, log_range = rays(table)
+    true_direction, true_range = rays(truth)
+    error = np.full(len(table), np.nan)
+    error[pair] = log_range[pair] - true_range[at]
+    aside, turn = np.full(len(table), np.nan), np.full(len(table), np.nan)
+    aside[pair] = np.linalg.norm(direction[pair] - true_direction[at], axis=1)
+    seen, true = table[QUATERNION].to_numpy(), rotation.quaternion(truth[cars.ANGLES].to_numpy(float))
+    turn[pair] = rotation.distance(seen[pair], true[at])
+    turn[turn > np.pi / 2] = np.nan  # back to front: the vote's business
+
+    known, standard = {}, np.full((len(truth), len(names)), np.nan)
+    for number, name in enumerate(names):
+        own = (table["member"] == number).to_numpy()
+        found = own & np.isfinite(error)
+        coefficients = _fit_bias(error[found], log_range[found] - np.log(REFERENCE_RANGE))
+        left = error[found] - bias(np.broadcast_to(coefficients, (found.sum(), 2)), log_range[found])
+        sigma = shrunk_scale(np.abs(left) * MAD, NEUTRAL["sigma"])
+        predicted = table["depth_sigma"].to_numpy(float)[found]
+        told = np.isfinite(predicted) & (predicted > 0)
+        sigma_scale = shrunk_scale(np.abs(left[told]) * MAD / predicted[told], 1.0)
+        scores = table["score"].to_numpy(float)[own]
+        reliability = fit_logistic(logit(scores)[:, None], np.isfinite(error[own]).astype(float))
+        slope = reliability["coefficients"][0] / reliability["scale"][0]
+        known[name] = {
+            "bias": coefficients.tolist(),
+            "sigma": sigma,
+            "sigma_scale": sigma_scale,
+            "direction_sigma": shrunk_scale(aside[found] / RAYLEIGH, NEUTRAL["direction_sigma"]),
+            "rotation_sigma": shrunk_scale(turn[found][np.isfinite(turn[found])], NEUTRAL["rotation_sigma"]),
+            "reliability": [reliability["intercept"] - slope * reliability["mean"][0], slope],
+        }
+        scaled = left / depth_sigma(predicted, np.full(len(left), sigma), np.full(len(left), sigma_scale))
+        standard[at[found[pair]], number] = np.clip(scaled, -3, 3)
+    for name, share in zip(names, _shares(standard), strict=True):
+        known[name]["share"] = share
+    return known
+
+
+def pair_with_truth(truth, table):
+    """Rows of `table` that see a true car (each member each car once), and the rows of `truth` they see."""
+    both = cars.concat([truth[["ImageId", *cars.POSE]], table[["ImageId", *cars.POSE]]])
+    member = np.concatenate([np.zeros(len(truth), int), table["member"].to_numpy(int) + 1])
+    direction, log_range = rays(both)
+    labels = cluster(
+        pd.factorize(both["ImageId"])[0],
+        member,
+        direction,
+        log_range,
+        along=np.full(len(both), ALONG / np.sqrt(2)),
+        across=np.full(len(both), ACROSS / np.sqrt(2)),
+        priority=(member == 0).astype(float),
+        recentre=False,
+    )
+    truth_of = np.full(labels.max(initial=-1) + 1, -1)
+    truth_of[labels[: len(truth)]] = np.arange(len(truth))
+    seen = truth_of[labels[len(truth) :]]
+    pair = np.flatnonzero(seen >= 0)
+    return pair, seen[pair]
+
+
+def _fit_bias(error, far, prior=(0.05, 0.03)):
+    """Line through the errors of log-range, robust (Huber) and shrunk: coefficients ~ N(0, prior²)."""
+    design = np.column_stack([np.ones(len(far)), np.clip(far, -1.5, 1.5)])
+    coefficients = np.zeros(2)
+    for _ in range(10):
+        left = error - design @ coefficients
+        sigma = max(MAD * np.median(np.abs(left)), 0.005) if len(left) else 1.0
+        weight = np.minimum(1, 1.5 * sigma / np.maximum(np.abs(left), 1e-9)) / sigma**2
+        precision = (design.T * weight) @ design + np.diag(1 / np.square(prior))
+        coefficients = np.linalg.solve(precision, design.T @ (weight * error))
+    return coefficients
+
+
+def shrunk_scale(sizes, prior, strength=20):
+    """Median of sizes, drawn towards `prior` as if that had been seen `strength` times."""
+    if not len(sizes):
+        return float(prior)
+    log = np.log(max(np.median(sizes), 1e-4))
+    return float(np.exp((len(sizes) * log + strength * np.log(prior)) / (len(sizes) + strength)))
+
+
+def _shares(standard, strength=20):
+    """How much each member counts given that members repeat each other's errors: Σ⁻¹·1, 1 if alone.
+
+    standard: (true cars, M) errors in depth in units of their standard deviation, NaN where not seen.
+    """
+    seen = np.isfinite(standard)
+    value = np.where(seen, standard, 0.0)
+    both = seen.T.astype(float) @ seen.astype(float)
+    spread = np.sqrt((value**2).T @ seen * (seen.T @ value**2)) + 1e-9  # of what both see
+    correlation = np.clip(value.T @ value / spread, 0, 0.98) * both / (both + strength)
+    np.fill_diagonal(correlation, 1.0)
+    # Sums of pairwise estimates need not be positive definite: raise the smallest eigenvalue.
+    lowest = np.linalg.eigvalsh(correlation)[0]
+    lift = max(0.05 - lowest, 0.0)
+    weights = np.linalg.solve(correlation + lift * np.eye(len(correlation)), np.ones(len(correlation)))
+    return np.clip(weights * (1 + lift), 0.1, 1.0).tolist()
