@@ -108,11 +108,10 @@ class Story:
             assert self.run.poll() is None, f"the run has ended\n{self.explain()}"
             for process in psutil.process_iter(["cmdline", "cwd"]):
                 command = process.info["cmdline"] or []
-                if command[1:3] != ["-m", "carpose.train"]:
+                if command[1:3] != ["-m", "carpose.train"] or process.info["cwd"] != str(self.folder):
                     continue
                 name = command[command.index("--name") + 1]
-                ours = process.info["cwd"] == str(self.folder)
-                if ours and name not in self.disturbed.values() and "epoch 1/" in self.log_of(name):
+                if name not in self.disturbed.values() and "epoch 1/" in self.log_of(name):
                     process.suspend()
                     return name
             return None
