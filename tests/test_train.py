@@ -102,13 +102,31 @@ def test_sigterm_saves_and_leaves(prepared, undisturbed, tmp_path):
     assert (tmp_path / "model.pt").read_bytes() == (undisturbed / "model.pt").read_bytes()
 
 
-def run_background(command):
+def test_a_second_training_of_the_same_state_waits(prepared, undisturbed, tmp_path):
+    """As after a kill of Snakemake: the orphan is left alone, and what it has done is gone on from."""
+    command = options(prepared, tmp_path)
+    orphan = run_background(command)
+    while "epoch 1/3" not in orphan.stdout.readline():
+        assert orphan.poll() is None
+    orphan.send_signal(signal.SIGSTOP)
+    second = run_background(command, stderr=subprocess.PIPE)
+    assert "another training is at work" in second.stderr.readline()
+    assert second.poll() is None and not (tmp_path / "model.pt").exists()
+    orphan.kill()
+    assert "going on at epoch" in second.communicate(timeout=120)[0]
+    assert second.returncode == 0
+    assert (tmp_path / "model.pt").read_bytes() == (undisturbed / "model.pt").read_bytes()
+    assert not list(tmp_path.glob("state.pt*"))
+
+
+def run_background(command, **more):
     path = os.pathsep.join([str(REPOSITORY / "workflow"), str(REPOSITORY)])
     return subprocess.Popen(
         [sys.executable, "-m", *map(str, command)],
         env={**os.environ, "PYTHONPATH": path},
         stdout=subprocess.PIPE,
         text=True,
+        **more,
     )
 
 

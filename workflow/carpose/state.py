@@ -4,10 +4,13 @@ A file is the SHA-256 of its payload, then the payload (torch.save). The state b
 kept: a file cut short or damaged costs one interval, not the night.
 """
 
+import contextlib
+import fcntl
 import hashlib
 import io
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -48,6 +51,33 @@ def load(path: Path, digest: str) -> dict | None:
             continue
         return content["state"]
     return None
+
+
+@contextlib.contextmanager
+def owned(path: Path) -> Iterator[None]:
+    """Work on this state alone: a second training of the same state waits until the first has left.
+
+    After a kill of Snakemake its trainings live on; those of the next run must not write beside them.
+    The lock goes with its process, however that ends.
+    """
+    lock = path.with_name(path.name + ".lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        handle = open(lock, "w")  # noqa: SIM115  held as long as the lock
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _say(f"{path}: another training is at work on it; waiting until it has left")
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle.fileno()), lock.stat()):
+                break
+        handle.close()  # whoever held the lock took the file away: what is locked is no longer the file
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        handle.close()
 
 
 def remove(path: Path) -> None:

@@ -324,7 +324,7 @@ def main() -> int:
     args = parser.parse_args()
     recipe = from_options(args)
     torch.set_num_threads(recipe.threads)
-    with lease(args.gpus) as device:
+    with state.owned(args.state), lease(args.gpus) as device:
         try:
             run(args, recipe, device)
         except Interrupted:
