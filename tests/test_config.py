@@ -23,6 +23,14 @@ def merged(base, overlay):
     return base
 
 
+def test_nothing_of_the_demo_s_recipe_reaches_the_real_data(config):
+    """A file laid over config.yaml inherits what it does not name: small networks, a few epochs."""
+    real = yaml.safe_load((REPOSITORY / "configs" / "pku.yaml").read_text())
+    assert set(config["train"]) <= set(real["train"])
+    for name, recipe in config["models"].items():
+        assert set(recipe) <= set(real["models"][name]), name
+
+
 @pytest.mark.parametrize("overlay", ["ci", "pku", "real_poses"])
 def test_shipped_configurations_are_valid(config, overlay):
     check(config)
