@@ -34,6 +34,12 @@ rule data_check:
         rules.check_data.output.images,
 
 
+rule weights:
+    "The published weights that `pretrained: hub` begins with: fetched once, here."
+    input:
+        expand(f"{RESULTS}/weights/{{model}}.safetensors", model=FETCHED),
+
+
 rule trained:
     "Round 0: every model trained on every fold."
     input:

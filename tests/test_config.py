@@ -50,6 +50,7 @@ def test_shipped_configurations_are_valid(config, overlay):
         ("fuse.mode", "best", "fuse.mode: 'best' is not right; use one of given, equal"),
         ("fuse.rounds", [0, 5], "fuse.rounds: there is no round 5"),
         ("rounds", "two", "rounds: 'two' is not right"),
+        ("models.dla34.gpus", 3, "models.dla34: 3 GPUs cannot share batches of 4 photos equally"),
         ("data_rot", "x", "did you mean data_root?"),
         ("models", {"dla34": None}, "at least one model"),
     ],
@@ -66,7 +67,8 @@ def test_errors_name_the_key_and_what_is_right(config, path, value, message):
 
 def test_schema_and_recipe_know_the_same_keys():
     schema = yaml.safe_load(SCHEMA.read_text())
-    assert set(schema["$defs"]["recipe"]["properties"]) == {item.name for item in fields(Recipe)}
+    keys = {item.name for item in fields(Recipe)} | {"gpus"}  # how many share a training is no recipe
+    assert set(schema["$defs"]["recipe"]["properties"]) == keys
 
 
 def test_recipe_survives_the_command_line(config):
@@ -75,6 +77,7 @@ def test_recipe_survives_the_command_line(config):
     parser = argparse.ArgumentParser()
     add_options(parser)
     settings = {**config["train"], **config["models"]["hourglass"], "mask_channel": True, "neck": ""}
+    del settings["gpus"]
     words = [word.strip("'") for word in command_line(settings).split(" ")]
     recipe = from_options(parser.parse_args(words))
     assert recipe == Recipe(**copy.deepcopy(settings))

@@ -10,6 +10,9 @@ import pandas as pd
 import pytest
 from conftest import REPOSITORY
 
+from carpose import UserError
+from carpose.forecast import forecast, planned_jobs
+
 CI = ["--configfile", str(REPOSITORY / "configs" / "ci.yaml")]
 
 
@@ -153,5 +156,41 @@ def test_one_recipe_retrains_that_model_alone(finished):
 
 
 def test_how_it_runs_is_no_part_of_the_result(finished):
-    planned = snakemake(finished, "-n", "submission", *CI, "--config", 'resources={"train": {"threads": 2}}')
+    running = 'running={"workers": 2, "save_minutes": 3, "validate_every": 1, "tensorboard": true}'
+    changes = ['resources={"train": {"threads": 2}}', running, 'train={"gpus": 0}']
+    planned = snakemake(finished, "-n", "submission", *CI, "--config", *changes)
     assert "Nothing to be done" in planned
+
+
+def test_a_training_on_several_gpus_asks_for_all_of_it(tmp_path):
+    planned = snakemake(tmp_path, "-n", "trained", *CI, "--config", 'models={"dla34": {"gpus": 3}}')
+    asked = planned_jobs(planned)[["rule", "gpu", "mem_mb"]].query("rule == 'train'").to_numpy().tolist()
+    assert sorted(asked) == 2 * [["train", 1, 1500]] + 2 * [["train", 3, 4500]]
+
+
+def test_forecast_knows_what_earlier_jobs_took(finished, tmp_path, monkeypatch):
+    """All again, and on top of it two folds of a round that has never run."""
+    monkeypatch.chdir(finished)
+    again = forecast(planned_jobs(snakemake(finished, "-n", "submission", "-F", *CI)))
+    measured = [
+        pd.read_csv(path, sep="\t")["s"] for path in finished.glob("results/ci/benchmarks/train/*.tsv")
+    ]
+    train = again.loc["train"]
+    assert train["jobs"] == train["known"] == len(measured) == 8
+    assert train["hours_expected"] == pytest.approx(pd.concat(measured).sum() / 3600)
+    assert train["gpu_hours"] == pytest.approx(8 * 10 / 60)
+    more = planned_jobs(snakemake(finished, "-n", "retrained", *CI, "--config", "rounds=3"))
+    assert len(more.query("rule == 'train'")) == 4 and forecast(more).loc["train", "known"] == 4
+
+
+def test_forecast_wants_a_dry_run():
+    with pytest.raises(UserError, match="Nothing to be done"):
+        planned_jobs("Nothing to be done")
+
+
+def test_published_weights_are_fetched_once_for_all_folds(tmp_path):
+    settings = 'models={"dla34": {"pretrained": "hub", "width": 1}, "hourglass": null}'
+    planned = snakemake(tmp_path, "-n", "-p", "trained", *CI, "--config", settings)
+    assert jobs(planned)["fetch_weights"] == "1" and jobs(planned)["train"] == "2"
+    assert planned.count("--pretrained results/ci/weights/dla34.safetensors") == 2
+    assert jobs(snakemake(tmp_path, "-n", "weights", *CI, "--config", settings)) == {"fetch_weights": "1"}

@@ -67,6 +67,13 @@ def check(config: dict) -> None:
         lines.append("models: at least one model is needed")
     if "maps" in (config.get("models") or {}):
         lines.append("models.maps: this name is kept for the averaged maps of all models; take another")
+    if not lines:  # only what is of the right type can be compared
+        recipes = {name: config["train"] | own for name, own in config["models"].items() if own}
+        lines = [
+            f"models.{name}: {recipe['gpus']} GPUs cannot share batches of {recipe['batch_size']} photos equally"
+            for name, recipe in recipes.items()
+            if recipe.get("gpus", 1) > 1 and recipe["batch_size"] % recipe["gpus"]
+        ]
     if lines:
         raise UserError("the configuration is not valid\n  " + "\n  ".join(lines))
 

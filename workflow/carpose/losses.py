@@ -6,6 +6,7 @@ In: the network's output maps and the collated targets of carpose.codec. Out: a 
 import torch
 import torch.nn.functional as F
 
+from . import distributed
 from .codec import gather
 from .recipe import Recipe
 
@@ -21,7 +22,7 @@ def heatmap_focal(logits: torch.Tensor, targets: dict[str, torch.Tensor]) -> tor
     negative = (probability.pow(2) * F.softplus(logits) * away).sum()
     at = logits.reshape(-1)[targets["peak"]]
     positive = ((1 - at.sigmoid()).pow(2) * F.softplus(-at) * targets["peak_weight"]).sum()
-    return (positive + negative) / targets["peak_weight"].sum().clamp(min=1)
+    return (positive + negative) / distributed.count(targets["peak_weight"].sum())
 
 
 def heatmap_bce(logits: torch.Tensor, targets: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -29,8 +30,8 @@ def heatmap_bce(logits: torch.Tensor, targets: dict[str, torch.Tensor]) -> torch
     logits = logits[:, 0].float()
     heat = targets["heatmap"]
     loss = F.binary_cross_entropy_with_logits(logits, heat, reduction="none") * ~targets["ignore"]
-    positive = (loss * heat).sum() / heat.sum().clamp(min=1)
-    negative = (loss * (1 - heat)).sum() / (1 - heat).sum().clamp(min=1)
+    positive = (loss * heat).sum() / distributed.count(heat.sum())
+    negative = (loss * (1 - heat)).sum() / distributed.count((1 - heat).sum())
     return positive + negative * 10
 
 
@@ -40,7 +41,7 @@ def compute(
     """Unweighted losses by name, averaged over the network's stacks."""
     heatmap_loss = {"focal": heatmap_focal, "bce": heatmap_bce}[recipe.heatmap_loss]
     weight = targets["weight"][:, None]
-    total = weight.sum().clamp(min=1)
+    total = distributed.count(weight.sum())
     losses: dict[str, torch.Tensor] = {}
 
     def add(name: str, value: torch.Tensor) -> None:

@@ -3,9 +3,11 @@
 In: the picture cache, labels, folds and, for a later round, pseudo labels and the round before's weights.
 Out: `model.pt` (the last moving average of the weights) and `history.csv` (one row per epoch).
 Killed at any moment, the same command goes on from its state file and ends with the same weights.
+With --gpus N it becomes torchrun, and N processes share every batch; on several nodes start torchrun yourself.
 """
 
 import argparse
+import contextlib
 import hashlib
 import math
 import signal
@@ -19,7 +21,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from . import UserError, data, losses, state
+from . import UserError, data, distributed, losses, state
 from .average import MovingAverage
 from .cars import POSE
 from .checkpoint import build, load_checkpoint, save_checkpoint
@@ -59,7 +61,8 @@ class Training:
         model = build(recipe)
         if start is not None:
             model.load_state_dict(load_checkpoint(start)[0].state_dict())
-        self.model = model.to(device)
+        self.model = distributed.synchronised(model.to(device), device)
+        self.network = distributed.wrap(self.model, device)
         self.ema = MovingAverage(self.model, recipe.ema_decay)
         self.peak_rate = recipe.retrain_lr if later_round else recipe.lr
         self.optimizer = create_optimizer_v2(
@@ -76,16 +79,16 @@ class Training:
 
     def step(self, pictures: torch.Tensor, targets: dict[str, torch.Tensor], rate: float) -> dict[str, float]:
         """One step of the optimiser; the losses of the batch. Without effect if one is not finite."""
-        self.model.train()
+        self.network.train()
         inputs = data.network_input(pictures, self.device, self.recipe)
         targets = {
             name: torch.as_tensor(value).to(self.device, non_blocking=True) for name, value in targets.items()
         }
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
-            outputs = self.model(inputs)
+            outputs = self.network(inputs)
         terms = losses.compute(outputs, targets, self.recipe)
         total = losses.weighted_sum(terms, self.recipe)
-        values = {name: float(value.detach()) for name, value in {"loss": total, **terms}.items()}
+        values = distributed.mean({"loss": total, **terms})
         if not math.isfinite(values["loss"]):
             return values
         for group in self.optimizer.param_groups:
@@ -147,11 +150,12 @@ def run(args: argparse.Namespace, recipe: Recipe, device: torch.device) -> None:
     samples = data.Samples(args.cache, train_ids + pseudo_ids, table, recipe, len(pseudo_ids))
     epochs = recipe.retrain_epochs if later else recipe.epochs
     per_epoch = max(len(train_ids) // recipe.batch_size, 1)
+    distributed.check(min(len(train_ids), recipe.batch_size), distributed.size())
     start = args.start if later and recipe.retrain_start == "warm" else None
     digest = work_digest(args, recipe, start)
 
     training = Training(recipe, later, start, device)
-    saved = state.load(args.state, digest)
+    saved = load_state(args.state, digest)
     if saved:
         training.restore(saved)
         say(args, f"going on at epoch {training.progress.epoch + 1}, batch {training.progress.batch}")
@@ -164,7 +168,7 @@ def run(args: argparse.Namespace, recipe: Recipe, device: torch.device) -> None:
             run_epoch(args, training, samples, order, epochs * per_epoch, stop, digest)
         except FloatingPointError as error:
             retries += 1
-            saved = state.load(args.state, digest)
+            saved = load_state(args.state, digest)
             if recipe.nan == "stop" or saved is None or retries > LATEST_RESTARTS:
                 raise UserError(f"{error}; lower the rate, or set nan: back") from None
             training.restore(saved)
@@ -172,8 +176,10 @@ def run(args: argparse.Namespace, recipe: Recipe, device: torch.device) -> None:
             say(args, f"{error}; back to epoch {training.progress.epoch + 1} at {0.5**retries:g} of the rate")
             continue
         row = finish_epoch(args, training, valid_ids, per_epoch, epochs, time.monotonic() - began)
-        state.save(args.state, digest, training.state())
+        save_state(args.state, digest, training)
         report(args, row, epochs, recipe)
+    if not distributed.first():
+        return
     provenance = {"data": digest, "fold": args.fold, "round": "later" if later else "first"}
     with atomic(args.history) as temporary:
         pd.DataFrame(training.progress.history).to_csv(temporary, index=False)
@@ -192,7 +198,10 @@ def run_epoch(
 ) -> None:
     """The rest of the current epoch. Raises FloatingPointError naming epoch, step and ImageIds."""
     recipe, progress = training.recipe, training.progress
-    batches = list(data.batches(progress.epoch, order, recipe.batch_size, progress.batch))
+    batches = [
+        distributed.share(batch)
+        for batch in data.batches(progress.epoch, order, recipe.batch_size, progress.batch)
+    ]
     loader = torch.utils.data.DataLoader(
         samples,
         batch_sampler=batches,
@@ -201,7 +210,8 @@ def run_epoch(
         pin_memory=training.device.type == "cuda",
     )
     saved_at = time.monotonic()
-    bar = tqdm(loader, desc=f"{args.name} {progress.epoch + 1}", disable=not sys.stderr.isatty(), leave=False)
+    silent = not (sys.stderr.isatty() and distributed.first())
+    bar = tqdm(loader, desc=f"{args.name} {progress.epoch + 1}", disable=silent, leave=False)
     for pictures, targets, indices in bar:
         rate = rate_at(progress.step, steps, training.peak_rate, recipe.warmup) * progress.rate
         values = training.step(pictures, targets, rate)
@@ -215,10 +225,11 @@ def run_epoch(
         for name, value in values.items():
             progress.sums[name] = progress.sums.get(name, 0.0) + value
         bar.set_postfix({name: f"{total / progress.batch:.3f}" for name, total in progress.sums.items()})
-        if stop.raised or time.monotonic() - saved_at > 60 * args.save_minutes:
-            state.save(args.state, digest, training.state())
+        stopping = distributed.any_of(stop.raised, training.device)
+        if stopping or time.monotonic() - saved_at > 60 * args.save_minutes:
+            save_state(args.state, digest, training)
             saved_at = time.monotonic()
-        if stop.raised:
+        if stopping:
             raise Interrupted
 
 
@@ -235,8 +246,9 @@ def finish_epoch(
     row = {"epoch": progress.epoch + 1, "lr": training.optimizer.param_groups[0]["lr"]}
     row |= {name: total / per_epoch for name, total in progress.sums.items()}
     row["seconds"] = round(seconds, 2)
-    last = progress.epoch + 1 == epochs
-    if last or (args.validate_every and (progress.epoch + 1) % args.validate_every == 0):
+    due = progress.epoch + 1 == epochs
+    due |= bool(args.validate_every) and (progress.epoch + 1) % args.validate_every == 0
+    if due and distributed.first():
         found, _ = predict_cars(
             [[(training.ema.module, recipe)]], args.cache, valid_ids, training.device, workers=args.workers
         )
@@ -257,7 +269,7 @@ def report(args: argparse.Namespace, row: dict[str, float], epochs: int, recipe:
     name = max(terms, key=terms.get)
     if terms[name] > 10 * (sum(terms.values()) - terms[name]):
         say(args, f"warning: the {name} loss outweighs the others tenfold; lower {name}_weight")
-    if args.tensorboard:
+    if args.tensorboard and distributed.first():
         write_events(args.tensorboard, row)
 
 
@@ -290,8 +302,18 @@ def work_digest(args: argparse.Namespace, recipe: Recipe, start: Path | None) ->
     return hasher.hexdigest()[:16]
 
 
+def load_state(path: Path, digest: str) -> dict | None:
+    return distributed.from_first(state.load(path, digest) if distributed.first() else None)
+
+
+def save_state(path: Path, digest: str, training: Training) -> None:
+    if distributed.first():
+        state.save(path, digest, training.state())
+
+
 def say(args: argparse.Namespace, message: str) -> None:
-    print(f"[{args.name}] {message}", flush=True)
+    if distributed.first():
+        print(f"[{args.name}] {message}", flush=True)
 
 
 def main() -> int:
@@ -319,12 +341,15 @@ def main() -> int:
     running.add_argument("--validate-every", type=int, default=1, help="epochs; 0: only the last")
     running.add_argument("--save-minutes", type=float, default=10, help="minutes between states in an epoch")
     running.add_argument("--workers", type=int, default=0, help="processes that prepare samples")
-    running.add_argument("--gpus", type=int, default=1, help="0: compute on the CPU")
+    running.add_argument("--gpus", type=int, default=1, help="how many share the training; 0: the CPU")
     add_options(parser)
     args = parser.parse_args()
     recipe = from_options(args)
     torch.set_num_threads(recipe.threads)
-    with state.owned(args.state), lease(args.gpus) as device:
+    distributed.check(recipe.batch_size, max(args.gpus, distributed.size()))
+    distributed.launch(args.gpus, "carpose.train")
+    owned = state.owned(args.state) if distributed.first() else contextlib.nullcontext()
+    with owned, lease(args.gpus) as device, distributed.team(device):
         try:
             run(args, recipe, device)
         except Interrupted:

@@ -29,6 +29,8 @@ RESULTS = f"results/{config['run']}"
 ROUNDS = config["rounds"]
 FOLDS = range(config["folds"]["count"])
 RECIPES = {name: {**config["train"], **own} for name, own in config["models"].items() if own}
+FETCHED = [name for name, recipe in RECIPES.items() if recipe.get("pretrained") == "hub"]
+GPUS = {name: recipe.pop("gpus", 1) for name, recipe in RECIPES.items()}
 DEMO = not config["data_root"]
 DATA = f"{RESULTS}/demo" if DEMO else config["data_root"]
 TRUTH = f"{RESULTS}/demo_truth.csv" if DEMO else []
@@ -69,11 +71,16 @@ def named(rounds, table, names=MEMBERS):
     ]
 
 
-def asks(stage):
+def processes(wildcards):
+    """Processes of a training, one per GPU."""
+    return max(GPUS[wildcards.model], 1)
+
+
+def asks(stage, processes=lambda wildcards: 1):
     """What a job of this stage asks for; memory and time grow with the attempt."""
     wish = config["resources"][stage]
     return {
-        "mem_mb": lambda wildcards, attempt: wish["mem_mb"] * attempt,
+        "mem_mb": lambda wildcards, attempt: wish["mem_mb"] * processes(wildcards) * attempt,
         "runtime": lambda wildcards, attempt: wish["runtime"] * attempt,
     }
 
@@ -82,4 +89,5 @@ def threads_of(stage):
     return config["resources"][stage]["threads"]
 
 
-GPUS = config["running"]["gpus"]
+# How a stage runs is no part of its result: passed as resources, these make nothing run again.
+RUNNING = {key: int(value) for key, value in config["running"].items()}

@@ -27,7 +27,10 @@ rule predict:
     threads: threads_of("predict")
     resources:
         **asks("predict"),
-        gpu=GPUS,
+        workers=RUNNING["workers"],
+        gpu=lambda wildcards: min(
+            1, max(GPUS.values()) if wildcards.model == "maps" else GPUS[wildcards.model]
+        ),
     params:
         checkpoints=lambda wildcards, input: " ".join(
             f"--checkpoints {' '.join(input.models[start : start + len(FOLDS)])}"
@@ -37,11 +40,9 @@ rule predict:
         batch_size=config["predict"]["batch_size"],
         flip="--flip" if config["predict"]["flip"] else "",
         torch_threads=lambda wildcards: RECIPES.get(wildcards.model, config["train"]).get("threads", 1),
-        workers=config["running"]["workers"],
-        gpus=GPUS,
     shell:
         "python -m carpose.predict {params.checkpoints} --cache $(dirname {input.cache})"
         " --images {input.images} --folds {input.folds} --oof {output.oof} --test {output.test}"
         " --test-folds {output.test_folds} --threshold {params.threshold} --batch-size {params.batch_size}"
-        " {params.flip} --threads {params.torch_threads} --workers {params.workers} --gpus {params.gpus}"
+        " {params.flip} --threads {params.torch_threads} --workers {resources.workers} --gpus {resources.gpu}"
         " 2>&1 | tee {log}"

@@ -1,0 +1,74 @@
+"""Two processes on the CPU that share every batch: the training is that of one process."""
+
+import signal
+import socket
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import run_module
+from test_train import options, run_background
+
+from carpose.checkpoint import load_checkpoint
+
+# Equal up to rounding: normalisation over groups of channels, a step that does not divide by tiny gradients.
+ALIKE = ("--norm", "group", "--batch-size", 4, "--optimizer", "sgd", "--lr", 0.01, "--amp", "off")
+
+
+@pytest.fixture(scope="module")
+def alone(prepared, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("alone")
+    run_module(*options(prepared, folder, *ALIKE))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shared(prepared, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shared")
+    done = run_module(*options(prepared, folder, *ALIKE, "--gpus", 2))
+    return folder, done.stdout
+
+
+def test_two_processes_train_as_one(alone, shared):
+    one, two = (pd.read_csv(folder / "history.csv") for folder in (alone, shared[0]))
+    losses = ["loss", "heatmap", "offset", "depth", "rotation"]
+    np.testing.assert_allclose(two[losses], one[losses], rtol=1e-4)
+    assert two["mAP"].notna().sum() == len(two)
+    weights = [load_checkpoint(folder / "model.pt")[0].state_dict() for folder in (alone, shared[0])]
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, rtol=1e-3, atol=1e-4)
+
+
+def test_one_process_alone_writes(shared):
+    folder, output = shared
+    assert [line.count("epoch") for line in output.splitlines() if "epoch" in line] == [1, 1, 1]
+    assert sorted(path.name for path in folder.iterdir()) == ["history.csv", "model.pt"]
+
+
+def test_batch_that_cannot_be_shared_stops_at_once(prepared, tmp_path):
+    done = run_module(*options(prepared, tmp_path, "--batch-size", 3, "--gpus", 2), check=False)
+    assert done.returncode == 2 and "2 GPUs cannot share 3 photos" in done.stderr
+
+
+def test_taken_away_it_goes_on_with_other_processes(prepared, alone, tmp_path):
+    """SIGTERM to torchrun, as Slurm sends it; then two nodes of one process each, as two torchruns."""
+    command = options(prepared, tmp_path, *ALIKE)
+    process = run_background([*command, "--gpus", 2])
+    while "epoch 1/3" not in process.stdout.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) != 0
+    assert (tmp_path / "state.pt").exists() and not (tmp_path / "model.pt").exists()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torchrun = ["torch.distributed.run", "--nnodes", 2, "--nproc-per-node", 1, "--master-addr", "127.0.0.1"]
+    torchrun += ["--master-port", port, "--node-rank"]
+    nodes = [run_background([*torchrun, number, "-m", *command]) for number in (0, 1)]
+    outputs = [node.communicate(timeout=240)[0] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], outputs
+    assert "going on at epoch" in outputs[0] and not outputs[1]
+    one, two = (load_checkpoint(folder / "model.pt")[0].state_dict() for folder in (alone, tmp_path))
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-4)

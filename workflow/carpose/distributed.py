@@ -1,0 +1,130 @@
+"""One training by several processes (torchrun), each with its share of every batch, on its own GPU.
+
+Losses are sums over cars divided by the cars of the whole batch, so that the mean of the processes' losses
+and gradients, which is what DistributedDataParallel makes, is that of one process with the whole batch.
+Process 0 alone reads and writes files. With one process everything here does nothing.
+"""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+from . import UserError
+
+# While process 0 validates or waits for a file's lock the others wait; torchrun ends all if one dies.
+PATIENCE = timedelta(days=1)
+
+
+def size() -> int:
+    """Processes of this training."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def rank() -> int:
+    """Number of this process, 0 … size − 1."""
+    return int(os.environ.get("RANK", 0))
+
+
+def first() -> bool:
+    return rank() == 0
+
+
+def launch(processes: int, module: str) -> None:
+    """Become torchrun with so many processes of `python -m module` and this command line; does not return.
+
+    For one process, and for those that torchrun has started, it returns at once.
+    """
+    if processes < 2 or "TORCHELASTIC_RUN_ID" in os.environ:
+        return
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+    # Slurm's warning signal is passed on too.
+    signals = ["--signals-to-handle", "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"]
+    os.execv(sys.executable, [*torchrun, str(processes), *signals, "-m", module, *sys.argv[1:]])
+
+
+@contextlib.contextmanager
+def team(device: torch.device) -> Iterator[None]:
+    """Meet the other processes."""
+    if size() == 1:
+        yield
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def check(photos: int, processes: int) -> None:
+    """Raises UserError where a batch of so many photos cannot be shared equally."""
+    if photos % processes:
+        raise UserError(
+            f"batch_size: {processes} GPUs cannot share {photos} photos equally; take a multiple of {processes}"
+        )
+
+
+def share(batch: list) -> list:
+    """This process's part of a batch."""
+    return batch[rank() :: size()]
+
+
+def wrap(model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
+    """The network whose backward pass averages the gradients of all processes.
+
+    Raises UserError for batch normalisation on the CPU, where torch cannot synchronise it.
+    """
+    if size() == 1:
+        return model
+    if device.type == "cpu" and any(isinstance(m, torch.nn.BatchNorm2d) for m in model.modules()):
+        raise UserError("several processes on the CPU cannot share batch normalisation; set norm: group")
+    # Every step has the same graph; parts of a backbone that feed nothing get no gradient.
+    return DistributedDataParallel(model, static_graph=True)
+
+
+def synchronised(model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
+    """The same network, its batch normalisation over the whole batch of all processes."""
+    if size() == 1 or device.type == "cpu":
+        return model
+    return torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+
+
+def count(own: torch.Tensor) -> torch.Tensor:
+    """Σ over the processes of a number of cars or cells (a scalar), at least 1, per process."""
+    if size() == 1:
+        return own.clamp(min=1)
+    total = own.detach().clone()
+    dist.all_reduce(total)
+    return total.clamp(min=1) / size()
+
+
+def mean(own: dict[str, torch.Tensor]) -> dict[str, float]:
+    """The mean over the processes of scalars, the same on all."""
+    values = torch.stack([value.detach().double() for value in own.values()])
+    if size() > 1:
+        dist.all_reduce(values)
+        values /= size()
+    return dict(zip(own, values.tolist(), strict=True))
+
+
+def any_of(flag: bool, device: torch.device) -> bool:
+    """Whether the flag is raised in any process: a signal may reach them in different steps."""
+    if size() == 1:
+        return flag
+    raised = torch.tensor([float(flag)], device=device)
+    dist.all_reduce(raised)
+    return bool(raised)
+
+
+def from_first(value):
+    """What process 0 has, for all."""
+    if size() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box)
+    return box[0]

@@ -1,0 +1,106 @@
+"""What a run will ask of a cluster, by stage: from Snakemake's dry run, and what such jobs took before.
+
+    snakemake -n submission --profile workflow/profiles/slurm | python -m carpose.forecast
+
+"At most" are the requested run times; "expected" the benchmark files of earlier jobs: of the same job, else
+the median of its other folds, else of its other rounds.
+"""
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from . import UserError
+from .files import run_main
+
+
+def planned_jobs(text: str) -> pd.DataFrame:
+    """The jobs of a dry run's text: rule, threads, gpu, mem_mb, runtime (minutes), benchmark (path or "").
+
+    Raises UserError where there are none.
+    """
+    rows = []
+    for block in re.split(r"^(?=(?:local)?rule \w+:$)", text, flags=re.M)[1:]:
+        rule = re.match(r"(?:local)?rule (\w+):", block)[1]
+        fields = dict(re.findall(r"^    (\w+): (.*)$", block, re.M))
+        asked = dict(re.findall(r"(\w+)=([^,]+)", fields.get("resources", "")))
+        numbers = {name: int(asked.get(name, 0)) for name in ("gpu", "mem_mb", "runtime")}
+        row = {"rule": rule, "threads": int(fields.get("threads", 1)), **numbers}
+        rows.append(row | {"benchmark": fields.get("benchmark", "")})
+    rows = [row for row in rows if row["runtime"]]  # a mere target asks for nothing
+    if not rows:
+        end = "\n  ".join(text.strip().splitlines()[-5:])
+        raise UserError(
+            f"this is no dry run with jobs (pipe `snakemake -n TARGET` into it); it ends with\n  {end}"
+        )
+    return pd.DataFrame(rows)
+
+
+def expected_seconds(benchmark: str) -> float:
+    """What the job with this benchmark file, or one like it, took; NaN if there is none."""
+    if not benchmark:
+        return float("nan")
+    path = Path(benchmark)
+    folds = re.sub(r"fold\d+", "fold*", path.name)
+    rounds = re.sub(r"round\d+", "round*", folds)
+    for pattern in (path.name, folds, rounds):
+        if found := sorted(path.parent.glob(pattern)):
+            return float(pd.concat([pd.read_csv(file, sep="\t") for file in found])["s"].median())
+    return float("nan")
+
+
+def forecast(jobs: pd.DataFrame) -> pd.DataFrame:
+    """One row per rule and a sum: jobs, what one asks for, hours and GPU hours, at most and expected.
+
+    Expected hours are of the jobs that have been measured; `known` says how many.
+    """
+    hours = jobs["runtime"] / 60
+    expected = jobs["benchmark"].map(expected_seconds) / 3600
+    table = jobs.assign(
+        hours=hours,
+        gpu_hours=hours * jobs["gpu"],
+        hours_expected=expected,
+        gpu_hours_expected=expected * jobs["gpu"],
+        known=expected.notna(),
+    )
+    groups = table.groupby("rule", sort=False)
+    asked = groups[["threads", "gpu", "mem_mb"]].max()
+    sums = groups[["hours", "gpu_hours", "hours_expected", "gpu_hours_expected", "known"]].sum()
+    result = pd.concat([groups.size().rename("jobs"), asked, sums], axis=1)
+    result.loc["sum"] = result.sum()
+    result.loc["sum", ["threads", "gpu", "mem_mb"]] = 0
+    whole = ["jobs", "threads", "gpu", "mem_mb", "known"]
+    return result.astype(dict.fromkeys(whole, int))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m carpose.forecast",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.parse_args()
+    table = forecast(planned_jobs(sys.stdin.read()))
+    print(
+        f"{'':20} {'jobs':>5} {'cores':>6} {'GPUs':>5} {'MB':>7} {'hours':>15} {'GPU hours':>15} {'measured':>9}"
+    )
+    print(f"{'':20} {'':5} {'':6} {'':5} {'':7} {2 * ' at most expect':>31}")
+    for name, row in table.iterrows():
+        asked = [
+            f"{int(row[key]) or '':>{width}}" for key, width in (("threads", 6), ("gpu", 5), ("mem_mb", 7))
+        ]
+        known = [
+            f"{row[key]:.2f}" if row["known"] else "?" for key in ("hours_expected", "gpu_hours_expected")
+        ]
+        numbers = [
+            f"{most:8.1f} {text:>6}"
+            for most, text in zip((row["hours"], row["gpu_hours"]), known, strict=True)
+        ]
+        print(f"{name:20} {int(row['jobs']):5}", *asked, *numbers, f"{int(row['known']):9}")
+
+
+if __name__ == "__main__":
+    run_main(main)
