@@ -70,9 +70,9 @@ def check(config: dict) -> None:
     if not lines:  # only what is of the right type can be compared
         recipes = {name: config["train"] | own for name, own in config["models"].items() if own}
         lines = [
-            f"models.{name}: {recipe['gpus']} GPUs cannot share batches of {recipe['batch_size']} photos equally"
+            f"models.{name}: {gpus} GPUs cannot share batches of {photos} photos equally"
             for name, recipe in recipes.items()
-            if recipe.get("gpus", 1) > 1 and recipe["batch_size"] % recipe["gpus"]
+            if (photos := recipe["batch_size"]) % (gpus := max(recipe.get("gpus", 1), 1))
         ]
     if lines:
         raise UserError("the configuration is not valid\n  " + "\n  ".join(lines))

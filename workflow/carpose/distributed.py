@@ -64,9 +64,7 @@ def team(device: torch.device) -> Iterator[None]:
 def check(photos: int, processes: int) -> None:
     """Raises UserError where a batch of so many photos cannot be shared equally."""
     if photos % processes:
-        raise UserError(
-            f"batch_size: {processes} GPUs cannot share {photos} photos equally; take a multiple of {processes}"
-        )
+        raise UserError(f"batch_size: {processes} GPUs cannot share {photos} photos equally; take a multiple")
 
 
 def share(batch: list) -> list:

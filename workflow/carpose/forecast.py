@@ -84,22 +84,10 @@ def main() -> None:
     )
     parser.parse_args()
     table = forecast(planned_jobs(sys.stdin.read()))
-    print(
-        f"{'':20} {'jobs':>5} {'cores':>6} {'GPUs':>5} {'MB':>7} {'hours':>15} {'GPU hours':>15} {'measured':>9}"
-    )
-    print(f"{'':20} {'':5} {'':6} {'':5} {'':7} {2 * ' at most expect':>31}")
-    for name, row in table.iterrows():
-        asked = [
-            f"{int(row[key]) or '':>{width}}" for key, width in (("threads", 6), ("gpu", 5), ("mem_mb", 7))
-        ]
-        known = [
-            f"{row[key]:.2f}" if row["known"] else "?" for key in ("hours_expected", "gpu_hours_expected")
-        ]
-        numbers = [
-            f"{most:8.1f} {text:>6}"
-            for most, text in zip((row["hours"], row["gpu_hours"]), known, strict=True)
-        ]
-        print(f"{name:20} {int(row['jobs']):5}", *asked, *numbers, f"{int(row['known']):9}")
+    for name in ("hours", "gpu_hours"):
+        expected = table[f"{name}_expected"].map("{:.2f}".format)
+        table[f"{name}_expected"] = expected.where(table["known"] > 0, "?")
+    print(table.rename(columns={"known": "measured"}).to_string(float_format="{:.1f}".format))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 In: the picture cache, labels, folds and, for a later round, pseudo labels and the round before's weights.
 Out: `model.pt` (the last moving average of the weights) and `history.csv` (one row per epoch).
 Killed at any moment, the same command goes on from its state file and ends with the same weights.
-With --gpus N it becomes torchrun, and N processes share every batch; on several nodes start torchrun yourself.
+With --gpus N it becomes torchrun, and N processes share every batch; on several nodes torchrun starts it.
 """
 
 import argparse
