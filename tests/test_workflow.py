@@ -4,7 +4,9 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
+import time
 
 import pandas as pd
 import pytest
@@ -195,3 +197,34 @@ def test_published_weights_are_fetched_once_for_all_folds(tmp_path):
     assert planned.count("--pretrained results/ci/weights/dla34.safetensors") == 2
     planned = jobs(snakemake(tmp_path, "-n", "weights", *CI, "--config", settings))
     assert planned == {"fetch_weights": "1", "weights": "1"}
+
+
+def test_interrupted_and_killed_it_ends_the_same(finished, tmp_path):
+    """Ctrl-C, then the plain command; SIGKILL of Snakemake, then the README's."""
+    command = ["snakemake", "-s", str(REPOSITORY / "Snakefile"), "--cores", "2", "submission", *CI]
+
+    def start_and_wait_for(text):
+        log = tmp_path / "run.log"
+        with open(log, "w") as output:
+            run = subprocess.Popen(
+                command, cwd=tmp_path, stdout=output, stderr=output, start_new_session=True
+            )
+        while text not in log.read_text():
+            assert run.poll() is None, log.read_text()[-3000:]
+            time.sleep(0.05)
+        return run, log
+
+    run, log = start_and_wait_for("/fold0] epoch 1/")
+    os.killpg(run.pid, signal.SIGINT)  # as a terminal does: Snakemake and its jobs
+    assert run.wait(60) != 0, log.read_text()[-3000:]
+    run, log = start_and_wait_for("[round1/hourglass/fold0] epoch 1/")
+    assert "going on at epoch 2" in log.read_text()
+    run.kill()
+    run.wait()
+    with pytest.raises(AssertionError, match="[Uu]nlock"):
+        snakemake(tmp_path, "submission", *CI)
+    snakemake(tmp_path, "--unlock", *CI)
+    snakemake(tmp_path, "submission", "--rerun-incomplete", *CI)
+    for name in ("submission.csv", "evaluation.csv"):
+        path = f"results/ci/{name}"
+        assert (tmp_path / path).read_bytes() == (finished / path).read_bytes()

@@ -1,6 +1,7 @@
 """The result of a training: weights, recipe and where they came from, in one file."""
 
 import functools
+import io
 import subprocess
 from dataclasses import asdict
 from pathlib import Path
@@ -40,8 +41,10 @@ def save_checkpoint(path: Path, weights: dict[str, torch.Tensor], recipe: Recipe
         "recipe": asdict(recipe),
         "provenance": {"code": code_version(), **provenance},
     }
-    with atomic(path) as temporary, open(temporary, "wb") as handle:
-        torch.save(content, handle)
+    buffer = io.BytesIO()  # torch's own writer hides why a file could not be written
+    torch.save(content, buffer)
+    with atomic(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def load_checkpoint(path: Path) -> tuple[torch.nn.Module, Recipe, dict]:

@@ -1,8 +1,10 @@
 """Files that are either whole or absent: write to a temporary name, then move into place."""
 
 import contextlib
+import errno
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -33,16 +35,32 @@ def write_text(path: str | Path, text: str) -> None:
         temporary.write_text(text)
 
 
+def check_writable(folder: Path) -> None:
+    """Raises OSError where no file can be written in a folder: before the work, not after it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable"):
+        pass
+
+
+# What the machine lacks, not the program: one line says it all.
+LACKING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENODEV}
+
+
 def run_main(main: Callable[[], int | None]) -> None:
-    """Run a command line: a UserError becomes one clear message and exit status 2."""
+    """Run a command line: a UserError, or a disk that does not take or give, becomes one clear message."""
     try:
         sys.exit(main())
     except UserError as error:
         sys.exit(_report(error))
+    except OSError as error:
+        if error.errno not in LACKING:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        sys.exit(_report(f"{where}{error.strerror}; nothing half-written is left, the same command goes on"))
     except KeyboardInterrupt:
         sys.exit(130)
 
 
-def _report(error: UserError) -> int:
+def _report(error: UserError | str) -> int:
     print(f"error: {error}", file=sys.stderr)
     return 2

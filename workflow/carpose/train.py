@@ -26,7 +26,7 @@ from .average import MovingAverage
 from .cars import POSE
 from .checkpoint import build, load_checkpoint, save_checkpoint
 from .device import lease, number_format
-from .files import atomic, run_main
+from .files import atomic, check_writable, run_main
 from .metric import evaluate
 from .predict import predict_cars
 from .recipe import Recipe, add_options, from_options
@@ -176,7 +176,7 @@ def run(args: argparse.Namespace, recipe: Recipe, device: torch.device) -> None:
             say(args, f"{error}; back to epoch {training.progress.epoch + 1} at {0.5**retries:g} of the rate")
             continue
         row = finish_epoch(args, training, valid_ids, per_epoch, epochs, time.monotonic() - began)
-        save_state(args.state, digest, training)
+        save_state(args, digest, training)
         report(args, row, epochs, recipe)
     if not distributed.first():
         return
@@ -227,7 +227,7 @@ def run_epoch(
         bar.set_postfix({name: f"{total / progress.batch:.3f}" for name, total in progress.sums.items()})
         stopping = distributed.any_of(stop.raised, training.device)
         if stopping or time.monotonic() - saved_at > 60 * args.save_minutes:
-            save_state(args.state, digest, training)
+            save_state(args, digest, training)
             saved_at = time.monotonic()
         if stopping:
             raise Interrupted
@@ -306,9 +306,14 @@ def load_state(path: Path, digest: str) -> dict | None:
     return distributed.from_first(state.load(path, digest) if distributed.first() else None)
 
 
-def save_state(path: Path, digest: str, training: Training) -> None:
-    if distributed.first():
-        state.save(path, digest, training.state())
+def save_state(args: argparse.Namespace, digest: str, training: Training) -> None:
+    """A disk that is full for an hour costs the safety of that hour, not the training."""
+    if not distributed.first():
+        return
+    try:
+        state.save(args.state, digest, training.state())
+    except OSError as error:
+        say(args, f"warning: the state could not be saved, the one before is kept ({error})")
 
 
 def say(args: argparse.Namespace, message: str) -> None:
@@ -345,6 +350,8 @@ def main() -> int:
     add_options(parser)
     args = parser.parse_args()
     recipe = from_options(args)
+    check_writable(args.output.parent)
+    check_writable(args.history.parent)
     torch.set_num_threads(recipe.threads)
     distributed.check(recipe.batch_size, max(args.gpus, distributed.size()))
     distributed.launch(args.gpus, "carpose.train")
