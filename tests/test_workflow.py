@@ -221,7 +221,7 @@ def test_interrupted_and_killed_it_ends_the_same(finished, tmp_path):
     assert "going on at epoch 2" in log.read_text()
     run.kill()
     run.wait()
-    with pytest.raises(AssertionError, match="[Uu]nlock"):
+    with pytest.raises(AssertionError, match="rerun-incomplete|[Uu]nlock"):
         snakemake(tmp_path, "submission", *CI)
     snakemake(tmp_path, "--unlock", *CI)
     snakemake(tmp_path, "submission", "--rerun-incomplete", *CI)

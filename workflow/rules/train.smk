@@ -72,10 +72,11 @@ rule train:
         events=f"{RESULTS}/tensorboard/round{{round}}-{{model}}-fold{{fold}}",
     shell:
         # SIGTERM (a job cancelled, a node drained) is for Python: bash and tee wait while it saves its state.
+        # A log that cannot be written loses no training.
         "trap '' TERM; python -m carpose.train --name round{wildcards.round}/{wildcards.model}/fold{wildcards.fold}"
         " --cache $(dirname {input.cache}) --images {input.images} --labels {input.labels}"
         " --folds {input.folds} --fold {wildcards.fold} {params.later} --output {output.model}"
         " --history {output.history} --state {params.state} --gpus {resources.gpu}"
         " --workers {resources.workers} --validate-every {resources.validate_every}"
         " --save-minutes {resources.save_minutes} $( (({resources.tensorboard})) && echo --tensorboard {params.events})"
-        " {params.recipe} 2>&1 | {{ tee -a {log} || true; }}"  # a log that cannot be written loses no training
+        " {params.recipe} 2>&1 | {{ tee -a {log} || true; }}"
