@@ -371,3 +371,39 @@ def test_three_views_of_real_cars(real):
     truth = labels[labels["ImageId"].isin(rng.choice(image_ids, 300, replace=False))]
     views = {name: fusion_views.noisy_view(truth, rng) for name in "abc"}
     assert value(truth, fuse.fuse(views)) > 0.63
+
+
+def test_nearly_equal_photos_are_fused_together(truth):
+    """Two photos of the same cars; the second misses some and sees one more; a third is another scene."""
+    rng = np.random.default_rng(3)
+    seen = truth[truth["ImageId"] == "ID_00000"]
+    first = seen.assign(score=0.8, depth_sigma=0.05)
+    first[cars.POSITION] *= np.exp(rng.normal(0, 0.03, len(seen)))[:, None]
+    second = seen.iloc[2:].assign(score=0.8, depth_sigma=0.05, ImageId="ID_twin")
+    second[cars.POSITION] *= np.exp(rng.normal(0, 0.03, len(second)))[:, None]
+    alone = truth[truth["ImageId"] == "ID_00001"].assign(score=0.8, depth_sigma=0.05)
+    table = fuse.fuse({"a": cars.concat([first, second, alone])})
+    groups = pd.Series({"ID_00000": 0, "ID_twin": 0, "ID_00001": 1})
+    found = fuse.fuse_duplicates(table, groups, sure=0.5)
+
+    pd.testing.assert_frame_equal(
+        *(part[part["ImageId"] == "ID_00001"].reset_index(drop=True) for part in (found, table))
+    )
+    one, other = (found[found["ImageId"] == name].reset_index(drop=True) for name in ("ID_00000", "ID_twin"))
+    pd.testing.assert_frame_equal(one.drop(columns="ImageId"), other.drop(columns="ImageId"))
+    assert len(one) == len(seen)
+    assert one["score"].to_numpy() == pytest.approx([0.8] * (len(seen) - 2) + [0.4] * 2)
+    assert one["sure"].sum() == len(seen) - 2
+    # Depth is the mean of both views, on the logarithm.
+    expected = np.sqrt(
+        np.linalg.norm(first[cars.POSITION].iloc[2:], axis=1) * np.linalg.norm(second[cars.POSITION], axis=1)
+    )
+    got = np.linalg.norm(one[cars.POSITION].to_numpy(float)[:-2], axis=1)
+    assert np.sort(got) == pytest.approx(np.sort(expected))
+
+
+def test_a_photo_without_cars_speaks_against_its_twin_s(truth):
+    seen = truth[truth["ImageId"] == "ID_00000"].assign(score=0.8)
+    found = fuse.fuse_duplicates(fuse.fuse({"a": seen}), pd.Series({"ID_00000": 0, "ID_empty": 0}), sure=0.5)
+    assert set(found["ImageId"]) == {"ID_00000", "ID_empty"}
+    assert found["score"].to_numpy() == pytest.approx(0.4)

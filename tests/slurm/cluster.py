@@ -27,7 +27,8 @@ SlurmdPort={ports[1]}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket
+# A requeued job waits until its credential has expired, two minutes by default.
+AuthInfo=socket={folder}/munge.socket,cred_expire=10
 MpiDefault=none
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool
@@ -105,8 +106,11 @@ class Cluster:
         self._daemon("munged", "--foreground", "--force", *(f"--{k}={v}" for k, v in places.items()))
         wait_for(places["socket"].exists, 10, "munged's socket")
         self._daemon("slurmctld", "-D")
-        self._daemon("slurmd", "-D", "-N", self.host)
+        self.start_slurmd()
         wait_for(lambda: self.node_state() == "idle", 30, "the node to be idle", self.logs)
+
+    def start_slurmd(self, *options: str) -> None:
+        self.slurmd = self._daemon("slurmd", "-D", "-N", self.host, *options)
 
     def __exit__(self, *_) -> None:
         with contextlib.suppress(AssertionError, OSError):
@@ -126,12 +130,13 @@ class Cluster:
         (self.folder / name).write_text(text)
         (SETTINGS / name).symlink_to(self.folder / name)
 
-    def _daemon(self, name: str, *options: str) -> None:
-        with open(self.folder / f"{name}.out", "wb") as log:
+    def _daemon(self, name: str, *options: str) -> subprocess.Popen:
+        with open(self.folder / f"{name}.out", "ab") as log:
             process = subprocess.Popen([name, *options], stdout=log, stderr=log, start_new_session=True)
         self.daemons.append(process)
         with open(self.folder / "daemons", "a") as file:
             print(process.pid, name, file=file)
+        return process
 
     def logs(self) -> str:
         """The ends of the daemons' logs, for a failing test."""

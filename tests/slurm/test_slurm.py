@@ -5,41 +5,16 @@ Starting daemons is nothing a test should do unasked, so these run only with CAR
 """
 
 import itertools
-import os
 import re
-import subprocess
-import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
+import runs
 from cluster import Cluster, call, wait_for
-from conftest import REPOSITORY
+from runs import PROFILE, WORKFLOW, snakemake
 
-pytestmark = [
-    pytest.mark.slurm,
-    pytest.mark.skipif(
-        os.environ.get("CARPOSE_SLURM_TESTS") != "1",
-        reason="starts a Slurm controller: set CARPOSE_SLURM_TESTS=1, or use `make test-slurm`",
-    ),
-]
-
-PROFILE = [
-    *("--profile", str(REPOSITORY / "workflow" / "profiles" / "slurm-noaccounting")),
-    *("--slurm-init-seconds-before-status-checks", "1", "--latency-wait", "10"),
-    "--slurm-keep-successful-logs",
-]
-CONFIGS = [REPOSITORY / "configs" / "ci.yaml", Path(__file__).with_name("tiny.yaml")]
-WORKFLOW = ["-s", str(REPOSITORY / "Snakefile"), "submission", "--configfile", *map(str, CONFIGS)]
-
-
-def snakemake(folder: Path, *arguments: str) -> subprocess.Popen:
-    """Start snakemake in `folder`, printing to run.log; its jobs find this interpreter as `python`."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    with open(folder / "run.log", "wb") as log:
-        command = [sys.executable, "-m", "snakemake", *arguments]
-        return subprocess.Popen(command, cwd=folder, env={**os.environ, "PATH": path}, stdout=log, stderr=log)
+pytestmark = runs.ONLY_ON_REQUEST
 
 
 @pytest.fixture(scope="module")
@@ -51,12 +26,9 @@ def cluster():
 
 
 @pytest.fixture(scope="module")
-def reference(cluster, tmp_path_factory):
-    """The same run on this machine alone, started early and left to itself."""
-    folder = tmp_path_factory.mktemp("reference")
-    run = snakemake(folder, *WORKFLOW, "--cores", "1")
-    yield folder, run
-    run.terminate()
+def reference(cluster):
+    """The same run on this machine alone."""
+    return runs.reference()
 
 
 @pytest.fixture(scope="module")
@@ -106,10 +78,8 @@ class Story:
 
         def frozen():
             assert self.run.poll() is None, f"the run has ended\n{self.explain()}"
-            for process in psutil.process_iter(["cmdline", "cwd"]):
-                command = process.info["cmdline"] or []
-                if command[1:3] != ["-m", "carpose.train"] or process.info["cwd"] != str(self.folder):
-                    continue
+            for process in runs.trainings(self.folder):
+                command = process.info["cmdline"]
                 name = command[command.index("--name") + 1]
                 if name not in self.disturbed.values() and "epoch 1/" in self.log_of(name):
                     process.suspend()

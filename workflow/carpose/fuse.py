@@ -15,6 +15,7 @@ from . import UserError, cars, kaggle, rotation
 from .calibration import logit, predict_logistic, sigmoid
 from .clustering import cluster, rays
 from .files import run_main
+from .folds import near_duplicates
 
 SIGMA = 0.05  # of log-depth, where a member does not say
 SIGMA_RANGE = 0.01, 0.3
@@ -68,7 +69,7 @@ def fuse(
         raise UserError(
             f"the fit knows no member {unknown[0]}, only {', '.join(fit['members'])}; fit it again"
         )
-    parts = [part for part in PARTS if fit["parts"].get(part, {}).get("on")] if parts is None else parts
+    parts = paying(fit) if parts is None else parts
     if "members" in parts:
         members = {name: table for name, table in members.items() if name in fit["used"]}
     fused, features = combine(stack(members), fit, list(members), parts)
@@ -81,12 +82,25 @@ def finish(fused: pd.DataFrame, features: np.ndarray, fit: dict, parts: list[str
     fused = fused.assign(depth_sigma=np.clip(scale * fused["depth_sigma"], *SIGMA_RANGE))
     if "calibration" in parts:
         fused = fused.assign(score=predict_logistic(fit["score"], features))
-    kind = "calibrated" if "calibration" in parts else "plain"
-    fused = fused.assign(sure=fused["score"] >= fit.get("sure", {}).get(kind, 0.0))
+    fused = fused.assign(sure=fused["score"] >= sure_from(fit, parts))
     if "threshold" in parts:
-        fused = fused[fused["score"] >= fit["threshold"][kind]]
+        fused = fused[fused["score"] >= fit["threshold"][_kind(parts)]]
     order = np.lexsort((-fused["score"].to_numpy(), fused["ImageId"].to_numpy().astype(str)))
     return fused.iloc[order].reset_index(drop=True)
+
+
+def sure_from(fit: dict, parts: list[str]) -> float:
+    """The score from which a car is to be kept if all confidences were equal."""
+    return fit.get("sure", {}).get(_kind(parts), 0.0)
+
+
+def _kind(parts):
+    return "calibrated" if "calibration" in parts else "plain"
+
+
+def paying(fit: dict) -> list[str]:
+    """The parts of a fit that it found to pay."""
+    return [part for part in PARTS if fit["parts"].get(part, {}).get("on")]
 
 
 def combine(
@@ -167,6 +181,32 @@ def combine(
         ]
     )
     return fused, features
+
+
+def fuse_duplicates(fused: pd.DataFrame, groups: pd.Series, sure: float) -> pd.DataFrame:
+    """Fused cars, those of nearly the same photos fused once more: each photo is a member for the others.
+
+    groups: group of each photo, by ImageId; sure: the score from which a car is sure. A car that its
+    photo's twins do not have loses score: where the traffic moves and the camera stands still this harms.
+    Returns what `fuse` returns; photos without a twin keep their cars as they are.
+    """
+    photos = groups.rename("group").rename_axis("ImageId").reset_index()
+    photos["size"] = photos.groupby("group")["ImageId"].transform("size")
+    photos["member"] = photos.groupby("group").cumcount()
+    photos = photos[photos["size"] > 1]
+    parts = [fused[~fused["ImageId"].isin(photos["ImageId"])]]
+    for size, twins in photos.groupby("size"):
+        shown = fused.merge(twins, on="ImageId")
+        pairs = shown.merge(twins[["group", "ImageId"]], on="group", suffixes=("_from", ""))
+        tables = {str(member): table for member, table in pairs.groupby("member")}
+        names = list(tables)
+        together, _ = combine(stack(tables), equal_fit(names), names, [])
+        # The score is a mean over all photos of the group, also those in which nothing was seen.
+        together["score"] *= len(names) / size
+        parts.append(together.assign(sure=together["score"] >= sure))
+    result = cars.concat(parts)
+    order = np.lexsort((-result["score"].to_numpy(), result["ImageId"].to_numpy().astype(str)))
+    return result.iloc[order].reset_index(drop=True)
 
 
 def _of_members(fit, names, parts):
@@ -290,10 +330,21 @@ def main() -> None:
         "--sample",
         help="sample_submission.csv: the images of a CSV output and their order, instead of the inputs'",
     )
+    parser.add_argument("--images", help="images.parquet of the check: fuse nearly equal photos together")
+    parser.add_argument(
+        "--hash-distance", type=int, default=2, help="bits in which hashes of equal photos may differ"
+    )
     parser.add_argument("--output", required=True, help="a submission (.csv) or a table of cars (.parquet)")
     args = parser.parse_args()
     members, image_ids = read_members(args.inputs)
-    fused = fuse(members, read_fit(args.weights) if args.weights else None)
+    fit = read_fit(args.weights) if args.weights else equal_fit(list(members))
+    fused = fuse(members, fit)
+    if args.images:
+        images = pd.read_parquet(args.images).query("split == 'test' and excluded == ''")
+        hashes = np.array([int(value, 16) for value in images["phash"]], np.uint64)
+        groups = pd.Series(near_duplicates(hashes, args.hash_distance), images["ImageId"])
+        fused = fuse_duplicates(fused, groups, sure_from(fit, paying(fit)))
+        print(f"{groups.duplicated(keep=False).sum()} photos have a twin")
     if args.sample:
         image_ids = kaggle.read_submission(args.sample)[1]
     if Path(args.output).suffix == ".csv":
