@@ -225,6 +225,11 @@ def main() -> None:
             f"fold {fold}: {report['positive']} positives (score ≥ {report['cut_positive']:.3f}), "
             f"{report['ignore']} ignored (≥ {report['cut_ignore']:.3f})"
             + ("" if report["target_reached"] else f"; precision {args.precision_positive} was not reached")
+            + "".join(
+                f"; {name.replace('_', ' ')} {value:.3f}"
+                for name, value in (report.get("drift", {}) | report.get("hidden_truth", {})).items()
+                if value is not None
+            )
         )
     cars.write(args.output, cars.concat(tables))
     hit = "relative distance < 10 %, rotation < 50°"

@@ -27,6 +27,7 @@ rule fuse:
     input:
         fit=rules.fit_fusion.output.fit,
         test=members(FUSED_ROUNDS, "test"),
+        images=rules.check_data.output.images if config["fuse"]["hash_distance"] >= 0 else [],
     output:
         f"{RESULTS}/fused_test.parquet",
     log:
@@ -35,9 +36,14 @@ rule fuse:
         **asks("small"),
     params:
         members=named(FUSED_ROUNDS, "test"),
+        twins=lambda wildcards, input: (
+            f"--images {input.images} --hash-distance {config['fuse']['hash_distance']}"
+            if input.images
+            else ""
+        ),
     shell:
-        "python -m carpose.fuse --inputs {params.members} --weights {input.fit} --output {output}"
-        " 2>&1 | tee {log}"
+        "python -m carpose.fuse --inputs {params.members} --weights {input.fit} {params.twins}"
+        " --output {output} 2>&1 | tee {log}"
 
 
 rule write_submission:

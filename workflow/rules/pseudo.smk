@@ -14,6 +14,7 @@ rule make_pseudo_labels:
         oof=lambda wildcards: members([wildcards.round], "oof", RECIPES),
         test_folds=lambda wildcards: members([wildcards.round], "test_folds", RECIPES),
         previous=previous_pseudo,
+        truth=TRUTH,
     output:
         pseudo=f"{RESULTS}/round{{round}}/pseudo.parquet",
         report=f"{RESULTS}/round{{round}}/pseudo.json",
@@ -28,8 +29,10 @@ rule make_pseudo_labels:
         positive=config["pseudo"]["precision_positive"],
         ignore=config["pseudo"]["precision_ignore"],
         previous=lambda wildcards, input: f"--previous {input.previous}" if input.previous else "",
+        # Of the demo the truth is known: how right the pseudo labels are is reported, nothing is fitted to it.
+        truth=lambda wildcards, input: f"--test-truth {input.truth}" if input.truth else "",
     shell:
         "python -m carpose.pseudo --labels {input.labels} --folds {input.folds} --fit-members {params.fit}"
         " --test-members {params.test} --mode {params.mode} --precision-positive {params.positive}"
-        " --precision-ignore {params.ignore} {params.previous}"
+        " --precision-ignore {params.ignore} {params.previous} {params.truth}"
         " --output {output.pseudo} --report {output.report} 2>&1 | tee {log}"
