@@ -42,6 +42,8 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 GresTypes=gpu
 ReturnToService=2
+# A node that does not answer for so long is down, and its jobs go back to the queue.
+SlurmdTimeout=30
 # Finished jobs are remembered for the whole test: it asks when they ran.
 MinJobAge=3600
 KillWait=10
