@@ -31,7 +31,6 @@ from carpose import cars, fusion_fit, metric
 from carpose.recipe import command_line
 
 WAYS = ["none", "longer", "naive", "ours", "student"]
-PRESENTATIONS = 3000  # photos shown to a teacher; a student sees half as many more
 POOL, HELD_OUT, UNLABELLED = 1200, 300, 400
 
 
@@ -61,8 +60,8 @@ def prepare(folder: Path) -> None:
 class Cell:
     """One size and seed: two folds of `size` photos each; fold 0's model is the one that is studied."""
 
-    def __init__(self, folder: Path, size: int, seed: int):
-        self.data, self.size, self.seed = folder, size, seed
+    def __init__(self, folder: Path, size: int, seed: int, presentations: int):
+        self.data, self.size, self.seed, self.presentations = folder, size, seed, presentations
         self.folder = folder / f"{size}-{seed}"
         self.folder.mkdir(exist_ok=True)
         ids = np.sort(pd.read_parquet(folder / "images.parquet").query("split == 'train'").ImageId)
@@ -79,7 +78,7 @@ class Cell:
         if model.is_file():
             return model
         config = yaml.safe_load((Path(__file__).parents[1] / "config.yaml").read_text())
-        epochs = PRESENTATIONS // self.size
+        epochs = self.presentations // self.size
         recipe = {**config["train"], **config["models"]["hourglass"], "seed": self.seed, "epochs": epochs}
         recipe |= {"retrain_epochs": epochs // 2, **changes}
         later = ["--pseudo", pseudo, "--start", self.folder / "teacher0.pt"] if pseudo else []
@@ -187,13 +186,19 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="where data and models go; what is there is not made again")
     parser.add_argument("--sizes", type=int, nargs="+", default=[75, 150, 300, 600], help="labelled photos")
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
+    parser.add_argument(
+        "--presentations", type=int, default=3000, help="photos a teacher is shown; students see half more"
+    )
     parser.add_argument("--jobs", type=int, default=2, help="trainings at once")
     parser.add_argument("--samples", type=int, default=1000, help="bootstrap resamples")
     parser.add_argument("--output", type=Path, required=True, help="JSON to write")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
     prepare(args.folder)
-    cells = [Cell(args.folder, size, seed) for seed, size in itertools.product(range(args.seeds), args.sizes)]
+    cells = [
+        Cell(args.folder, size, seed, args.presentations)
+        for seed, size in itertools.product(range(args.seeds), args.sizes)
+    ]
     with ThreadPoolExecutor(args.jobs) as pool:
         found = dict(zip(((c.size, c.seed) for c in cells), pool.map(Cell.run, cells), strict=True))
 
