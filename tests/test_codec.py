@@ -190,3 +190,17 @@ def test_flipped_prediction_maps_back():
     order = np.argsort(found["xyz"][:, 0] / found["xyz"][:, 2])
     expected = np.argsort(xyz[:, 0] / xyz[:, 2])
     np.testing.assert_allclose(found["xyz"][order], xyz[expected], rtol=1e-3, atol=5e-3)
+
+
+@pytest.mark.parametrize("depth", ["log", "direct", "inverse", "sigmoid"])
+def test_noise_of_a_label_is_in_the_units_of_its_target(depth):
+    """A car as much farther as its label's error may be has a target as much apart as the noise says."""
+    recipe = Recipe(depth=depth)
+    xyz, turn = np.array([[1.0, 1.5, 20.0]]), np.eye(3)[None]
+    near, far = (
+        codec.encode(xyz * factor, turn, np.ones(1), INTRINSICS, SIZE, FOCAL, recipe, np.array([0.02]))
+        for factor in (1, np.exp(0.002))
+    )
+    assert near.depth_noise[0, 0] * np.sqrt(2) / 0.02 == pytest.approx(
+        abs(float(far.depth[0, 0]) - float(near.depth[0, 0])) / 0.002, rel=0.01
+    )

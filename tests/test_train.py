@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import REPOSITORY, run_module
 
-from carpose import data, losses
+from carpose import codec, data, losses
 from carpose.checkpoint import load_checkpoint
 from carpose.recipe import Recipe
 from carpose.train import rate_at
@@ -198,3 +198,22 @@ def test_soft_labels_weigh_less():
         losses.heatmap_focal(logits, targets).backward()
         grads.append(float(logits.grad[0, 0, 1, 1]))
     assert grads[1] == pytest.approx(grads[0] / 2)
+
+
+def test_noisy_labels_pull_less_at_a_network_that_knows_better():
+    """The gradient of the depth falls with the label's own noise; without noise nothing changes."""
+    recipe = Recipe()
+    grads = []
+    for noise in (0.0, 1e-9, 0.5):
+        maps = {name: torch.zeros(1, n, 4, 4) for name, n in codec.heads(recipe).items()}
+        maps["depth"][0, 1] = -3.0  # sure of itself
+        maps["depth"].requires_grad_()
+        one = torch.ones(1)
+        targets = {"heatmap": torch.zeros(1, 4, 4), "ignore": torch.zeros(1, 4, 4, dtype=torch.bool)}
+        targets |= {"peak": torch.tensor([5]), "peak_weight": one, "cell": torch.tensor([5]), "weight": one}
+        targets |= {"offset": torch.zeros(1, 2), "rotation": torch.zeros(1, 6)}
+        targets |= {"depth": torch.full((1, 1), 0.3), "depth_noise": torch.full((1, 1), noise)}
+        losses.compute([maps], targets, recipe)["depth"].backward()
+        grads.append(maps["depth"].grad[0, :, 1, 1])
+    assert torch.equal(grads[0], grads[1])
+    assert abs(grads[2][0]) < 0.15 * abs(grads[0][0]) and abs(grads[2][1]) < 0.1 * abs(grads[0][1])

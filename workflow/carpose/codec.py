@@ -49,6 +49,7 @@ class Targets:
     weight: np.ndarray  # (N,)
     offset: np.ndarray  # (N, 2) cells
     depth: np.ndarray  # (N, 1)
+    depth_noise: np.ndarray  # (N, 1) Laplace scale of the label's own error, 0 for true labels
     rotation: np.ndarray  # (N, 6)
 
 
@@ -60,24 +61,29 @@ def encode(
     size: tuple[int, int],
     focal_reference: float,
     recipe: Recipe,
+    noise: np.ndarray | None = None,
 ) -> Targets:
     """Cars of one picture → targets.
 
     xyz (N, 3) metres; rotation (N, 3, 3); weight (N,): 1 = labelled, 0 … 1 = pseudo label, 0 = unsure;
-    size: width, height of the maps; focal_reference: focal length of the nominal maps in cells.
+    size: width, height of the maps; focal_reference: focal length of the nominal maps in cells;
+    noise (N,): standard deviation of a label's log z (default: 0).
     Cars whose centre is outside the maps, or nearer than half a metre, have no target.
     """
     width, height = size
+    noise = np.zeros(len(xyz)) if noise is None else noise
     uv = camera.project(intrinsics, np.where(xyz[:, 2:] > 0.5, xyz, [[0, 0, 1.0]]))
     column, row = np.floor(uv + 0.5).astype(np.int64).T
     seen = (xyz[:, 2] > 0.5) & (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    xyz, rotation, weight, uv, column, row = (a[seen] for a in (xyz, rotation, weight, uv, column, row))
+    xyz, rotation, weight, noise = (a[seen] for a in (xyz, rotation, weight, noise))
+    uv, column, row = (a[seen] for a in (uv, column, row))
     focal = camera.focal(intrinsics)
     sigma = np.maximum(recipe.radius * CAR_HEIGHT * focal / xyz[:, 2], 0.7)
 
     sure = weight > 0
     heatmap, ignore = _bumps(column, row, sigma, sure, size)
-    xyz, rotation, weight, uv, column, row = (a[sure] for a in (xyz, rotation, weight, uv, column, row))
+    xyz, rotation, weight, noise = (a[sure] for a in (xyz, rotation, weight, noise))
+    uv, column, row = (a[sure] for a in (uv, column, row))
     peak, order = np.unique(row * width + column, return_index=True)
     ignore.reshape(-1)[peak] = False
 
@@ -97,6 +103,10 @@ def encode(
 
     to_target = DEPTH[recipe.depth][0]
     relative = xyz[car, 2] * focal_reference / (focal * TYPICAL_DEPTH)
+    # A Laplace scale is the standard deviation over √2; the slope carries it from log z to the target.
+    step = 1e-4
+    slope = np.abs(to_target(relative * np.exp(step)) - to_target(relative * np.exp(-step))) / (2 * step)
+    depth_noise = noise[car] * slope / np.sqrt(2)
     yaw_pitch_roll = angles_of(rotation)[:, [1, 0, 2]] + [0, 0, np.pi]
     if recipe.yaw == "allocentric":
         yaw_pitch_roll[:, 0] -= np.arctan2(xyz[:, 0], xyz[:, 2])
@@ -111,6 +121,7 @@ def encode(
         (weight[car] * np.exp(-nearness[chosen] / 2)).astype(float32),
         offset[chosen].astype(float32),
         to_target(relative)[:, None].astype(float32),
+        depth_noise[:, None].astype(float32),
         turn[car].astype(float32),
     )
 
@@ -143,7 +154,7 @@ def collate(targets: list[Targets]) -> dict[str, torch.Tensor]:
     area = targets[0].heatmap.size
     flat = {
         name: np.concatenate([getattr(t, name) for t in targets])
-        for name in ("peak_weight", "weight", "offset", "depth", "rotation")
+        for name in ("peak_weight", "weight", "offset", "depth", "depth_noise", "rotation")
     }
     for name in ("peak", "cell"):
         flat[name] = np.concatenate([getattr(t, name) + i * area for i, t in enumerate(targets)])

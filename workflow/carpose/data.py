@@ -74,7 +74,8 @@ class Samples(Photos):
     def __init__(
         self, cache_folder: Path, image_ids: list[str], cars: pd.DataFrame, recipe: Recipe, pseudo: int = 0
     ):
-        """cars: labels with weight 1, pseudo labels with weight 0 … 1 (0: unsure, left out of the loss).
+        """cars: labels with weight 1, pseudo labels with weight 0 … 1 (0: unsure, left out of the loss)
+        and, where it is known, depth_sigma (of log z).
 
         pseudo: so many photos, the last of image_ids, are pseudo-labelled and augmented more strongly.
         """
@@ -85,6 +86,7 @@ class Samples(Photos):
         self.xyz = cars[POSITION].to_numpy(float)[order]
         self.rotation = rotation.matrix(cars[ANGLES].to_numpy(float)[order])
         self.weight = cars["weight"].to_numpy(float)[order]
+        self.noise = cars["depth_sigma"].to_numpy(float)[order] if "depth_sigma" in cars else 0 * self.weight
         self.labelled = len(image_ids) - pseudo
         self.augmentation = [
             (strength, augment.Photometric(strength.colour))
@@ -110,6 +112,7 @@ class Samples(Photos):
             self.view.map_size,
             self.view.focal_reference,
             self.recipe,
+            self.noise[own],
         )
         if self.recipe.ignore_masks:
             masked = picture[codec.STRIDE // 2 :: codec.STRIDE, codec.STRIDE // 2 :: codec.STRIDE, 3] > 127

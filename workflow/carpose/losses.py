@@ -55,8 +55,10 @@ def compute(
         add("offset", ((found["offset"] - targets["offset"]).abs() * weight).sum() / (2 * total))
         error = (found["depth"][:, :1] - targets["depth"]).abs()
         if recipe.depth_uncertainty:
-            # Laplace likelihood: |error|/b + log b, with s = log b held in a sane range.
+            # Laplace likelihood: |error|/b + log b, with s = log b held in a sane range; the variance of
+            # a pseudo label's own error is not the network's to explain.
             s = found["depth"][:, 1:].clamp(-6, 4)
+            s = torch.logaddexp(2 * s, 2 * targets["depth_noise"].log()) / 2
             error = error * torch.exp(-s) + s
         add("depth", (error * weight).sum() / total)
         add("rotation", ((found["rotation"] - targets["rotation"]).abs() * weight).sum() / (6 * total))

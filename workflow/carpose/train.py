@@ -139,13 +139,13 @@ def run(args: argparse.Namespace, recipe: Recipe, device: torch.device) -> None:
     if not train_ids or not valid_ids:
         raise UserError(f"{args.folds}: fold {args.fold} leaves nothing to train or to validate on")
     later = args.pseudo is not None
-    table, pseudo_ids = labels.assign(weight=1.0), []
+    table, pseudo_ids = labels.assign(weight=1.0, depth_sigma=0.0), []
     if later:
         images = pd.read_parquet(args.images)
         pseudo = pd.read_parquet(args.pseudo)
         pseudo = pseudo[pseudo.fold == args.fold]
         pseudo_ids = sorted(images.ImageId[(images.split == "test") & (images.excluded == "")])
-        columns = ["ImageId", *POSE, "weight"]
+        columns = ["ImageId", *POSE, "weight", "depth_sigma"]
         table = pd.concat([table[columns], pseudo[columns]], ignore_index=True)
     samples = data.Samples(args.cache, train_ids + pseudo_ids, table, recipe, len(pseudo_ids))
     epochs = recipe.retrain_epochs if later else recipe.epochs
