@@ -14,13 +14,13 @@ import pandas as pd
 from scipy import stats
 
 from . import UserError, bootstrap, cars, metric, plots, study
-from .checkpoint import code_version, load_checkpoint
 from .files import run_main, write_text
 
 SETS = {"held_out": "mAP, held out", "test": "mAP, hidden truth"}
 NO_LOSS = {"epoch", "lr", "seconds", "cpu_seconds", "mAP"}  # columns of history.csv
-LOSSES = """Losses of the last epoch on the augmented training photos, unweighted except in `loss`, their weighted
-sum. Where a study changes a loss, its weight or the augmentation, they are not on one scale."""
+LOSSES = """\
+Losses of the last epoch on the augmented training photos, without their weights; `loss` is the weighted sum.
+Where a study changes a loss, a weight or the augmentation, they are not on one scale."""
 POWER = 0.8  # chance to see a difference as large as the `detectable` one
 MARKS = "<!-- table of carpose.studies -->", "<!-- end of the table -->"
 
@@ -60,37 +60,48 @@ def compare(
 
 
 def judge(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows with gain (by seed), photo_error, photos, base and retrained → with the mean gain, low, high,
-    detectable and verdict (gain, loss or not resolved).
+    """Variants with mAP and gain by seed, photo_error, photos, base and retrained → their mean mAP and gain,
+    low, high, detectable and verdict (gain, loss or not resolved).
 
-    The squared error of a mean gain is s²/seeds + photo_error². s², the variance of the gain between
-    seeds, is taken from all variants of one base together, as in an analysis of variance: three seeds say
-    little of their own spread. (A variant that predicts with its base's networks varies less, and is not
-    put together with the trained ones.) The 95 % interval is Student's, its degrees of freedom those of
-    Welch and Satterthwaite; `detectable` is the difference that it would leave apart from zero in 80 % of
-    all such studies.
+    The squared error of a mean gain is that of other seeds (`seed_error`) plus photo_error². The 95 %
+    interval is Student's with the degrees of freedom of Welch and Satterthwaite; `detectable` is the
+    difference that such intervals leave apart from zero in 80 % of all cases.
     """
-    rows = rows.assign(
-        seeds=rows["gain"].map(len),
-        squares=rows["gain"].map(lambda gain: np.var(gain) * len(gain)),
-        gain=rows["gain"].map(np.mean),
-    )
-    pool = rows.groupby(["base", "retrained"])
-    freedom = pool["seeds"].transform("sum") - pool["seeds"].transform("size")
-    of_seeds = pool["squares"].transform("sum") / freedom / rows["seeds"]
+    rows = rows.assign(seeds=rows["gain"].map(len))
+    # A variant that predicts with its base's networks varies less than those that are trained.
+    pool = rows.groupby(["base", "retrained", "seeds"], group_keys=False)
+    of_seeds, freedom = pool.apply(seed_error, include_groups=False).loc[rows.index].to_numpy().T
     of_photos = rows["photo_error"] ** 2
     square = of_seeds + of_photos
-    # Two runs that are the same to the last car have no error at all.
-    freedom = square**2 / (of_seeds**2 / freedom + of_photos**2 / (rows["photos"] - 1)).where(square > 0, 1)
-    error, freedom = np.sqrt(square), freedom.clip(lower=1)
+    shares = of_seeds**2 / freedom + of_photos**2 / (rows["photos"] - 1)
+    freedom = (square**2 / shares.where(shares > 0, 1)).clip(lower=1)  # runs that are alike to the last car
+    error = np.sqrt(square)
     reach = stats.t.ppf(0.975, freedom) * error
-    low, high = rows["gain"] - reach, rows["gain"] + reach
-    return rows.drop(columns="squares").assign(
-        low=low,
-        high=high,
+    gain = rows["gain"].map(np.mean)
+    return rows.assign(
+        mAP=rows["mAP"].map(np.mean),
+        gain=gain,
+        low=gain - reach,
+        high=gain + reach,
         detectable=reach + stats.t.ppf(POWER, freedom) * error,
-        verdict=np.select([low > 0, high < 0], ["gain", "loss"], "not resolved"),
+        verdict=np.select([gain > reach, gain < -reach], ["gain", "loss"], "not resolved"),
     )
+
+
+def seed_error(group: pd.DataFrame) -> pd.DataFrame:
+    """Variants of one base with mAP and gain by seed → for each the squared error of its mean gain that
+    comes from the seeds, and its degrees of freedom.
+
+    Three seeds say little of their own spread, so it is taken from all variants together: an analysis of
+    variance with the seeds as blocks and the base as one more variant. With a single variant it is the
+    paired t-test.
+    """
+    runs = np.stack(group["mAP"])
+    runs = np.vstack([runs[0] - group["gain"].iloc[0], runs])
+    residual = runs - runs.mean(axis=0) - runs.mean(axis=1, keepdims=True) + runs.mean()
+    freedom = (runs.shape[0] - 1) * (runs.shape[1] - 1)
+    square = 2 * (residual**2).sum() / freedom / runs.shape[1]
+    return pd.DataFrame({"square": square, "freedom": freedom}, index=group.index)
 
 
 def read_table(paths: list[Path]) -> pd.DataFrame:
@@ -113,7 +124,7 @@ def read_table(paths: list[Path]) -> pd.DataFrame:
                     "gain": entry["gain"],
                     "photo_error": entry["photo_error"],
                     "retrained": entry["retrained"],
-                    "mAP": float(np.mean(entry["mAP"])),
+                    "mAP": entry["mAP"],
                     **{name: float(np.mean(entry[name])) for name in content["photos"]},
                     **pd.DataFrame([run["losses"] for run in runs[variant]]).mean().add_prefix("loss."),
                     "cpu_minutes": float(np.mean([run["cpu_minutes"] for run in runs[variant]])),
@@ -123,7 +134,7 @@ def read_table(paths: list[Path]) -> pd.DataFrame:
     table = pd.DataFrame(rows)
     is_base = table["variant"] == study.BASE
     bases = table[is_base].drop_duplicates("base").drop(columns=["gain", "photo_error"])
-    bases = bases.assign(seeds=table["gain"].map(len))
+    bases = bases.assign(seeds=bases["mAP"].map(len), mAP=bases["mAP"].map(np.mean))
     judged = judge(table[~is_base])
     parts = [
         part
@@ -134,7 +145,10 @@ def read_table(paths: list[Path]) -> pd.DataFrame:
 
 
 def text_of(change: dict) -> str:
-    return ", ".join(f"{key}: {json.dumps(value).strip(chr(34))}" for key, value in change.items())
+    """As in the study's file, on one line."""
+    return ", ".join(
+        f"{key}: {value if isinstance(value, str) else json.dumps(value)}" for key, value in change.items()
+    )
 
 
 def markdown(table: pd.DataFrame) -> str:
@@ -155,12 +169,7 @@ def markdown(table: pd.DataFrame) -> str:
         cells += [interval, number(row["detectable"]), row["verdict"]] if row["study"] else ["", "", ""]
         lines += _row([*cells, f"{row['cpu_minutes']:.1f}"])
     losses = [name for name in table if name.startswith("loss.")]
-    lines += [
-        "",
-        "Losses of the last epoch, unweighted but for their sum. Where a loss itself was changed, or",
-        "",
-    ]
-    lines[-1:] = ["its weight, the numbers are not on one scale.", ""]
+    lines += ["", LOSSES, ""]
     lines += _row(["study", "changed", *(name.removeprefix("loss.") for name in losses)])
     lines += _row(["---"] * (len(losses) + 2))
     for row in table.to_dict("records"):
@@ -184,6 +193,8 @@ def insert(text: str, document: Path) -> None:
 
 
 def _measure(args) -> None:
+    from .checkpoint import code_version, load_checkpoint  # torch takes seconds; a table can do without
+
     found = study.read(args.study)
     folds, images = pd.read_parquet(args.folds), pd.read_parquet(args.images)
     truth = cars.read(args.labels)
@@ -205,14 +216,14 @@ def _measure(args) -> None:
             "losses": history.iloc[-1].drop(NO_LOSS, errors="ignore").to_dict(),
             "cpu_minutes": history["cpu_seconds"].sum() / 60,
         }
-    own_network = {v: trainings[v, seed] != trainings[study.BASE, seed] for v, seed in trainings}
+    own_network = {
+        variant: trained != trainings[study.BASE, seed] for (variant, seed), trained in trainings.items()
+    }
     compared = compare(truth, image_ids, tables, args.samples)
     variants = {
         variant: {
             "change": found.variants.get(variant, {}),
-            "retrained": any(
-                trainings[key] != trainings[study.BASE, key[1]] for key in runs if key[0] == variant
-            ),
+            "retrained": own_network[variant],
             **entry,
             "runs": [run for (name, _), run in runs.items() if name == variant],
         }

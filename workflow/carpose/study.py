@@ -76,9 +76,7 @@ def read(path: Path) -> Study:
     if len(most) == 1 and "together" in content:
         lines.append("together: only one key is changed; leave it out")
     if any("seed" in change for change in variants.values()):
-        lines.append(
-            "seed: every variant is trained with several seeds already (seeds: in configs/studies.yaml)"
-        )
+        lines.append("seed: leave it out, every variant is trained with several (see configs/studies.yaml)")
     _refuse(path, lines)
     rest = {key: content[key] for key in ("together", "note", "on_request") if key in content}
     return Study(path.stem, content["question"], content["base"], variants, **rest)
