@@ -88,9 +88,7 @@ use rule predict from pipeline with:
         unpack(samples),
         models=lambda wildcards: [f"{RESULTS}/round0/{BY_NAME[wildcards.model].trained}/fold{FOLD}/model.pt"],
     params:
-        threshold=lambda wildcards: BY_NAME[wildcards.model].predict["threshold"],
-        batch_size=lambda wildcards: BY_NAME[wildcards.model].predict["batch_size"],
-        flip=lambda wildcards: "--flip" if BY_NAME[wildcards.model].predict["flip"] else "",
+        settings=lambda wildcards: pipeline.prediction_options(BY_NAME[wildcards.model].predict),
 
 
 def predictions(wildcards, table):

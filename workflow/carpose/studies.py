@@ -69,8 +69,8 @@ def judge(rows: pd.DataFrame) -> pd.DataFrame:
     """
     rows = rows.assign(seeds=rows["gain"].map(len))
     # A variant that predicts with its base's networks varies less than those that are trained.
-    pool = rows.groupby(["base", "retrained", "seeds"], group_keys=False)
-    of_seeds, freedom = pool.apply(seed_error, include_groups=False).loc[rows.index].to_numpy().T
+    pools = [seed_error(group) for _, group in rows.groupby(["base", "retrained", "seeds"])]
+    of_seeds, freedom = pd.concat(pools).loc[rows.index].to_numpy().T
     of_photos = rows["photo_error"] ** 2
     square = of_seeds + of_photos
     shares = of_seeds**2 / freedom + of_photos**2 / (rows["photos"] - 1)
