@@ -30,12 +30,12 @@ test-slurm: .venv-slurm/installed
 lint: .venv/installed
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
-	.venv/bin/snakefmt --check Snakefile workflow/rules
+	.venv/bin/snakefmt --check Snakefile workflow/rules workflow/studies.smk
 
 format: .venv/installed
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
-	.venv/bin/snakefmt Snakefile workflow/rules
+	.venv/bin/snakefmt Snakefile workflow/rules workflow/studies.smk
 
 # Stamps: written last, so that an interrupted installation starts again, a finished one costs nothing.
 .venv/installed: $(LOCK) pyproject.toml

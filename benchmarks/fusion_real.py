@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks import fusion_views
-from carpose import cars, clustering, fuse, fusion_fit, kaggle, metric, rotation
+from carpose import bootstrap, cars, clustering, fuse, fusion_fit, kaggle, metric, rotation
 
 UNEQUAL = {
     "good": {"depth_noise": 0.03, "missed": 0.1},
@@ -61,31 +61,17 @@ def perfect_association(truth: pd.DataFrame, views: dict[str, pd.DataFrame]) -> 
     return fused.assign(score=np.bincount(labels, table["score"]) / len(views))
 
 
-def resampled(truth: pd.DataFrame, table: pd.DataFrame, equal: bool, picks: np.ndarray) -> np.ndarray:
-    """mAP of each resample of the images. picks (samples, images): how often each image is drawn."""
-    images = np.sort(truth["ImageId"].unique())
-    hits = metric.match(truth, table)
-    scores = np.ones(len(table)) if equal else table["score"].to_numpy()
-    of_car = pd.Index(images).get_indexer(table["ImageId"])
-    truths = truth["ImageId"].value_counts().reindex(images).to_numpy()
-    values = []
-    for pick in picks:
-        rows = np.repeat(np.arange(len(table)), pick[of_car])
-        values.append(metric.average_precision(hits[rows], scores[rows], (pick * truths).sum()).mean())
-    return np.array(values)
-
-
 def compare(title: str, runs: list[tuple[pd.DataFrame, dict]], mode: str, samples: int) -> None:
     """Print the mean mAP over the runs and our gain over each, with its 95 % interval."""
     rng = np.random.default_rng(0)
     equal = mode == "equal"
     values, draws = {}, {}
     for truth, tables in runs:
-        images = truth["ImageId"].nunique()
-        picks = rng.multinomial(images, np.full(images, 1 / images), samples)
+        images = np.sort(truth["ImageId"].unique())
+        picks = bootstrap.draw_images(len(images), samples, rng)
         for name, table in tables.items():
             values.setdefault(name, []).append(metric.evaluate(truth, table, equal_confidence=equal)["mAP"])
-            draws.setdefault(name, []).append(resampled(truth, table, equal, picks))
+            draws.setdefault(name, []).append(bootstrap.resampled(truth, table, images, picks, equal))
     print(f"\n{title} ({mode} confidences, {len(runs)} seeds)\n")
     print("| fusion | mAP | ± (seeds) | ours − this [95 %] |\n|---|---|---|---|")
     for name, value in values.items():

@@ -15,9 +15,8 @@ import numpy as np
 import pandas as pd
 
 from benchmarks import fusion_views
-from benchmarks.fusion_real import resampled
 from benchmarks.pseudo_study import python
-from carpose import cars, fuse, fusion_fit, metric
+from carpose import bootstrap, cars, fuse, fusion_fit, metric
 
 OURS = "ours"
 Tables = dict[str, pd.DataFrame]
@@ -67,12 +66,13 @@ def baselines(members: Tables, maps: pd.DataFrame, best: str) -> Tables:
 
 def against(truth: pd.DataFrame, reference: pd.DataFrame, tables: Tables, samples: int) -> list[dict]:
     """mAP of each table, and what the reference has more, with its 95 % interval over the photos."""
-    images = truth["ImageId"].nunique()
-    picks = np.random.default_rng(0).multinomial(images, np.full(images, 1 / images), samples)
-    ours, drawn = metric.evaluate(truth, reference)["mAP"], resampled(truth, reference, False, picks)
+    images = np.sort(truth["ImageId"].unique())
+    picks = bootstrap.draw_images(len(images), samples, np.random.default_rng(0))
+    ours = metric.evaluate(truth, reference)["mAP"]
+    drawn = bootstrap.resampled(truth, reference, images, picks)
     rows = []
     for name, table in tables.items():
-        gain = drawn - resampled(truth, table, False, picks)
+        gain = drawn - bootstrap.resampled(truth, table, images, picks)
         low, high = np.quantile(gain, [0.025, 0.975])
         value = metric.evaluate(truth, table)["mAP"]
         rows.append({"name": name, "mAP": value, "more": ours - value, "low": low, "high": high})

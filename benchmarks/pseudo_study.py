@@ -26,8 +26,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from benchmarks.fusion_real import resampled
-from carpose import cars, fusion_fit, metric
+from carpose import bootstrap, cars, fusion_fit, metric
 from carpose.recipe import command_line
 
 WAYS = ["none", "longer", "naive", "ours", "student"]
@@ -151,14 +150,13 @@ def compare(truth: pd.DataFrame, image_ids: np.ndarray, tables: list[dict], samp
     """Per way the mean mAP over the seeds and its difference to `longer`, paired over seeds and photos."""
     truth = truth[truth["ImageId"].isin(image_ids)]
     rng = np.random.default_rng(0)
-    images = truth["ImageId"].nunique()
-    picks = [rng.multinomial(images, np.full(images, 1 / images), samples) for _ in tables]
-    known = set(truth["ImageId"])
+    known = np.sort(truth["ImageId"].unique())
+    # The same photos for all seeds, as they are all measured on the same photos.
+    picks = bootstrap.draw_images(len(known), samples, rng)
     value, draws = {}, {}
     for way in WAYS:
-        own = [table[way][table[way]["ImageId"].isin(known)] for table in tables]
-        value[way] = [metric.evaluate(truth, table, sorted(known))["mAP"] for table in own]
-        draws[way] = [resampled(truth, table, False, pick) for table, pick in zip(own, picks, strict=True)]
+        value[way] = [metric.evaluate(truth, table[way], known)["mAP"] for table in tables]
+        draws[way] = [bootstrap.resampled(truth, table[way], known, picks) for table in tables]
     # Seeds are drawn too: the interval holds for another seed, not for these alone.
     seeds = rng.integers(len(tables), size=(samples, len(tables)))
     rows = []

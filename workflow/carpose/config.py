@@ -11,11 +11,15 @@ from . import UserError
 SCHEMA = Path(__file__).parents[1] / "schemas" / "config.schema.yaml"
 
 
-def parsed(config: dict) -> dict:
-    """The same with numbers where `--config 'train={"epochs": 8}'` left strings, as Snakemake does."""
+def parsed(config: dict, whole: dict | None = None) -> dict:
+    """The same with numbers where `--config 'train={"epochs": 8}'` left strings, as Snakemake does.
+
+    whole: the schema, by default the configuration's own.
+    """
+    whole = whole or _schema()
 
     def value(item, schema: dict):
-        schema = _resolve(schema)
+        schema = _resolve(schema, whole["$defs"])
         if isinstance(item, dict):
             known, other = schema.get("properties", {}), schema.get("additionalProperties")
             return {key: value(part, known.get(key, other or {})) for key, part in item.items()}
@@ -25,7 +29,7 @@ def parsed(config: dict) -> dict:
             return _number(item)
         return item
 
-    return value(config, _schema())
+    return value(config, whole)
 
 
 def _number(text: str):
@@ -41,21 +45,20 @@ def _schema() -> dict:
     return yaml.safe_load(SCHEMA.read_text())
 
 
-def _resolve(schema) -> dict:
+def _resolve(schema, definitions: dict) -> dict:
     """Follow a reference, and of alternatives take the one that is not null."""
     if not isinstance(schema, dict):
         return {}
     if "anyOf" in schema:
-        return _resolve(next(part for part in schema["anyOf"] if part.get("type") != "null"))
+        return _resolve(next(part for part in schema["anyOf"] if part.get("type") != "null"), definitions)
     if "$ref" in schema:
-        return _schema()["$defs"][schema["$ref"].rsplit("/", 1)[1]]
+        return definitions[schema["$ref"].rsplit("/", 1)[1]]
     return schema
 
 
 def check(config: dict) -> None:
     """Raises UserError with one line per error of the configuration."""
-    validator = jsonschema.Draft202012Validator(_schema())
-    lines = [line for error in validator.iter_errors(config) for line in _explain(error)]
+    lines = problems(config, _schema())
     rounds = config.get("fuse", {}).get("rounds")
     if isinstance(rounds, list) and isinstance(config.get("rounds"), int):
         lines += [
@@ -76,6 +79,12 @@ def check(config: dict) -> None:
         ]
     if lines:
         raise UserError("the configuration is not valid\n  " + "\n  ".join(lines))
+
+
+def problems(content, schema: dict) -> list[str]:
+    """One line per error of what a YAML file holds, naming the key and what would be right."""
+    errors = jsonschema.Draft202012Validator(schema).iter_errors(content)
+    return [line for error in errors for line in _explain(error)]
 
 
 def _explain(error: jsonschema.ValidationError) -> list[str]:

@@ -270,6 +270,34 @@ def evaluation_figure(table: pd.DataFrame) -> Figure:
     return figure
 
 
+def differences_figure(table: pd.DataFrame) -> Figure:
+    """Each variant's difference of mAP to its base with its 95 % interval, one line per row of the table.
+
+    table: columns study, base, change, gain, low, high, detectable, verdict (of carpose.studies).
+    """
+    colours = {"gain": PALETTE[2], "loss": PALETTE[1], "not resolved": "0.5"}
+    height = np.arange(len(table))[::-1]
+    figure = Figure(figsize=(10, 0.24 * len(table) + 1.3), dpi=DPI, layout="constrained")
+    axes = figure.subplots()
+    axes.barh(height, 2 * table["detectable"], left=-table["detectable"], height=0.9, color="0.93")
+    for verdict, colour in colours.items():
+        rows = (table["verdict"] == verdict).to_numpy()
+        part = table[rows]
+        error = [part["gain"] - part["low"], part["high"] - part["gain"]]
+        axes.errorbar(
+            part["gain"], height[rows], xerr=error, fmt="o", color=colour, markersize=4, label=verdict
+        )
+    axes.axvline(0, color="0.3", linewidth=0.8)
+    axes.use_sticky_edges = False  # of the bars, which would end at the frame
+    against = " (" + table["base"] + ")" if table["base"].nunique() > 1 else ""
+    names = table["study"] + against + "  " + table["change"].str.slice(0, 60)
+    axes.set_yticks(height, names, fontsize=7)
+    axes.set_ylim(-0.7, len(table) - 0.3)
+    axes.set_xlabel("mAP, difference to the base; 95 % intervals; grey: what could hardly be seen")
+    figure.legend(loc="outside upper right", ncols=3, frameon=False)
+    return figure
+
+
 def draw_frames(real: str | Path, output: str | Path) -> list[Path]:
     """Draw the true cars, with their meshes, on the public frames of the data set; one PNG per known frame.
 

@@ -162,7 +162,7 @@ def run(args: argparse.Namespace, recipe: Recipe, device: torch.device) -> None:
     stop = SignalFlag()
     retries = 0
     while (epoch := training.progress.epoch) < epochs:
-        began = time.monotonic()
+        began, cpu_began = time.monotonic(), time.process_time()
         order = data.epoch_order(epoch, len(train_ids), len(pseudo_ids), recipe.pseudo_share, recipe.seed)
         try:
             run_epoch(args, training, samples, order, epochs * per_epoch, stop, digest)
@@ -175,7 +175,8 @@ def run(args: argparse.Namespace, recipe: Recipe, device: torch.device) -> None:
             training.progress.rate *= 0.5**retries
             say(args, f"{error}; back to epoch {training.progress.epoch + 1} at {0.5**retries:g} of the rate")
             continue
-        row = finish_epoch(args, training, valid_ids, per_epoch, epochs, time.monotonic() - began)
+        spent = {"seconds": time.monotonic() - began, "cpu_seconds": time.process_time() - cpu_began}
+        row = finish_epoch(args, training, valid_ids, per_epoch, epochs, spent)
         save_state(args, digest, training)
         report(args, row, epochs, recipe)
     if not distributed.first():
@@ -239,13 +240,13 @@ def finish_epoch(
     valid_ids: list[str],
     per_epoch: int,
     epochs: int,
-    seconds: float,
+    spent: dict[str, float],
 ) -> dict[str, float]:
     """Close the epoch: mean losses and, when it is due, the metric on the fold's own photos."""
     progress, recipe = training.progress, training.recipe
     row = {"epoch": progress.epoch + 1, "lr": training.optimizer.param_groups[0]["lr"]}
     row |= {name: total / per_epoch for name, total in progress.sums.items()}
-    row["seconds"] = round(seconds, 2)
+    row |= {name: round(value, 2) for name, value in spent.items()}
     due = progress.epoch + 1 == epochs
     due |= bool(args.validate_every) and (progress.epoch + 1) % args.validate_every == 0
     if due and distributed.first():

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-LIBRARY = Path(workflow.basedir) / "workflow"
+# Not workflow.basedir, which is another folder when a Snakefile elsewhere imports these rules.
+LIBRARY = Path(workflow.current_basedir).parent
 sys.path.insert(0, str(LIBRARY))
 
 from carpose import UserError
@@ -20,7 +21,7 @@ except UserError as error:
 
 # Jobs find the library whether or not it is installed in their environment.
 os.environ["PYTHONPATH"] = os.pathsep.join(
-    [str(LIBRARY), workflow.basedir, *filter(None, [os.environ.get("PYTHONPATH")])]
+    [str(LIBRARY), str(LIBRARY.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
 )
 # Jobs run in the environment that runs the workflow, also where it was not activated.
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])

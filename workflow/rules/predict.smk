@@ -8,6 +8,15 @@ def checkpoints(wildcards):
     return expand(pattern, model=models, fold=FOLDS)
 
 
+def prediction_options(settings):
+    """Keys of `predict:` → the options of carpose.predict; a switch that is off is left out."""
+    return " ".join(
+        f"--{key.replace('_', '-')}" + ("" if value is True else f" {value}")
+        for key, value in settings.items()
+        if value is not False
+    )
+
+
 rule predict:
     "Out-of-fold and test predictions of one model of one round."
     input:
@@ -36,13 +45,11 @@ rule predict:
             f"--checkpoints {' '.join(input.models[start : start + len(FOLDS)])}"
             for start in range(0, len(input.models), len(FOLDS))
         ),
-        threshold=config["predict"]["threshold"],
-        batch_size=config["predict"]["batch_size"],
-        flip="--flip" if config["predict"]["flip"] else "",
+        settings=prediction_options(config["predict"]),
         torch_threads=lambda wildcards: RECIPES.get(wildcards.model, config["train"]).get("threads", 1),
     shell:
         "python -m carpose.predict {params.checkpoints} --cache $(dirname {input.cache})"
         " --images {input.images} --folds {input.folds} --oof {output.oof} --test {output.test}"
-        " --test-folds {output.test_folds} --threshold {params.threshold} --batch-size {params.batch_size}"
-        " {params.flip} --threads {params.torch_threads} --workers {resources.workers} --gpus {resources.gpu}"
+        " --test-folds {output.test_folds} {params.settings} --threads {params.torch_threads}"
+        " --workers {resources.workers} --gpus {resources.gpu}"
         " 2>&1 | tee {log}"

@@ -1,0 +1,37 @@
+"""The metric of resampled photos is that of a table in which the drawn photos stand as often as drawn."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_fuse import scene
+
+from benchmarks import fusion_views
+from carpose import bootstrap, metric
+
+
+def copies(table: pd.DataFrame, ids: list[str], pick: np.ndarray) -> pd.DataFrame:
+    """The photos as often as drawn, each copy under a name of its own."""
+    parts = [
+        table[table["ImageId"] == image_id].assign(ImageId=f"{image_id}_{copy}")
+        for image_id, times in zip(ids, pick, strict=True)
+        for copy in range(times)
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+@pytest.mark.parametrize("equal", [False, True])
+def test_against_the_metric_of_copied_photos(equal):
+    rng = np.random.default_rng(0)
+    truth = scene(12, rng)
+    predictions = fusion_views.noisy_view(truth, rng)
+    ids = [*sorted(truth["ImageId"].unique()), "no_car_at_all"]
+    outside = predictions.iloc[:3].assign(ImageId="elsewhere")
+    wrong = predictions.iloc[3:6].assign(ImageId="no_car_at_all")
+    predictions = pd.concat([predictions, wrong, outside], ignore_index=True)
+    picks = bootstrap.draw_images(len(ids), 5, rng)
+    assert (picks.sum(axis=1) == len(ids)).all()
+    found = bootstrap.resampled(truth, predictions, ids, picks, equal)
+    for value, pick in zip(found, picks, strict=True):
+        tables = [copies(table, ids, pick) for table in (truth, predictions)]
+        assert value == pytest.approx(metric.evaluate(*tables, equal_confidence=equal)["mAP"], abs=1e-12)
+    assert len(set(found)) > 1

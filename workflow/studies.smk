@@ -1,0 +1,148 @@
+# Studies: one change at a time, measured. configs/studies/ holds the questions, docs/studies.md explains them.
+#   snakemake -s workflow/studies.smk --cores 2 studies
+#   snakemake -s workflow/studies.smk --cores 2 results/studies/radius.json
+#
+# Every variant with every seed is a model of the main workflow, whose rules make data, trainings and
+# predictions: one module with one configuration, however many studies there are.
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+ROOT = Path(workflow.basedir).parent
+sys.path.insert(0, str(ROOT / "workflow"))
+
+from carpose import UserError, study
+
+
+configfile: f"{ROOT}/config.yaml"
+configfile: f"{ROOT}/configs/studies.yaml"
+
+
+try:
+    SETTINGS = study.settings(config)
+    FOLDER = Path(SETTINGS["studies_folder"] or ROOT / "configs" / "studies")
+    STUDIES = {found.name: found for found in study.select(FOLDER, SETTINGS["studies"])}
+    RUNS = {name: study.runs(found, {**config, **SETTINGS}) for name, found in STUDIES.items()}
+except UserError as error:
+    raise WorkflowError(str(error)) from None
+
+BY_NAME = {run.name: run for runs in RUNS.values() for run in runs.values()}
+CACHES = {run.cache_folder: run.cache for run in BY_NAME.values()}
+FOLD = 0
+RESULTS = f"results/{config['run']}"
+PIPELINE = {key: value for key, value in config.items() if key not in SETTINGS}
+PIPELINE["models"] = {name: run.recipe for name, run in BY_NAME.items()}
+
+
+module pipeline:
+    snakefile:
+        "../Snakefile"
+    config:
+        PIPELINE
+
+
+use rule demo_data from pipeline
+
+
+use rule check_data from pipeline
+
+
+use rule split_folds from pipeline
+
+
+use rule build_cache from pipeline with:
+    output:
+        f"{RESULTS}/{{cache}}/cache.json",
+        f"{RESULTS}/{{cache}}/photos.npy",
+    log:
+        f"{RESULTS}/logs/build_{{cache}}.log",
+    params:
+        crop=lambda wildcards: CACHES[wildcards.cache]["crop"],
+        scale=lambda wildcards: CACHES[wildcards.cache]["scale"],
+
+
+def samples(wildcards):
+    """Picture cache and tables that a run learns from and predicts."""
+    cache = f"{RESULTS}/{BY_NAME[wildcards.model].cache_folder}"
+    return {
+        "cache": f"{cache}/cache.json",
+        "photos": f"{cache}/photos.npy",
+        "images": rules.check_data.output.images,
+        "labels": rules.check_data.output.labels,
+        "folds": rules.split_folds.output[0],
+        "weights": [],
+    }
+
+
+use rule train from pipeline with:
+    input:
+        unpack(samples),
+
+
+# One fold is trained, and a variant that is predicted in another way shares the network of its base.
+use rule predict from pipeline with:
+    input:
+        unpack(samples),
+        models=lambda wildcards: [f"{RESULTS}/round0/{BY_NAME[wildcards.model].trained}/fold{FOLD}/model.pt"],
+    params:
+        settings=lambda wildcards: pipeline.prediction_options(BY_NAME[wildcards.model].predict),
+
+
+def predictions(wildcards, table):
+    return [f"{RESULTS}/round0/{run.name}/{table}.parquet" for run in RUNS[wildcards.study].values()]
+
+
+wildcard_constraints:
+    study="|".join(STUDIES),
+
+
+rule measure:
+    "The metric of every run of one study, and what each variant gains over the base."
+    input:
+        study=f"{FOLDER}/{{study}}.yaml",
+        images=rules.check_data.output.images,
+        labels=rules.check_data.output.labels,
+        folds=rules.split_folds.output[0],
+        oof=lambda wildcards: predictions(wildcards, "oof"),
+        test=lambda wildcards: predictions(wildcards, "test"),
+        truth=pipeline.TRUTH,
+    output:
+        f"{RESULTS}/{{study}}.json",
+    log:
+        f"{RESULTS}/logs/measure/{{study}}.log",
+    params:
+        truth=lambda wildcards, input: f"--test-truth {input.truth}" if input.truth else "",
+        runs=lambda wildcards: [
+            f"--run {variant} {seed} {RESULTS}/round0/{run.name} {RESULTS}/round0/{run.trained}/fold{FOLD}"
+            for (variant, seed), run in RUNS[wildcards.study].items()
+        ],
+    shell:
+        "python -m carpose.studies measure --study {input.study} --images {input.images} --labels {input.labels}"
+        " --folds {input.folds}"
+        f" --fold {FOLD} {{params.truth}} {{params.runs}} --output {{output}} 2>&1 | tee {{log}}"
+
+
+rule tabulate:
+    "All studies in one table, with the picture of what they gained."
+    input:
+        expand(f"{RESULTS}/{{study}}.json", study=STUDIES),
+    output:
+        json=f"{RESULTS}/table/studies.json",
+        markdown=f"{RESULTS}/table/studies.md",
+        picture=f"{RESULTS}/table/studies.png",
+    log:
+        f"{RESULTS}/logs/tabulate.log",
+    shell:
+        "python -m carpose.studies table {input} --output {output.json} --markdown {output.markdown}"
+        " --picture {output.picture} 2>&1 | tee {log}"
+
+
+rule studies:
+    "Every study, measured: results/studies/table/studies.md with its picture."
+    default_target: True
+    input:
+        rules.tabulate.output,
