@@ -16,7 +16,7 @@ import pandas as pd
 import yaml
 
 from carpose import camera, cars
-from carpose.recipe import Recipe
+from carpose.recipe import Recipe, recipe_of
 
 ROOT = Path(__file__).parents[1]
 PHOTO = (3384, 2710)
@@ -85,7 +85,7 @@ def recipe(model: str, config: str = "config.yaml", **changes) -> Recipe:
     if config != "config.yaml":
         for key, value in yaml.safe_load((ROOT / config).read_text()).items():
             settings[key] = {**settings.get(key, {}), **value} if isinstance(value, dict) else value
-    return Recipe(**{**settings["train"], **settings["models"][model], **changes})
+    return Recipe(**{**recipe_of(settings, model)[0], **changes})
 
 
 def made_up_cars(image_ids: list[str], per_image: int, seed: int = 0) -> pd.DataFrame:

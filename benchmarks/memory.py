@@ -14,7 +14,7 @@ from pathlib import Path
 import yaml
 
 from benchmarks import measure
-from carpose.recipe import command_line
+from carpose.recipe import command_line, recipe_of
 
 
 def peak(process: subprocess.Popen) -> dict[str, float]:
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--model", default="hourglass")
     args = parser.parse_args()
     config = yaml.safe_load((measure.ROOT / "config.yaml").read_text())
-    recipe = {**config["train"], **config["models"][args.model], "retrain_epochs": 1}
+    recipe = recipe_of(config, args.model)[0] | {"retrain_epochs": 1}
     figures = {}
     for count in args.photos:
         with tempfile.TemporaryDirectory() as folder:

@@ -28,7 +28,7 @@ import pandas as pd
 import yaml
 
 from carpose import bootstrap, cars, fusion_fit, metric
-from carpose.recipe import command_line
+from carpose.recipe import command_line, recipe_of
 
 WAYS = ["none", "longer", "naive", "ours", "fifth", "student"]
 POOL, HELD_OUT, UNLABELLED = 1200, 300, 400
@@ -79,7 +79,7 @@ class Cell:
             return model
         config = yaml.safe_load((Path(__file__).parents[1] / "config.yaml").read_text())
         epochs = self.presentations // self.size
-        recipe = {**config["train"], **config["models"]["hourglass"], "seed": self.seed, "epochs": epochs}
+        recipe = recipe_of(config, "hourglass")[0] | {"seed": self.seed, "epochs": epochs}
         recipe |= {"retrain_epochs": epochs // 2, **changes}
         later = ["--pseudo", pseudo, "--start", self.folder / "teacher0.pt"] if pseudo else []
         python(

@@ -87,6 +87,15 @@ class Recipe:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def recipe_of(config: dict, model: str) -> tuple[dict, int]:
+    """A model of the configuration → its recipe's settings, and how many GPUs share its training.
+
+    The number of GPUs is no part of the recipe: it changes nothing but rounding.
+    """
+    settings = {**config["train"], **config["models"][model]}
+    return settings, settings.pop("gpus", 1)
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
     """One option per field of Recipe."""
     group = parser.add_argument_group("recipe")

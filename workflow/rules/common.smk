@@ -11,7 +11,7 @@ sys.path.insert(0, str(LIBRARY))
 
 from carpose import UserError
 from carpose.config import check, parsed
-from carpose.recipe import command_line
+from carpose.recipe import command_line, recipe_of
 
 config = parsed(config)
 try:
@@ -29,9 +29,10 @@ os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.envir
 RESULTS = f"results/{config['run']}"
 ROUNDS = config["rounds"]
 FOLDS = range(config["folds"]["count"])
-RECIPES = {name: {**config["train"], **own} for name, own in config["models"].items() if own}
+MODELS = {name: recipe_of(config, name) for name, own in config["models"].items() if own}
+RECIPES = {name: recipe for name, (recipe, _) in MODELS.items()}
+GPUS = {name: gpus for name, (_, gpus) in MODELS.items()}
 FETCHED = [name for name, recipe in RECIPES.items() if recipe.get("pretrained") == "hub"]
-GPUS = {name: recipe.pop("gpus", 1) for name, recipe in RECIPES.items()}
 DEMO = not config["data_root"]
 DATA = f"{RESULTS}/demo" if DEMO else config["data_root"]
 TRUTH = f"{RESULTS}/demo_truth.csv" if DEMO else []
