@@ -14,7 +14,7 @@ import pytest
 import yaml
 from conftest import REPOSITORY
 
-TORCH_STAGES = {"train", "predict"}
+TORCH_STAGES = {"train", "predict", "weights"}
 NEEDED_BY_PANDAS = {"pyarrow"}  # the engine of read_parquet, imported by no module of ours
 # Prints the files of all modules that importing a stage loads.
 LOADED = """
@@ -107,3 +107,11 @@ def test_conda_file_holds_what_the_stage_imports(stage):
     distributions = packages_distributions()
     needed = {normal(distributions[name][0]) for name in imports(stage)} | NEEDED_BY_PANDAS
     assert needed <= set(file)
+
+
+def test_every_rule_that_runs_a_program_names_its_conda_file():
+    rules = "".join(path.read_text() for path in sorted((REPOSITORY / "workflow" / "rules").glob("*.smk")))
+    for rule in re.split(r"^(?=rule )", rules, flags=re.M)[1:]:
+        stage = re.search(r"python -m carpose\.(\w+)", rule)
+        name = re.search(r'conda:\n +f"\{ENVS\}/(\w+)\.yaml"', rule)
+        assert name[1] == ("torch" if stage[1] in TORCH_STAGES else "light"), rule

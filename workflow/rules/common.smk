@@ -7,6 +7,7 @@ from snakemake.exceptions import WorkflowError
 
 # Not workflow.basedir, which is another folder when a Snakefile elsewhere imports these rules.
 LIBRARY = Path(workflow.current_basedir).parent
+ENVS = LIBRARY.parent / "envs"  # for --sdm conda
 sys.path.insert(0, str(LIBRARY))
 
 from carpose import UserError

@@ -33,6 +33,8 @@ rule check_data:
         f"{RESULTS}/logs/check_data.log",
         # Not an output: those are deleted when the check fails, and then the findings are what one needs.
         findings=f"{RESULTS}/data/findings.csv",
+    conda:
+        f"{ENVS}/light.yaml"
     threads: workflow.resource_settings.cores or 2
     resources:
         **asks("small"),
@@ -58,6 +60,8 @@ rule split_folds:
         f"{RESULTS}/data/folds.parquet",
     log:
         f"{RESULTS}/logs/split_folds.log",
+    conda:
+        f"{ENVS}/light.yaml"
     resources:
         **asks("small"),
     params:
@@ -78,6 +82,8 @@ rule build_cache:
         f"{RESULTS}/cache/photos.npy",
     log:
         f"{RESULTS}/logs/build_cache.log",
+    conda:
+        f"{ENVS}/light.yaml"
     threads: workflow.resource_settings.cores or 2
     resources:
         **asks("small"),

@@ -12,6 +12,8 @@ rule fit_fusion:
         fused=f"{RESULTS}/fused_oof.parquet",
     log:
         f"{RESULTS}/logs/fit_fusion.log",
+    conda:
+        f"{ENVS}/light.yaml"
     resources:
         **asks("small"),
     params:
@@ -32,6 +34,8 @@ rule fuse:
         f"{RESULTS}/fused_test.parquet",
     log:
         f"{RESULTS}/logs/fuse.log",
+    conda:
+        f"{ENVS}/light.yaml"
     resources:
         **asks("small"),
     params:
@@ -55,6 +59,8 @@ rule write_submission:
         f"{RESULTS}/submission.csv",
     log:
         f"{RESULTS}/logs/write_submission.log",
+    conda:
+        f"{ENVS}/light.yaml"
     resources:
         **asks("small"),
     shell:

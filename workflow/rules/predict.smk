@@ -33,6 +33,8 @@ rule predict:
         f"{RESULTS}/logs/predict/round{{round}}-{{model}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/predict/round{{round}}-{{model}}.tsv"
+    conda:
+        f"{ENVS}/torch.yaml"
     threads: threads_of("predict")
     resources:
         **asks("predict"),

@@ -20,6 +20,8 @@ rule make_pseudo_labels:
         report=f"{RESULTS}/round{{round}}/pseudo.json",
     log:
         f"{RESULTS}/logs/pseudo/round{{round}}.log",
+    conda:
+        f"{ENVS}/light.yaml"
     resources:
         **asks("small"),
     params:

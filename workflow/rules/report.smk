@@ -19,6 +19,8 @@ rule evaluate:
         bands=f"{RESULTS}/evaluation_bands.csv",
     log:
         f"{RESULTS}/logs/evaluate.log",
+    conda:
+        f"{ENVS}/light.yaml"
     resources:
         **asks("small"),
     params:
@@ -49,6 +51,8 @@ rule draw:
         evaluation=PICTURES[2],
     log:
         f"{RESULTS}/logs/draw.log",
+    conda:
+        f"{ENVS}/light.yaml"
     resources:
         **asks("small"),
     params:

@@ -23,6 +23,8 @@ rule fetch_weights:
         f"{RESULTS}/weights/{{model}}.safetensors",
     log:
         f"{RESULTS}/logs/weights/{{model}}.log",
+    conda:
+        f"{ENVS}/torch.yaml"
     params:
         backbone=lambda wildcards: RECIPES[wildcards.model]["backbone"],
         width=lambda wildcards: RECIPES[wildcards.model].get("width", 1.0),
@@ -55,6 +57,8 @@ rule train:
         f"{RESULTS}/benchmarks/train/round{{round}}-{{model}}-fold{{fold}}.tsv"
     # The longest first: a long training that starts last leaves the other cores idle.
     priority: lambda wildcards: RECIPES[wildcards.model].get("epochs" if wildcards.round == "0" else "retrain_epochs", 0)
+    conda:
+        f"{ENVS}/torch.yaml"
     threads: lambda wildcards: threads_of("train") * processes(wildcards)
     resources:
         **asks("train", processes),
