@@ -51,7 +51,7 @@ SchedulerParameters=sched_interval=2,bf_interval=5
 # The node may claim more cores than this machine has.
 SlurmdParameters=config_overrides
 NodeName={host} NodeAddr=127.0.0.1 CPUs=8 SocketsPerBoard=1 CoresPerSocket=8 RealMemory=16000 Gres=gpu:{gpus}
-PartitionName=main Nodes={host} Default=YES MaxTime=02:00:00 State=UP
+PartitionName=main Nodes={host} Default=YES MaxTime=24:00:00 State=UP
 """
 
 
