@@ -65,8 +65,11 @@ rule train:
         **RUNNING,
         gpu=lambda wildcards: GPUS[wildcards.model],
     params:
-        recipe=lambda wildcards, input: command_line(
-            RECIPES[wildcards.model] | ({"pretrained": str(input.weights)} if input.weights else {})
+        # Of the wildcards alone: Snakemake does not record a param made from `input`, so that a change
+        # of it would train nothing anew.
+        recipe=lambda wildcards: command_line(
+            RECIPES[wildcards.model]
+            | ({"pretrained": fetched_weights(wildcards)} if wildcards.model in FETCHED else {})
         ),
         later=lambda wildcards, input: " ".join(
             f"--{name} {input[name]}" for name in ("pseudo", "start") if name in input.keys()
