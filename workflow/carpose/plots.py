@@ -160,12 +160,21 @@ def predictions_figure(
         predicted = predicted[predicted["sure"]]
     layers = [(predicted, PREDICTED)] if truth is None else [(truth, TRUE), (predicted, PREDICTED)]
     counts = layers[0][0].groupby("ImageId").size().reindex(list(photos), fill_value=0)
-    chosen = spread(counts, images)
+    return cars_figure({image_id: photos[image_id] for image_id in spread(counts, images)}, intrinsics, layers)
 
-    figure = Figure(figsize=(10, 2.6 * len(chosen) + 0.4), dpi=DPI, layout="constrained")
-    grid = figure.subplots(len(chosen), 2, squeeze=False, width_ratios=[2, 1])
-    for (left, right), image_id in zip(grid, chosen, strict=True):
-        photo = _read_photo(photos[image_id])
+
+def cars_figure(
+    photos: dict[str, Path], intrinsics: np.ndarray, layers: list[tuple[pd.DataFrame, str]]
+) -> Figure:
+    """One row per photo: the photo with cars as boxes, and the view from above.
+
+    photos: ImageId → file; intrinsics: 3×3 of the whole photo; layers: tables of cars and their colours,
+    what is drawn first comes first.
+    """
+    figure = Figure(figsize=(10, 2.6 * len(photos) + 0.4), dpi=DPI, layout="constrained")
+    grid = figure.subplots(len(photos), 2, squeeze=False, width_ratios=[2, 1])
+    for (left, right), (image_id, path) in zip(grid, photos.items(), strict=True):
+        photo = _read_photo(path)
         photo_size = photo.shape[1::-1]
         crop_width, crop_height = (SHOWN_CROP[i + 2] - SHOWN_CROP[i] for i in (0, 1))
         height = round(SHOWN_WIDTH * crop_height * photo_size[1] / (crop_width * photo_size[0]))

@@ -40,9 +40,10 @@ rule fuse:
         **asks("small"),
     params:
         members=named(FUSED_ROUNDS, "test"),
-        twins=lambda wildcards, input: (
-            f"--images {input.images} --hash-distance {config['fuse']['hash_distance']}"
-            if input.images
+        # Not made from `input`: Snakemake would not record it, and a change would fuse nothing anew.
+        twins=(
+            f"--images {rules.check_data.output.images} --hash-distance {config['fuse']['hash_distance']}"
+            if config["fuse"]["hash_distance"] >= 0
             else ""
         ),
     shell:

@@ -1,0 +1,372 @@
+"""Where the score is lost: errors by kind of car, by threshold, by cause; scores and uncertainties against
+what came true; the worst images. And how much of the picture a network sees: the receptive field.
+
+    python -m carpose.analysis errors           tables and pictures of predictions whose truth is known
+    python -m carpose.analysis receptive-field  theoretical and effective field of networks
+
+In (errors): the checked tables, tables of predicted cars. Out: a folder of CSV tables and PNG pictures.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from . import analysis_plots, camera, cars, meshes, metric, plots, rotation
+from .evaluation import BAND_NAMES, BANDS, LOOSEST, MIDDLE, read_members
+from .files import atomic, run_main
+
+LATERAL, LOG_RANGE = 2.0, np.log(1.5)  # across and along the ray: farther apart it is another car
+SIDES = ["rear", "45°", "90°", "135°", "front", "−135°", "−90°", "−45°"]  # what of the car is seen
+HIDDEN, HIDDEN_NAMES = [0.1, 0.5], ["under 10 %", "10–50 %", "over 50 %"]
+IN_FRONT = 0.9  # of a car's distance: what is nearer can hide it
+SCORE_BINS, SIGMA_BINS = 10, 5
+
+
+def pair(truth: pd.DataFrame, predictions: pd.DataFrame) -> np.ndarray:
+    """(N,) the row in `truth` that each prediction means, −1 for none; each truth is meant once.
+
+    Wider than the metric's thresholds, so that what fails them can be told from what is not there: a
+    pair is at most 2 m apart across the ray or a factor of 1.5 along it (an ellipse of both). The best
+    scores choose first, each the nearest truth that is left.
+    """
+    left = pd.DataFrame({"ImageId": predictions["ImageId"].to_numpy(), "p": np.arange(len(predictions))})
+    right = pd.DataFrame({"ImageId": truth["ImageId"].to_numpy(), "t": np.arange(len(truth))})
+    both = left.merge(right, on="ImageId")
+    at, true = (
+        table[cars.POSITION].to_numpy(float)[both[row]]
+        for table, row in ((predictions, "p"), (truth, "t"))
+    )
+    reach, true_reach = np.linalg.norm(at, axis=1), np.linalg.norm(true, axis=1)
+    cosine = (at * true).sum(axis=1) / (reach * true_reach)
+    across = np.arccos(np.clip(cosine, -1, 1)) * true_reach / LATERAL
+    both["cost"] = np.hypot(across, np.log(reach / true_reach) / LOG_RANGE)
+    both["score"] = predictions["score"].to_numpy(float)[both["p"]]
+    both = both[both["cost"] < 1].sort_values(["score", "p", "cost"], ascending=[False, True, True])
+    meant, taken = np.full(len(predictions), -1), np.zeros(len(truth), bool)
+    for p, t in zip(both["p"].to_numpy(), both["t"].to_numpy(), strict=True):
+        if meant[p] < 0 and not taken[t]:
+            meant[p], taken[t] = t, True
+    return meant
+
+
+# Kinds of cars. Each function: cars (N rows) → the number of the group of each.
+
+
+def seen_side(table: pd.DataFrame) -> np.ndarray:
+    """Eighths of the turn between the line of sight and the heading: 0 is seen from the rear."""
+    heading = rotation.matrix(table[cars.ANGLES])[:, :, 2]
+    turn = np.arctan2(heading[:, 0], heading[:, 2]) - np.arctan2(table["x"], table["z"]).to_numpy()
+    return np.round(turn / (np.pi / 4)).astype(int) % 8
+
+
+def rectangles(table: pd.DataFrame, intrinsics: np.ndarray, photo_size: tuple[int, int]) -> np.ndarray:
+    """(N, 4) left, top, right, bottom in pixels of a box of a car's size at each pose, cut to the photo."""
+    corners = np.einsum("nij,kj->nki", rotation.matrix(table[cars.ANGLES]), plots.CAR.vertices)
+    corners = corners + table[cars.POSITION].to_numpy(float)[:, None]
+    corners[..., 2] = np.maximum(corners[..., 2], meshes.NEAR)
+    pixels = camera.project(intrinsics, corners)
+    ends = np.concatenate([pixels.min(axis=1), pixels.max(axis=1)], axis=1)
+    return np.clip(ends, 0, np.tile(np.array(photo_size) - 1.0, 2))
+
+
+def hidden_share(
+    table: pd.DataFrame, truth: pd.DataFrame, intrinsics: np.ndarray, photo_size: tuple[int, int]
+) -> np.ndarray:
+    """(N,) share of each car's rectangle that the rectangles of clearly nearer true cars cover, 0 … 1.
+
+    Shares of several are added: an upper bound where these overlap each other.
+    """
+    boxes, others = (rectangles(each, intrinsics, photo_size) for each in (table, truth))
+    reach, other_reach = (np.linalg.norm(each[cars.POSITION], axis=1) for each in (table, truth))
+    rows = [pd.DataFrame({"ImageId": each["ImageId"].to_numpy()}).reset_index() for each in (table, truth)]
+    both = rows[0].merge(rows[1], on="ImageId", suffixes=("", "_other"))
+    i, j = both["index"].to_numpy(), both["index_other"].to_numpy()
+    nearer = other_reach[j] < IN_FRONT * reach[i]
+    i, j = i[nearer], j[nearer]
+    overlap = np.minimum(boxes[i, 2:], others[j, 2:]) - np.maximum(boxes[i, :2], others[j, :2])
+    covered = np.bincount(i, overlap.clip(0).prod(axis=1), minlength=len(table))
+    area = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    return np.clip(covered / np.maximum(area, 1e-9), 0, 1)
+
+
+def groups(
+    table: pd.DataFrame, truth: pd.DataFrame, intrinsics: np.ndarray, photo_size: tuple[int, int]
+) -> pd.DataFrame:
+    """The name of each car's group by distance (metres of z), seen side, hidden share and place."""
+    uv = camera.project(intrinsics, table[cars.POSITION].to_numpy(float))
+    inside = ((uv > -0.5) & (uv < np.array(photo_size) - 0.5)).all(axis=1)
+    share = hidden_share(table, truth, intrinsics, photo_size)
+    band = np.searchsorted(BANDS, table["z"].to_numpy(float).clip(0), side="right") - 1
+    return pd.DataFrame(
+        {
+            "distance": np.array(BAND_NAMES)[band],
+            "seen side": np.array(SIDES)[seen_side(table)],
+            "hidden": np.array(HIDDEN_NAMES)[np.searchsorted(HIDDEN, share)],
+            "centre": np.where(inside, "in the photo", "outside"),
+        }
+    )
+
+
+ORDER = {
+    "distance": BAND_NAMES,
+    "seen side": SIDES,
+    "hidden": HIDDEN_NAMES,
+    "centre": ["in the photo", "outside"],
+}
+
+
+def by_group(
+    truth: pd.DataFrame, predictions: pd.DataFrame, intrinsics: np.ndarray, photo_size: tuple[int, int]
+) -> pd.DataFrame:
+    """mAP and recall of each group of cars.
+
+    A prediction that hits a car of another group counts neither way; one that hits none is a false car of
+    the group that its own pose puts it in (as COCO treats sizes). A model type cannot be told from a pose:
+    for it there is recall alone.
+    """
+    assigned = metric.assign(truth, predictions)
+    scores = predictions["score"].to_numpy(float)
+    own, others = (groups(each, truth, intrinsics, photo_size) for each in (truth, predictions))
+    rows = []
+
+    def add(kind, name, members, false):
+        found = [np.isin(np.flatnonzero(members), assigned[:, level]) for level in range(10)]
+        ap = np.nan
+        if false is not None and members.any():
+            ap = 0.0
+            for level in range(10):
+                hit = assigned[:, level] >= 0
+                counts = np.where(hit, members[assigned[:, level]], false)
+                ap += metric.average_precision(hit[counts, None], scores[counts], members.sum())[0] / 10
+        recall = [each.mean() if len(each) else np.nan for each in found]
+        rows.append(
+            {
+                "by": kind,
+                "group": name,
+                "truths": int(members.sum()),
+                "mAP": ap,
+                "recall": np.mean(recall),
+                "recall_10%_50deg": recall[LOOSEST],
+                "recall_5%_25deg": recall[MIDDLE],
+            }
+        )
+
+    for kind, names in ORDER.items():
+        for name in names:
+            add(kind, name, (own[kind] == name).to_numpy(), (others[kind] == name).to_numpy())
+    if "model_type" in truth:
+        for model_type in sorted(truth["model_type"].unique()):
+            add("model type", str(model_type), (truth["model_type"] == model_type).to_numpy(), None)
+    return pd.DataFrame(rows)
+
+
+def by_threshold(truth: pd.DataFrame, predictions: pd.DataFrame, meant: np.ndarray) -> pd.DataFrame:
+    """For each pair of thresholds, the share of the true cars that is hit, fails one or both, or is missed.
+
+    meant: from `pair`. The metric's own matching can differ from it by a few cars.
+    """
+    found = meant >= 0
+    at, true = (
+        table[cars.POSITION].to_numpy(float)[rows]
+        for table, rows in ((predictions, found), (truth, meant[found]))
+    )
+    distance = np.linalg.norm(at - true, axis=1) / np.linalg.norm(true, axis=1)
+    angle = rotation.distance(metric.quaternion(predictions)[found], metric.quaternion(truth)[meant[found]])
+    near = distance[:, None] < metric.TRANSLATION
+    turned = np.degrees(angle)[:, None] < metric.ROTATION_DEG
+    shares = {
+        "hit": near & turned,
+        "fails_distance": ~near & turned,
+        "fails_rotation": near & ~turned,
+        "fails_both": ~near & ~turned,
+    }
+    table = pd.DataFrame({"distance_%": 100 * metric.TRANSLATION, "rotation_deg": metric.ROTATION_DEG})
+    for name, share in shares.items():
+        table[name] = share.sum(axis=0) / max(len(truth), 1)
+    return table.assign(missed=1 - found.sum() / max(len(truth), 1))
+
+
+def oracles(truth: pd.DataFrame, predictions: pd.DataFrame, meant: np.ndarray) -> pd.DataFrame:
+    """mAP if one thing alone were right, and what each is worth. The gains do not add up.
+
+    True depth moves a car along its own ray, true centre moves the ray and keeps z. No misses leaves
+    the truths that no prediction means out (as TIDE does: Bolya et al. 2020); no false cars drops the
+    predictions that mean none, the second one of a car included. Best order scores each prediction by
+    the number of thresholds that it passes.
+    """
+    rows = np.flatnonzero(meant >= 0)
+    true = truth.iloc[meant[rows]]
+    at, goal = (table[cars.POSITION].to_numpy(float) for table in (predictions.iloc[rows], true))
+
+    def changed(columns, values):
+        table = predictions.copy()
+        table.iloc[rows, [table.columns.get_loc(column) for column in columns]] = values
+        return truth, table
+
+    cases = {
+        "as it is": (truth, predictions),
+        "true depth": changed(cars.POSITION, at * (goal[:, 2:] / at[:, 2:])),
+        "true centre": changed(cars.POSITION, goal * (at[:, 2:] / goal[:, 2:])),
+        "true depth and centre": changed(cars.POSITION, goal),
+        "true rotation": changed(cars.ANGLES, true[cars.ANGLES].to_numpy(float)),
+        "true pose": changed(cars.POSE, true[cars.POSE].to_numpy(float)),
+        "no misses": (truth.iloc[np.sort(meant[rows])], predictions),
+        "no false cars": (truth, predictions.iloc[rows]),
+        "best order": (truth, predictions.assign(score=metric.match(truth, predictions).mean(axis=1))),
+    }
+    table = pd.DataFrame(
+        {"if": list(cases), "mAP": [metric.evaluate(*tables)["mAP"] for tables in cases.values()]}
+    )
+    return table.assign(gain=table["mAP"] - table["mAP"][0])
+
+
+def score_bins(truth: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
+    """By tenths of the score: how many cars, their mean score, how many hit, loosest and over all pairs."""
+    hits = metric.match(truth, predictions)
+    scores = predictions["score"].to_numpy(float)
+    table = pd.DataFrame(
+        {"score": scores, "hit_10%_50deg": hits[:, LOOSEST].astype(float), "hit_mean": hits.mean(axis=1)}
+    )
+    bins = (scores * SCORE_BINS).astype(int).clip(0, SCORE_BINS - 1)
+    return table.groupby(bins).mean().assign(cars=np.bincount(bins)[np.unique(bins)]).rename_axis("bin").reset_index()
+
+
+def depth_bins(truth: pd.DataFrame, predictions: pd.DataFrame, meant: np.ndarray) -> pd.DataFrame:
+    """By fifths of the predicted σ of log z: mean σ, the error's root mean square, and the share of errors
+    within one and two σ (Laplace: .757 and .941; normal: .683 and .954).
+
+    Empty where no σ is predicted. Errors beyond a factor of 1.5 are not seen: `pair` ends there.
+    """
+    rows = np.flatnonzero(meant >= 0)
+    sigma = predictions["depth_sigma"].to_numpy(float)[rows] if "depth_sigma" in predictions else np.array([])
+    columns = ["bin", "sigma", "error", "within_1_sigma", "within_2_sigma", "cars"]
+    if not np.isfinite(sigma).any():
+        return pd.DataFrame(columns=columns)
+    error = np.log(predictions["z"].to_numpy(float)[rows] / truth["z"].to_numpy(float)[meant[rows]])
+    table = pd.DataFrame({"sigma": sigma, "error": error**2})
+    for times in (1, 2):
+        table[f"within_{times}_sigma"] = (np.abs(error) < times * sigma).astype(float)
+    bins = np.minimum((pd.Series(sigma).rank(method="first") - 1) * SIGMA_BINS // len(sigma), SIGMA_BINS - 1)
+    grouped = table.groupby(bins.astype(int).to_numpy())
+    result = grouped.mean().assign(cars=grouped.size()).rename_axis("bin").reset_index()
+    return result.assign(error=np.sqrt(result["error"]))[columns]
+
+
+def worst_images(truth: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
+    """ImageId and what was lost in it, worst first: true cars not hit (a car hit at six of ten pairs is lost
+    by .4) plus the scores of predictions that hit nothing at all."""
+    hits = metric.match(truth, predictions)
+    found = pd.Series(hits.mean(axis=1)).groupby(predictions["ImageId"].to_numpy()).sum()
+    false = predictions["score"].where(~hits[:, LOOSEST], 0.0).groupby(predictions["ImageId"]).sum()
+    counts = truth.groupby("ImageId").size()
+    table = pd.DataFrame({"truths": counts, "found": found, "false": false}).fillna(0.0).rename_axis("ImageId")
+    table["lost"] = table["truths"] - table["found"] + table["false"]
+    return table.reset_index().sort_values(["lost", "ImageId"], ascending=[False, True], ignore_index=True)
+
+
+def errors(
+    truth: pd.DataFrame, predictions: pd.DataFrame, intrinsics: np.ndarray, photo_size: tuple[int, int]
+) -> dict[str, pd.DataFrame]:
+    """All tables of one member by name: groups, thresholds, oracles, scores, depth, worst.
+
+    truth, predictions: cars of the same images; intrinsics: 3×3 of the photo of this size (width, height).
+    """
+    truth, predictions = truth.reset_index(drop=True), predictions.reset_index(drop=True)
+    meant = pair(truth, predictions)
+    return {
+        "groups": by_group(truth, predictions, intrinsics, photo_size),
+        "thresholds": by_threshold(truth, predictions, meant),
+        "oracles": oracles(truth, predictions, meant),
+        "scores": score_bins(truth, predictions),
+        "depth": depth_bins(truth, predictions, meant),
+        "worst": worst_images(truth, predictions),
+    }
+
+
+def _errors(args: argparse.Namespace) -> None:
+    folds, images = pd.read_parquet(args.folds), pd.read_parquet(args.images).set_index("ImageId")
+    labels, members = cars.read(args.labels), read_members(args.members)
+    intrinsics = camera.read_intrinsics(args.data / "camera" / "camera_intrinsic.txt")
+    photo_size = tuple(images.loc[folds["ImageId"], ["width", "height"]].iloc[0])
+    truth = labels[labels["ImageId"].isin(folds["ImageId"])]
+    found = {}
+    for name, predictions in members.items():
+        predictions = predictions[predictions["ImageId"].isin(folds["ImageId"])]
+        found[name] = errors(truth, predictions, intrinsics, photo_size)
+    first, tables = next(iter(found.items()))
+    for kind in tables:
+        together = pd.concat([each[kind].assign(name=name) for name, each in found.items()])
+        together = together[["name", *tables[kind].columns]]
+        with atomic(args.output / f"{kind}.csv") as temporary:
+            together.to_csv(temporary, index=False, float_format="%.6g")
+    figures = {
+        "groups": analysis_plots.groups_figure({name: each["groups"] for name, each in found.items()}),
+        "causes": analysis_plots.causes_figure(tables["thresholds"], tables["oracles"]),
+        "calibration": analysis_plots.calibration_figure(tables["scores"], tables["depth"]),
+        "worst": plots.cars_figure(
+            {
+                image_id: args.data / "train_images" / f"{image_id}.jpg"
+                for image_id in tables["worst"]["ImageId"].head(args.worst)
+            },
+            intrinsics,
+            [(truth, plots.TRUE), (_sure(members[first]), plots.PREDICTED)],
+        ),
+    }
+    for name, figure in figures.items():
+        plots.save(figure, args.output / f"{name}.png")
+    print(f"{first}: mAP if one thing alone were right")
+    print(tables["oracles"].to_string(index=False, float_format="{:.4f}".format))
+    print(f"\n{first}: what becomes of the true cars at each pair of thresholds")
+    print(tables["thresholds"].to_string(index=False, float_format="{:.3f}".format))
+
+
+def _sure(predictions: pd.DataFrame) -> pd.DataFrame:
+    """What would be submitted; of a model that was not fused, what is more likely there than not."""
+    return predictions[predictions["sure"] if "sure" in predictions else predictions["score"] > 0.5]
+
+
+def _receptive_field(args: argparse.Namespace) -> None:
+    from . import receptive_field  # needs torch
+
+    receptive_field.run(args)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Where the score is lost; what a network sees.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    style = {"formatter_class": argparse.ArgumentDefaultsHelpFormatter}
+
+    sub = commands.add_parser("errors", help="tables and pictures of the errors of predictions", **style)
+    sub.set_defaults(run=_errors)
+    sub.add_argument("--labels", type=Path, required=True, help="labels.parquet of the check")
+    sub.add_argument("--images", type=Path, required=True, help="images.parquet of the check")
+    sub.add_argument("--folds", type=Path, required=True, help="folds.parquet: which images count")
+    sub.add_argument("--data", type=Path, required=True, help="folder of the competition's layout")
+    sub.add_argument(
+        "--members",
+        nargs="+",
+        required=True,
+        metavar="NAME=PATH",
+        help="tables of out-of-fold cars; the first is the one that the pictures show",
+    )
+    sub.add_argument("--worst", type=int, default=6, help="how many of the worst images are drawn")
+    sub.add_argument("--output", type=Path, required=True, help="folder for the tables and pictures")
+
+    sub = commands.add_parser(
+        "receptive-field", help="theoretical and effective receptive field of networks", **style
+    )
+    sub.set_defaults(run=_receptive_field)
+    sub.add_argument("--checkpoints", type=Path, nargs="+", required=True, help="model.pt of the networks")
+    sub.add_argument("--cache", type=Path, required=True, help="folder of the picture cache")
+    sub.add_argument("--labels", type=Path, required=True, help="labels.parquet of the check")
+    sub.add_argument("--photos", type=int, default=8, help="photos over which gradients are averaged")
+    sub.add_argument("--output", type=Path, required=True, help="CSV table to write")
+    sub.add_argument("--picture", type=Path, required=True, help="PNG to write")
+    args = parser.parse_args()
+    args.run(args)
+
+
+if __name__ == "__main__":
+    run_main(main)

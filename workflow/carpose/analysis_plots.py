@@ -1,0 +1,123 @@
+"""The pictures of carpose.analysis: where the score is lost, and what a network sees."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from .plots import DPI, PALETTE
+
+SHARES = {
+    "hit": PALETTE[2],
+    "fails_distance": PALETTE[1],
+    "fails_rotation": PALETTE[3],
+    "fails_both": PALETTE[4],
+    "missed": "0.75",
+}
+MOST = 7  # members with a colour of their own
+
+
+def groups_figure(tables: dict[str, pd.DataFrame]) -> Figure:
+    """mAP by kind of car: a panel per division, a bar per member; below the names, how many true cars.
+
+    tables: member → table of analysis.by_group.
+    """
+    tables = dict(list(tables.items())[:MOST])
+    first = next(iter(tables.values())).dropna(subset="mAP")
+    kinds = list(dict.fromkeys(first["by"]))
+    sizes = [int((first["by"] == kind).sum()) for kind in kinds]
+    figure = Figure(figsize=(13, 3.6), dpi=DPI, layout="constrained")
+    grid = figure.subplots(1, len(kinds), sharey=True, squeeze=False, width_ratios=sizes)[0]
+    for axes, kind in zip(grid, kinds, strict=True):
+        shown = first[first["by"] == kind].set_index("group")
+        places, thick = np.arange(len(shown)), 0.8 / len(tables)
+        for i, (name, table) in enumerate(tables.items()):
+            values = table[table["by"] == kind].set_index("group")["mAP"].reindex(shown.index)
+            axes.bar(places + (i - (len(tables) - 1) / 2) * thick, values, thick, color=PALETTE[i], label=name)
+        axes.set_xticks(places, [f"{g}\n{n}" for g, n in shown["truths"].items()], fontsize=7)
+        axes.set_title(kind)
+        axes.spines[["top", "right"]].set_visible(False)
+    grid[0].set_ylabel("mAP (below: true cars)")
+    handles, labels = grid[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    return figure
+
+
+def causes_figure(thresholds: pd.DataFrame, oracles: pd.DataFrame) -> Figure:
+    """Left: what becomes of the true cars at each pair of thresholds. Right: mAP if one thing were right."""
+    figure = Figure(figsize=(13, 3.8), dpi=DPI, layout="constrained")
+    left, right = figure.subplots(1, 2)
+    names = [
+        f"{d:.0f} %\n{r:.0f}°"
+        for d, r in zip(thresholds["distance_%"], thresholds["rotation_deg"], strict=True)
+    ]
+    left.stackplot(
+        np.arange(len(names)),
+        [thresholds[name] for name in SHARES],
+        colors=list(SHARES.values()),
+        labels=[name.replace("_", " ") for name in SHARES],
+    )
+    left.set_xticks(np.arange(len(names)), names, fontsize=7)
+    left.set(ylim=(0, 1), xlim=(0, len(names) - 1), ylabel="share of the true cars")
+    left.set_title("what becomes of the true cars")
+    left.legend(loc="upper left", fontsize=7)
+    places = np.arange(len(oracles))
+    right.barh(places, oracles["mAP"], color=["0.5"] + [PALETTE[0]] * (len(oracles) - 1))
+    for place, value, gain in zip(places, oracles["mAP"], oracles["gain"], strict=True):
+        text = f"{value:.3f}" + (f"  (+{gain:.3f})" if place else "")
+        right.annotate(text, (value, place), (4, 0), textcoords="offset points", va="center", fontsize=8)
+    right.set_yticks(places, oracles["if"])
+    right.invert_yaxis()
+    right.margins(x=0.2)
+    right.set_title("mAP if one thing alone were right")
+    right.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def calibration_figure(scores: pd.DataFrame, depth: pd.DataFrame) -> Figure:
+    """Left: how many cars of a score hit. Right: the depth error against the predicted σ of log z."""
+    figure = Figure(figsize=(9, 4), dpi=DPI, layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.plot([0, 1], [0, 1], color="0.7", linestyle="--")
+    for column, label, colour in (
+        ("hit_10%_50deg", "hits at 10 %, 50°", PALETTE[0]),
+        ("hit_mean", "mean over the ten pairs", PALETTE[1]),
+    ):
+        left.plot(scores["score"], scores[column], "o-", color=colour, label=label, markersize=4)
+    left.set(xlabel="score", ylabel="share that hits", xlim=(0, 1), ylim=(0, 1), title="scores")
+    left.legend(fontsize=8)
+    if len(depth):
+        most = 1.1 * max(depth["sigma"].max(), depth["error"].max())
+        right.plot([0, most], [0, most], color="0.7", linestyle="--")
+        right.plot(depth["sigma"], depth["error"], "o-", color=PALETTE[0], markersize=4)
+        right.set(xlim=(0, most), ylim=(0, most))
+    right.set(xlabel="predicted σ of log z", ylabel="root mean square error of log z", title="depth")
+    return figure
+
+
+def receptive_figure(fields: dict[str, np.ndarray], table: pd.DataFrame, near: pd.DataFrame) -> Figure:
+    """Per network the gradient of one cell by the input, its effective field and near cars' sizes.
+
+    fields: name → (H, W) mean |gradient|, the cell in the middle; table: columns name, width, height of
+    the effective field in pixels; near: columns metres, width, height of cars in input pixels.
+    """
+    figure = Figure(figsize=(9, 2.6 * len(fields) + 0.5), dpi=DPI, layout="constrained")
+    for axes, (name, field) in zip(figure.subplots(len(fields), 1, squeeze=False)[:, 0], fields.items(), strict=True):
+        strength = np.log10(np.maximum(field / field.max(), 1e-5))
+        height, width = field.shape
+        axes.imshow(strength, cmap="magma", extent=(-width / 2, width / 2, height / 2, -height / 2))
+        own = table[table["name"] == name].iloc[0]
+        boxes = [("effective field", own["effective_width"], own["effective_height"], "white")]
+        boxes += [
+            (f"car at {row.metres:.0f} m", row.width, row.height, PALETTE[4 + i % 2])
+            for i, row in enumerate(near.itertuples())
+        ]
+        for label, box_width, box_height, colour in boxes:
+            place = (-box_width / 2, -box_height / 2)
+            axes.add_patch(
+                Rectangle(place, box_width, box_height, fill=False, edgecolor=colour, label=label, linewidth=1.2)
+            )
+        axes.set_title(name)
+        axes.legend(loc="upper right", fontsize=6)
+    figure.supxlabel("input pixels from the cell; colour: log₁₀ of the gradient's size, 10⁻⁵ … 1", fontsize=8)
+    return figure
