@@ -68,3 +68,9 @@ rule evaluation:
     "The metric of every model, round and of the fusion, out of fold and (demo) on the hidden truth."
     input:
         f"{RESULTS}/evaluation.csv",
+
+
+rule analysis:
+    "Where the score is lost: errors by kind of car, cause and threshold; what the networks see."
+    input:
+        *ANALYSIS.values(),

@@ -44,7 +44,7 @@ class Head(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.hidden(x)
         with torch.autocast(x.device.type, enabled=False):
-            return self.output(x.float())
+            return self.output(x.to(torch.promote_types(x.dtype, torch.float32)))
 
 
 def make_heads(inputs: int, hidden: int, heads: dict[str, int], peak: float = 0.01) -> nn.ModuleDict:

@@ -52,6 +52,7 @@ def test_dry_run_of_45_trainings_imports_no_torch(tmp_path):
         ("pseudo_labels", {"make_pseudo_labels", "predict"}),
         ("retrained", {"train", "make_pseudo_labels"}),
         ("evaluation", {"evaluate", "fit_fusion", "fuse"}),
+        ("analysis", {"analyse_errors", "measure_receptive_fields", "fit_fusion"}),
         ("submission", {"write_submission", "draw"}),
     ],
 )
@@ -133,6 +134,22 @@ def test_run_ends_with_a_valid_submission(finished):
     for picture in ("predictions", "history", "evaluation"):
         assert (results / "pictures" / f"{picture}.png").stat().st_size > 5000
     assert not list(results.rglob("state.pt*")), "the state of a finished training is removed"
+
+
+def test_analysis_after_it(finished):
+    """From the run's own tables; the picture of the worst photos, the oracle table, the receptive fields."""
+    text = snakemake(finished, "analysis", *CI)
+    assert not {"train", "predict"} & set(jobs(text))
+    results = finished / "results" / "ci"
+    oracles = pd.read_csv(results / "analysis" / "oracles.csv")
+    assert set(oracles["name"]) == set(pd.read_csv(results / "evaluation.csv")["name"])
+    scores = pd.read_csv(results / "evaluation.csv").set_index("name")["oof_mAP"]
+    as_it_is = oracles[oracles["if"] == "as it is"].set_index("name")["mAP"]
+    pd.testing.assert_series_equal(as_it_is.sort_index(), scores.sort_index(), check_names=False, rtol=1e-4)
+    fields = pd.read_csv(results / "analysis" / "receptive_field.csv")
+    assert fields["name"].tolist() == ["round0/dla34/fold0", "round0/hourglass/fold0"]
+    for picture in ("groups", "causes", "calibration", "worst", "receptive_field"):
+        assert (results / "analysis" / f"{picture}.png").stat().st_size > 5000
 
 
 def test_second_run_has_nothing_to_do(finished):

@@ -35,8 +35,7 @@ def pair(truth: pd.DataFrame, predictions: pd.DataFrame) -> np.ndarray:
     right = pd.DataFrame({"ImageId": truth["ImageId"].to_numpy(), "t": np.arange(len(truth))})
     both = left.merge(right, on="ImageId")
     at, true = (
-        table[cars.POSITION].to_numpy(float)[both[row]]
-        for table, row in ((predictions, "p"), (truth, "t"))
+        table[cars.POSITION].to_numpy(float)[both[row]] for table, row in ((predictions, "p"), (truth, "t"))
     )
     reach, true_reach = np.linalg.norm(at, axis=1), np.linalg.norm(true, axis=1)
     cosine = (at * true).sum(axis=1) / (reach * true_reach)
@@ -230,7 +229,13 @@ def score_bins(truth: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
         {"score": scores, "hit_10%_50deg": hits[:, LOOSEST].astype(float), "hit_mean": hits.mean(axis=1)}
     )
     bins = (scores * SCORE_BINS).astype(int).clip(0, SCORE_BINS - 1)
-    return table.groupby(bins).mean().assign(cars=np.bincount(bins)[np.unique(bins)]).rename_axis("bin").reset_index()
+    return (
+        table.groupby(bins)
+        .mean()
+        .assign(cars=np.bincount(bins)[np.unique(bins)])
+        .rename_axis("bin")
+        .reset_index()
+    )
 
 
 def depth_bins(truth: pd.DataFrame, predictions: pd.DataFrame, meant: np.ndarray) -> pd.DataFrame:
@@ -261,7 +266,9 @@ def worst_images(truth: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame
     found = pd.Series(hits.mean(axis=1)).groupby(predictions["ImageId"].to_numpy()).sum()
     false = predictions["score"].where(~hits[:, LOOSEST], 0.0).groupby(predictions["ImageId"]).sum()
     counts = truth.groupby("ImageId").size()
-    table = pd.DataFrame({"truths": counts, "found": found, "false": false}).fillna(0.0).rename_axis("ImageId")
+    table = (
+        pd.DataFrame({"truths": counts, "found": found, "false": false}).fillna(0.0).rename_axis("ImageId")
+    )
     table["lost"] = table["truths"] - table["found"] + table["false"]
     return table.reset_index().sort_values(["lost", "ImageId"], ascending=[False, True], ignore_index=True)
 
@@ -362,6 +369,7 @@ def main() -> None:
     sub.add_argument("--cache", type=Path, required=True, help="folder of the picture cache")
     sub.add_argument("--labels", type=Path, required=True, help="labels.parquet of the check")
     sub.add_argument("--photos", type=int, default=8, help="photos over which gradients are averaged")
+    sub.add_argument("--threads", type=int, default=1, help="torch threads")
     sub.add_argument("--output", type=Path, required=True, help="CSV table to write")
     sub.add_argument("--picture", type=Path, required=True, help="PNG to write")
     args = parser.parse_args()

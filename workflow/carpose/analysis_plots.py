@@ -33,7 +33,9 @@ def groups_figure(tables: dict[str, pd.DataFrame]) -> Figure:
         places, thick = np.arange(len(shown)), 0.8 / len(tables)
         for i, (name, table) in enumerate(tables.items()):
             values = table[table["by"] == kind].set_index("group")["mAP"].reindex(shown.index)
-            axes.bar(places + (i - (len(tables) - 1) / 2) * thick, values, thick, color=PALETTE[i], label=name)
+            axes.bar(
+                places + (i - (len(tables) - 1) / 2) * thick, values, thick, color=PALETTE[i], label=name
+            )
         axes.set_xticks(places, [f"{g}\n{n}" for g, n in shown["truths"].items()], fontsize=7)
         axes.set_title(kind)
         axes.spines[["top", "right"]].set_visible(False)
@@ -60,7 +62,7 @@ def causes_figure(thresholds: pd.DataFrame, oracles: pd.DataFrame) -> Figure:
     left.set_xticks(np.arange(len(names)), names, fontsize=7)
     left.set(ylim=(0, 1), xlim=(0, len(names) - 1), ylabel="share of the true cars")
     left.set_title("what becomes of the true cars")
-    left.legend(loc="upper left", fontsize=7)
+    left.legend(loc="lower left", fontsize=7)
     places = np.arange(len(oracles))
     right.barh(places, oracles["mAP"], color=["0.5"] + [PALETTE[0]] * (len(oracles) - 1))
     for place, value, gain in zip(places, oracles["mAP"], oracles["gain"], strict=True):
@@ -102,7 +104,9 @@ def receptive_figure(fields: dict[str, np.ndarray], table: pd.DataFrame, near: p
     the effective field in pixels; near: columns metres, width, height of cars in input pixels.
     """
     figure = Figure(figsize=(9, 2.6 * len(fields) + 0.5), dpi=DPI, layout="constrained")
-    for axes, (name, field) in zip(figure.subplots(len(fields), 1, squeeze=False)[:, 0], fields.items(), strict=True):
+    for axes, (name, field) in zip(
+        figure.subplots(len(fields), 1, squeeze=False)[:, 0], fields.items(), strict=True
+    ):
         strength = np.log10(np.maximum(field / field.max(), 1e-5))
         height, width = field.shape
         axes.imshow(strength, cmap="magma", extent=(-width / 2, width / 2, height / 2, -height / 2))
@@ -115,7 +119,9 @@ def receptive_figure(fields: dict[str, np.ndarray], table: pd.DataFrame, near: p
         for label, box_width, box_height, colour in boxes:
             place = (-box_width / 2, -box_height / 2)
             axes.add_patch(
-                Rectangle(place, box_width, box_height, fill=False, edgecolor=colour, label=label, linewidth=1.2)
+                Rectangle(
+                    place, box_width, box_height, fill=False, edgecolor=colour, label=label, linewidth=1.2
+                )
             )
         axes.set_title(name)
         axes.legend(loc="upper right", fontsize=6)

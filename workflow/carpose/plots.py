@@ -160,7 +160,9 @@ def predictions_figure(
         predicted = predicted[predicted["sure"]]
     layers = [(predicted, PREDICTED)] if truth is None else [(truth, TRUE), (predicted, PREDICTED)]
     counts = layers[0][0].groupby("ImageId").size().reindex(list(photos), fill_value=0)
-    return cars_figure({image_id: photos[image_id] for image_id in spread(counts, images)}, intrinsics, layers)
+    return cars_figure(
+        {image_id: photos[image_id] for image_id in spread(counts, images)}, intrinsics, layers
+    )
 
 
 def cars_figure(

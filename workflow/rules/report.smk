@@ -68,3 +68,63 @@ rule draw:
         " && python -m carpose.plots history --histories {params.histories} --output {output.history}"
         " && python -m carpose.plots evaluation --table {input.table} --output {output.evaluation})"
         " 2>&1 | tee {log}"
+
+
+ANALYSIS = {
+    kind: [f"{RESULTS}/analysis/{name}" for name in names]
+    for kind, names in {
+        "tables": [f"{t}.csv" for t in ("groups", "thresholds", "oracles", "scores", "depth", "worst")],
+        "pictures": [f"{p}.png" for p in ("groups", "causes", "calibration", "worst")],
+        "fields": ["receptive_field.csv", "receptive_field.png"],
+    }.items()
+}
+
+
+rule analyse_errors:
+    "Where the score is lost: out of fold, for the fusion and every model and round."
+    input:
+        labels=rules.check_data.output.labels,
+        images=rules.check_data.output.images,
+        folds=rules.split_folds.output[0],
+        oof=members(range(ROUNDS), "oof"),
+        fused=rules.fit_fusion.output.fused,
+    output:
+        ANALYSIS["tables"],
+        ANALYSIS["pictures"],
+    log:
+        f"{RESULTS}/logs/analyse_errors.log",
+    conda:
+        f"{ENVS}/light.yaml"
+    resources:
+        **asks("small"),
+    params:
+        data=DATA,
+        members=[f"fused={rules.fit_fusion.output.fused}", *named(reversed(range(ROUNDS)), "oof")],
+        folder=f"{RESULTS}/analysis",
+    shell:
+        "python -m carpose.analysis errors --labels {input.labels} --images {input.images}"
+        " --folds {input.folds} --data {params.data} --members {params.members} --output {params.folder}"
+        " 2>&1 | tee {log}"
+
+
+rule measure_receptive_fields:
+    "How much of the picture a cell of each backbone's output sees, against the size of near cars."
+    input:
+        models=[f"{RESULTS}/round0/{model}/fold0/model.pt" for model in RECIPES],
+        labels=rules.check_data.output.labels,
+        cache=rules.build_cache.output[0],
+        photos=rules.build_cache.output[1],
+    output:
+        table=ANALYSIS["fields"][0],
+        picture=ANALYSIS["fields"][1],
+    log:
+        f"{RESULTS}/logs/receptive_fields.log",
+    conda:
+        f"{ENVS}/torch.yaml"
+    threads: threads_of("predict")
+    resources:
+        **asks("predict"),
+    shell:
+        "python -m carpose.analysis receptive-field --checkpoints {input.models} --labels {input.labels}"
+        " --cache $(dirname {input.cache}) --threads {threads} --output {output.table}"
+        " --picture {output.picture} 2>&1 | tee {log}"
