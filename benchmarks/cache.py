@@ -62,7 +62,7 @@ def main() -> None:
 
         def decode():
             picture = cv2.imread(str(folder / "data" / "train_images" / f"photo{next(turn)}.jpg"))
-            homography = augment.identity(photos.view.matrix).homography(measure.INTRINSICS)
+            homography = augment.Placement(np.eye(3), photos.view.matrix).homography(measure.INTRINSICS)
             return augment.warp(picture, homography, photos.view.size)
 
         functions = {

@@ -52,6 +52,33 @@ def test_flip_is_about_the_principal_point():
     np.testing.assert_allclose(at, VIEW @ [INTRINSICS[0, 2], 400, 1])
 
 
+def test_flip_about_the_middle_is_off_by_twice_the_distance_of_cx():
+    recipe = Recipe(**{**vars(RECIPE), "flip": 1.0, "rotate_deg": [0, 0, 0], "zoom": 0, "shift": 0})
+    photo = np.array([300.0, 400, 1])
+    places = []
+    for about in ("camera", "middle"):
+        own = Recipe(**{**vars(recipe), "flip_about": about})
+        placement = augment.sample(own, VIEW, np.random.default_rng(0))
+        places.append(placement.homography(INTRINSICS) @ photo)
+    by_hand = VIEW @ [2 * INTRINSICS[0, 2] - 300, 400, 1]
+    np.testing.assert_allclose(places[0], by_hand)
+    slip = VIEW[0, 0] * (PHOTO[0] - 1 - 2 * INTRINSICS[0, 2])
+    np.testing.assert_allclose(places[1], by_hand + [slip, 0, 0])
+
+
+def test_magnified_top_keeps_the_frame_and_every_point_of_a_car():
+    """The corners of the top and bottom edge stay; the top grows; poses follow."""
+    warp = camera.magnify_top((512, 160), 0.8)
+    edge = np.array([[0.0, 0, 1], [511, 0, 1], [255.5, 160, 1]]) @ warp.T
+    np.testing.assert_allclose(edge[:, :2] / edge[:, 2:], [[0, 0], [511, 0], [255.5, 160]])
+    heights = [camera.project(warp, [[0, y, 1.0], [0, y + 1, 1.0]])[:, 1] for y in (0, 150)]
+    grown, shrunk = (after - before for before, after in heights)
+    assert grown == pytest.approx(1.8, rel=0.01) and shrunk < 0.6
+    view, xyz = warp @ VIEW, np.array([[2.0, 6, 30], [-4, 3, 12]])
+    pixels = camera.project(view @ INTRINSICS, xyz)
+    np.testing.assert_allclose(camera.backproject(view @ INTRINSICS, pixels, xyz[:, 2]), xyz)
+
+
 def test_warped_picture_shows_the_point_where_its_pose_says():
     """The picture itself, not only the formula: a white dot is found within a third of a pixel."""
     recipe = Recipe(**{**vars(RECIPE), "flip": 1.0})
@@ -80,6 +107,19 @@ def test_photometric_is_repeatable_and_spares_the_mask():
     np.testing.assert_array_equal(first, second)
     assert (first != other).any()
     np.testing.assert_array_equal(first[..., 3], picture[..., 3])
+
+
+@pytest.mark.parametrize("kind", ["brightness", "contrast", "hue", "gamma", "noise", "blur"])
+def test_photometric_of_one_kind_changes_what_it_says(kind):
+    picture = np.random.default_rng(0).integers(60, 180, (32, 64, 4), np.uint8)
+    change = augment.Photometric(1.0, kind)
+    results = [change(picture, seed)[..., :3].astype(float) for seed in range(20)]
+    changed = [result for result in results if (result != picture[..., :3]).any()]
+    assert changed, "none of twenty was changed"
+    means = {np.round(result.mean() - picture[..., :3].mean()) for result in changed}
+    assert (len(means) > 2) == (kind in ("brightness", "gamma", "contrast", "hue")), (
+        "light changes, noise not"
+    )
 
 
 def test_warp_fills_with_grey_and_no_mask():

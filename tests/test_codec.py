@@ -42,7 +42,7 @@ def perfect_maps(targets, recipe):
         maps[name] = torch.zeros(1, channels, height, width)
     maps["heatmap"][0, 0] = torch.from_numpy(targets.heatmap)
     rows, columns = np.divmod(targets.cell, width)
-    for name in ("offset", "depth", "rotation"):
+    for name in set(maps) - {"heatmap"}:
         values = torch.from_numpy(getattr(targets, name)).T
         maps[name][0, : len(values), rows, columns] = values
     return maps
@@ -51,8 +51,8 @@ def perfect_maps(targets, recipe):
 @pytest.mark.parametrize("depth", ["log", "direct", "inverse", "sigmoid"])
 @pytest.mark.parametrize("yaw", ["egocentric", "allocentric"])
 @pytest.mark.parametrize("uncertainty", [True, False])
-def test_decode_inverts_encode(depth, yaw, uncertainty):
-    recipe = Recipe(depth=depth, yaw=yaw, depth_uncertainty=uncertainty)
+def test_decode_inverts_encode(depth, yaw, uncertainty, change=None):
+    recipe = Recipe(**{"depth": depth, "yaw": yaw, "depth_uncertainty": uncertainty} | (change or {}))
     xyz, turn = scene()
     targets = codec.encode(xyz, turn, np.ones(len(xyz)), INTRINSICS, SIZE, FOCAL, recipe)
     found = codec.decode(perfect_maps(targets, recipe), INTRINSICS, FOCAL, recipe, 0.99)
@@ -62,6 +62,67 @@ def test_decode_inverts_encode(depth, yaw, uncertainty):
     np.testing.assert_allclose(found["xyz"][order], xyz[expected], rtol=2e-4, atol=2e-3)
     turns = rotation.matrix(found["angles"][order])
     np.testing.assert_allclose(turns, turn[expected], atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"height_cue": True},
+        {"height_cue": True, "depth_uncertainty": False},
+        {"position": "regressed"},
+        {"rotation": "quaternion"},
+        {"rotation": "quaternion", "yaw": "allocentric"},
+    ],
+    ids=str,
+)
+def test_decode_inverts_encode_in_other_forms(change):
+    test_decode_inverts_encode(uncertainty=True, depth="log", yaw="egocentric", change=change)
+
+
+def test_constant_pitch_and_roll():
+    recipe = Recipe(pitch_roll="constant", constant_pitch=0.2, constant_roll=-3.0)
+    xyz, turn = scene()
+    targets = codec.encode(xyz, turn, np.ones(len(xyz)), INTRINSICS, SIZE, FOCAL, recipe)
+    assert targets.rotation.shape[1] == codec.heads(recipe)["rotation"] == 2
+    found = codec.decode(perfect_maps(targets, recipe), INTRINSICS, FOCAL, recipe, 0.99)
+    np.testing.assert_allclose(found["angles"][:, [0, 2]], [[0.2, -3.0]] * len(xyz))
+    yaw = rotation.angles(turn)[np.argsort(xyz[:, 0] / xyz[:, 2]), 1]
+    order = np.argsort(found["xyz"][:, 0] / found["xyz"][:, 2])
+    np.testing.assert_allclose(found["angles"][order, 1], yaw, atol=1e-5)
+
+
+def test_two_depths_are_merged_by_their_uncertainty():
+    recipe = Recipe(height_cue=True)
+    maps = {name: torch.zeros(1, n, 40, 128) for name, n in codec.heads(recipe).items()}
+    maps["heatmap"][0, 0, 20, 60] = 1
+    maps["depth"][0, 1], maps["height"][0, 1], maps["height"][0, 0] = -2.0, -5.0, 0.1
+    alone = codec.DEPTH["inverse"][1](0.1) * codec.TYPICAL_DEPTH
+    (z,) = codec.decode(maps, INTRINSICS, FOCAL, recipe, 0.9)["xyz"][:, 2]
+    assert alone < z < alone * 1.01, "the sure one all but decides"
+    maps["depth"][0, 1], maps["height"][0, 1] = -5.0, -2.0
+    (z,) = codec.decode(maps, INTRINSICS, FOCAL, recipe, 0.9)["xyz"][:, 2]
+    assert codec.TYPICAL_DEPTH * 0.99 < z < codec.TYPICAL_DEPTH
+
+
+@pytest.mark.parametrize("loss", ["focal", "bce"])
+def test_losses_of_the_parts_sum_to_those_of_the_batch(loss):
+    recipe = Recipe(heatmap_loss=loss, height_cue=True)
+    targets, generator = [], torch.Generator().manual_seed(0)
+    for seed, count in enumerate((12, 3, 0, 7)):
+        xyz, turn = scene(count, seed)
+        targets.append(codec.encode(xyz, turn, np.full(count, 0.7), INTRINSICS, SIZE, FOCAL, recipe))
+    batch, width, height = codec.collate(targets), *SIZE
+    maps = {n: torch.randn(4, c, height, width, generator=generator) for n, c in codec.heads(recipe).items()}
+    whole, total = losses.compute([maps], batch, recipe), losses.counts(batch)
+    for count in (1, 2, 3, 4):
+        parts = codec.split(torch.arange(4), batch, count)
+        assert torch.equal(torch.cat([pictures for pictures, _ in parts]), torch.arange(4))
+        sums = dict.fromkeys(whole, 0.0)
+        for pictures, own in parts:
+            found = {name: value[pictures] for name, value in maps.items()}
+            for name, value in losses.compute([found], own, recipe, total).items():
+                sums[name] += float(value)
+        assert sums == pytest.approx({name: float(value) for name, value in whole.items()}, rel=1e-5)
 
 
 @pytest.mark.parametrize("crowded", [False, True])

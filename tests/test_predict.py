@@ -1,6 +1,7 @@
 """Prediction: averaging of maps, and what each of its tables comes from."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -8,12 +9,17 @@ import pytest
 import torch
 from conftest import run_module
 
-from carpose import UserError, predict
+from carpose import UserError, camera, codec, data, ground, predict, rotation
 from carpose.checkpoint import build, save_checkpoint
 from carpose.recipe import Recipe
 
 RECIPE = Recipe(backbone="dla34", width=0.125, neck_channels=16, input_width=192, input_height=64)
 CPU = torch.device("cpu")
+INTRINSICS = (
+    camera.cells(4)
+    @ camera.crop_and_resize((846, 678), [0, 0.5, 1, 1], (512, 160))
+    @ np.array([[576.14, 0, 421.2], [0, 576.47, 338.4], [0, 0, 1]])
+)
 
 
 def checkpoint(path, **changes):
@@ -38,7 +44,7 @@ def models(tmp_path_factory):
 
 
 def found(prepared, checkpoints, images=4, **options):
-    teams = predict.load_teams(checkpoints, CPU)
+    teams, _ = predict.load_teams(checkpoints, CPU)
     ids = pd.read_parquet(prepared / "folds.parquet").ImageId.tolist()[:images]
     return predict.predict_cars(teams, prepared / "cache", ids, CPU, threshold=0.001, **options)
 
@@ -60,6 +66,82 @@ def test_teams_alone_and_together(prepared, models):
     for fold, table in enumerate(alone):
         same(table, found(prepared, [[models[0][fold]], [models[1][fold]]])[0])
     assert len(together) != len(alone[0]) or not np.allclose(together.score, alone[0].score)
+
+
+@pytest.mark.parametrize(
+    "change", [{}, {"rotation": "quaternion"}, {"pitch_roll": "constant"}, {"position": "regressed"}], ids=str
+)
+def test_mirrored_photo_has_mirrored_cars(prepared, tmp_path, change):
+    """What the mirror image's maps are made of: flipped maps of the mirrored picture are those of the picture
+    after flipping twice."""
+    path = checkpoint(tmp_path / "model.pt", seed=1, **change)
+    ((model, recipe),) = predict.load_teams([[path]], CPU)[0][0]
+    pictures = torch.randint(0, 255, (2, 64, 192, 4), dtype=torch.uint8)
+    model.eval()
+    once = predict.flipped_forward(model, pictures, recipe, CPU)
+    twice = predict.flipped_forward(model, pictures.flip(2), recipe, CPU)
+    torch.testing.assert_close(twice["heatmap"].flip(3), once["heatmap"])
+    yaw = 1 if recipe.rotation == "quaternion" else 0  # of the sine's channel
+    turn = -twice["rotation"].flip(3)[:, yaw]
+    sign = torch.sign(turn * once["rotation"][:, yaw]) if recipe.rotation == "quaternion" else 1
+    torch.testing.assert_close(sign * turn, once["rotation"][:, yaw])
+
+
+def test_rolled_camera_gives_back_the_same_frame(prepared, models):
+    """Turned by next to nothing, the three views have the same strongest cars."""
+    (first, _), _ = models
+    plain = found(prepared, [[first]])[0]
+    barely = found(prepared, [[first]], rotate_deg=1e-7)[0]
+    assert list(barely) == list(plain)
+    order = ["ImageId", "score"]
+    plain, barely = (t.sort_values(order).reset_index(drop=True) for t in (plain, barely))
+    assert len(barely) <= len(plain)
+    strongest = plain.groupby("ImageId").last()
+    np.testing.assert_allclose(barely.groupby("ImageId").last()["score"], strongest["score"], rtol=1e-3)
+
+
+def test_turned_view_is_turned_back():
+    """A car on the maps of a rolled camera comes out where it stands."""
+    turn = rotation.matrix(np.radians([0, 0, 5.0]))[0]
+    xyz, own = np.array([[2.0, 5, 30]]), rotation.matrix([[0.15, 0.4, -3.1]])
+    view = SimpleNamespace(map_intrinsics=INTRINSICS, focal_reference=camera.focal(INTRINSICS))
+    targets = codec.encode(
+        xyz @ turn.T, turn @ own, np.ones(1), INTRINSICS, (128, 40), view.focal_reference, RECIPE
+    )
+    maps = {name: torch.zeros(1, channels, 40, 128) for name, channels in codec.heads(RECIPE).items()}
+    maps["heatmap"][0, 0] = torch.from_numpy(targets.heatmap)
+    for name in ("offset", "depth", "rotation"):
+        values = torch.from_numpy(getattr(targets, name)).T
+        maps[name][0, : len(values), targets.cell // 128, targets.cell % 128] = values
+    (car,) = predict.table(maps, view, RECIPE, ["ID_1"], 0.99, turn).itertuples()
+    np.testing.assert_allclose([car.x, car.y, car.z], xyz[0], rtol=1e-4)
+    np.testing.assert_allclose([car.pitch, car.yaw, car.roll], [0.15, 0.4, -3.1], atol=1e-4)
+
+
+def test_no_car_in_the_mask(prepared, models):
+    (first, _), _ = models
+    ids = pd.read_parquet(prepared / "folds.parquet").ImageId.tolist()
+    all_cars, rest = (found(prepared, [[first]], len(ids), mask_filter=masked)[0] for masked in (False, True))
+    assert len(rest) > 0
+    photos = data.Photos(prepared / "cache", ids, RECIPE)
+    masks = {name: photos[number][..., 3] > 127 for number, name in enumerate(ids)}
+    assert any(mask.any() for mask in masks.values())
+    inside = sum(in_mask(car, masks[car.ImageId], photos) for car in all_cars.itertuples())
+    assert inside > 0 and not any(in_mask(car, masks[car.ImageId], photos) for car in rest.itertuples())
+
+
+def in_mask(car, mask, photos):
+    """The cell that the car came from, up to the offset of an untrained network."""
+    column, row = camera.project(photos.view.map_intrinsics, [car.x, car.y, car.z])
+    row, column = round(row), round(column)
+    return 0 <= row < 16 and 0 <= column < 48 and bool(mask[4 * row + 2, 4 * column + 2])
+
+
+def test_cars_are_moved_to_the_ground_on_request(prepared, models):
+    (first, _), _ = models
+    prior = {"mean": [0.04, 0.16, 1.4], "covariance": np.diag([1e-6] * 3).tolist(), "height": 0.05}
+    plain, moved = found(prepared, [[first]])[0], found(prepared, [[first]], grounds=[prior])[0]
+    pd.testing.assert_frame_equal(moved, ground.refine(plain, prior))
 
 
 def test_only_one_grid_can_be_averaged(prepared, models, tmp_path):
@@ -86,7 +168,7 @@ def test_command_line_gives_each_photo_to_the_fold_that_never_saw_it(prepared, m
     oof = pd.read_parquet(tables["oof"])
     assert (folds[oof.ImageId].to_numpy() == oof.fold.to_numpy()).all()
     own = folds.index[folds == 1].tolist()
-    teams = predict.load_teams([[second], [fourth]], CPU)
+    teams, _ = predict.load_teams([[second], [fourth]], CPU)
     expected, _ = predict.predict_cars(teams, prepared / "cache", own, CPU, threshold=0.001)
     same(oof[oof.fold == 1].reset_index(drop=True).drop(columns="fold"), expected)
     test_ids = set(pd.read_parquet(prepared / "images.parquet").query("split == 'test'").ImageId)

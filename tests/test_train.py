@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from conftest import REPOSITORY, run_module
 from carpose import codec, data, losses
 from carpose.checkpoint import load_checkpoint
 from carpose.recipe import Recipe
-from carpose.train import rate_at
+from carpose.train import rate_schedule, scaled_rate
 
 TINY = (
     "--backbone dla34 --width 0.125 --neck-channels 16 --input-width 192 --input-height 64"
@@ -183,9 +184,67 @@ def test_resumed_epoch_has_the_batches_that_are_left():
 
 
 def test_learning_rate_rises_then_falls():
-    rates = [rate_at(step, 100, 1.0, 0.1) for step in range(100)]
+    rates = [*map(rate_schedule("cosine", 100, 1.0, 0.1), range(100))]
     assert rates[9] == pytest.approx(1.0) and rates[0] == pytest.approx(0.1)
     assert rates[10:] == sorted(rates[10:], reverse=True) and rates[-1] < 0.02
+
+
+@pytest.mark.parametrize("name", ["cosine", "poly", "tanh", "step", "multistep", "constant"])
+def test_schedules_of_timm(name):
+    """Never rising after the warm-up, and the same for a training that goes on in the middle."""
+    rates = [*map(rate_schedule(name, 200, 0.01, 0.1), range(200))]
+    assert max(rates) == pytest.approx(0.01) and (np.diff(rates[20:]) <= 0).all()
+    assert rates[-1] < 0.0011 or name == "constant"
+    assert rate_schedule(name, 200, 0.01, 0.1)(150) == rates[150]
+
+
+@pytest.mark.parametrize(("scaling", "factor"), [("none", 1), ("sqrt", 2), ("linear", 4)])
+def test_learning_rate_follows_the_batch(scaling, factor):
+    recipe = Recipe(batch_size=32, lr_batch_size=8, lr_scaling=scaling, lr=0.001, retrain_lr=0.0001)
+    assert scaled_rate(recipe, False) == pytest.approx(0.001 * factor)
+    assert scaled_rate(recipe, True) == pytest.approx(0.0001 * factor)
+
+
+def test_learned_weights_end_at_one_over_the_loss():
+    """The minimum of exp(−s)·loss + s; a likelihood and what is switched off keep their weights."""
+    recipe = Recipe(offset_weight=0.0)
+    weights, found = losses.weights(recipe), {"heatmap": 50.0, "offset": 3.0, "depth": -0.5, "rotation": 0.04}
+    for _ in range(3000):
+        weights = losses.balanced(weights, found, recipe)
+    assert weights["heatmap"] == pytest.approx(1 / 50, rel=1e-3)
+    assert weights["rotation"] == pytest.approx(1 / 0.04, rel=1e-3)
+    assert weights["offset"] == 0.0 and weights["depth"] == recipe.depth_weight
+
+
+def test_input_size_rises_or_varies_by_batch(prepared):
+    labels = pd.read_parquet(prepared / "labels.parquet").assign(weight=1.0)
+    ids = sorted(labels.ImageId.unique())
+
+    def widths(resize, keys):
+        recipe = Recipe(input_width=192, input_height=64, batch_size=2, resize=resize, resize_from=0.5)
+        samples = data.Samples(prepared / "cache", ids, labels, recipe, epochs=8)
+        samples = [samples[epoch, place, 0] for epoch, place in keys]
+        for picture, targets, _ in samples:
+            assert targets.heatmap.shape == (picture.shape[0] // 4, picture.shape[1] // 4)
+        return [picture.shape[1] for picture, *_ in samples]
+
+    assert widths("progressive", [(epoch, 0) for epoch in range(6)]) == [96, 128, 128, 160, 192, 192]
+    assert widths("none", [(0, 0), (3, 5)]) == [192, 192]
+    drawn = widths("random", [(0, place) for place in range(40)])
+    assert drawn[0::2] == drawn[1::2], "a batch has one size"
+    assert min(drawn) == 96 and max(drawn) == 192
+
+
+def test_smaller_input_means_a_car_further_away(prepared):
+    """Half the pixels, half the apparent size: the network is to say twice the depth."""
+    labels = pd.read_parquet(prepared / "labels.parquet").assign(weight=1.0)
+    ids = sorted(labels.ImageId.unique())
+    still = {"flip": 0, "rotate_deg": [0, 0, 0], "zoom": 0, "shift": 0, "colour": 0}
+    recipe = Recipe(input_width=192, input_height=64, **still)
+    whole = data.Samples(prepared / "cache", ids, labels, recipe)[0, 0, 0][1]
+    half = replace(recipe, resize="progressive", resize_from=0.5)
+    small = data.Samples(prepared / "cache", ids, labels, half, epochs=8)[0, 0, 0][1]
+    assert np.log(2) == pytest.approx(small.depth.max() - whole.depth.max(), rel=1e-3)
 
 
 def test_soft_labels_weigh_less():
@@ -195,6 +254,7 @@ def test_soft_labels_weigh_less():
     for weight in (1.0, 0.5):
         logits = torch.zeros(1, 1, 8, 8, requires_grad=True)
         targets = zero | {"peak": torch.tensor([9]), "peak_weight": torch.tensor([weight])}
+        targets["weight"] = targets["peak_weight"]
         losses.heatmap_focal(logits, targets).backward()
         grads.append(float(logits.grad[0, 0, 1, 1]))
     assert grads[1] == pytest.approx(grads[0] / 2)

@@ -23,10 +23,13 @@ class Placement:
 
     scene: np.ndarray  # Q, 3×3 orthogonal
     view: np.ndarray  # V, 3×3, photo pixels → network pixels
+    mirror: np.ndarray | None = None  # photo pixels → photo pixels, where the mirror is not about cx
 
     def homography(self, intrinsics: np.ndarray) -> np.ndarray:
         """Photo pixels → network pixels, 3×3."""
-        return self.view @ intrinsics @ self.scene @ np.linalg.inv(intrinsics)
+        inverse = np.linalg.inv(intrinsics)
+        result = self.view @ intrinsics @ self.scene @ inverse
+        return result if self.mirror is None else result @ intrinsics @ MIRROR @ inverse @ self.mirror
 
     def apply(self, xyz: np.ndarray, rotation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Positions (N, 3) and rotations (N, 3, 3) of cars as the network's camera sees them."""
@@ -34,24 +37,23 @@ class Placement:
         return xyz @ self.scene.T, self.scene @ rotation @ car
 
 
-def identity(view: np.ndarray) -> Placement:
-    return Placement(np.eye(3), view)
-
-
 def sample(recipe: Recipe, view: np.ndarray, rng: np.random.Generator) -> Placement:
     """Draw a placement around the nominal view."""
-    scene = np.eye(3)
+    scene, mirror = np.eye(3), None
+    width, height = recipe.input_width, recipe.input_height
     if rng.random() < recipe.flip:
         scene = MIRROR
+        if recipe.flip_about == "middle":
+            # The usual way, wrong by twice the distance of cx from the middle: to measure what that costs.
+            mirror = np.linalg.inv(view) @ [[-1, 0, width - 1], [0, 1, 0], [0, 0, 1]] @ view
     pan, tilt, roll = rng.uniform(-1, 1, 3) * recipe.rotate_deg
     scene = matrix(np.radians([tilt, pan, roll]))[0] @ scene
-    width, height = recipe.input_width, recipe.input_height
     zoom = np.exp(rng.uniform(-1, 1) * np.log1p(recipe.zoom))
     dx, dy = rng.uniform(-1, 1, 2) * recipe.shift * [width, height]
     centre = np.array([(width - 1) / 2, (height - 1) / 2])
     shift = centre * (1 - zoom) + [dx, dy]
     jitter = np.array([[zoom, 0, shift[0]], [0, zoom, shift[1]], [0, 0, 1]])
-    return Placement(scene, jitter @ view)
+    return Placement(scene, jitter @ view, mirror)
 
 
 def stronger(recipe: Recipe, factor: float) -> Recipe:
@@ -78,19 +80,32 @@ class Photometric:
     Called with a seed, so that a sample depends on nothing but the recipe's seed, epoch and image.
     """
 
-    def __init__(self, strength: float):
+    def __init__(self, strength: float, kind: str = "all"):
+        """kind: all, or one alone: brightness, contrast, hue, gamma, noise, blur."""
         import albumentations as A
 
         self.transform = None
-        if strength > 0:
-            self.transform = A.Compose(
-                [
-                    A.RandomBrightnessContrast(0.4 * strength, 0.4 * strength, p=0.8),
-                    A.HueSaturationValue(int(20 * strength), int(40 * strength), 0, p=0.3),
-                    A.RandomGamma((int(100 - 40 * strength), int(100 + 60 * strength)), p=0.3),
-                    A.OneOf([A.GaussNoise((0.01, 0.08 * strength + 0.01)), A.GaussianBlur((3, 3))], p=0.2),
-                ]
-            )
+        if strength <= 0:
+            return
+        light = 0.4 * strength
+        hue = A.HueSaturationValue(int(20 * strength), int(40 * strength), 0, p=0.3)
+        gamma = A.RandomGamma((int(100 - 40 * strength), int(100 + 60 * strength)), p=0.3)
+        noise, blur = A.GaussNoise((0.01, 0.08 * strength + 0.01)), A.GaussianBlur((3, 3))
+        kinds = {
+            "all": [
+                A.RandomBrightnessContrast(light, light, p=0.8),
+                hue,
+                gamma,
+                A.OneOf([noise, blur], p=0.2),
+            ],
+            "brightness": [A.RandomBrightnessContrast(light, 0.0, p=0.8)],
+            "contrast": [A.RandomBrightnessContrast(0.0, light, p=0.8)],
+            "hue": [hue],
+            "gamma": [gamma],
+            "noise": [A.OneOf([noise], p=0.2)],
+            "blur": [A.OneOf([blur], p=0.2)],
+        }
+        self.transform = A.Compose(kinds[kind])
 
     def __call__(self, picture: np.ndarray, seed: int) -> np.ndarray:
         """picture: (H, W, 4) uint8; the mask channel is left alone."""

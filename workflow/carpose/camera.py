@@ -68,6 +68,15 @@ def crop_and_resize(photo_size: tuple[int, int], crop: list[float], size: tuple[
     return np.array([[sx, 0, -sx * x0 - 0.5], [0, sy, -sy * y0 - 0.5], [0, 0, 1]])
 
 
+def magnify_top(size: tuple[int, int], strength: float) -> np.ndarray:
+    """A perspective warp of the network's input (width, height) onto itself: rows at the top, where distant
+    cars are, grow by 1 + strength, those at the bottom shrink, and columns with them; nothing is cut off.
+    """
+    width, height = size
+    slope, middle = strength / height, (width - 1) / 2
+    return np.array([[1, slope * middle, 0], [0, 1 + strength, 0], [0, slope, 1]])
+
+
 def cells(stride: int) -> np.ndarray:
     """Network pixels → cells of the output maps: cell c covers pixels c·stride … c·stride+stride−1."""
     half = 0.5 / stride - 0.5

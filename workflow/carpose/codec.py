@@ -2,10 +2,12 @@
 
 Frames: everything here is in the *network's* camera (after carpose.augment) and in cells of the output
 maps; `intrinsics` are those of the output maps (cells(stride)·view·K).
-Heads: heatmap (1 logit), offset (2, cells), depth (1, and 1 log scale with uncertainty),
-rotation (6: sin and cos of yaw, of pitch, and of roll + π, none of which jumps at ±π).
+Heads: heatmap (1 logit), offset (2, cells; or x and y in units of 10 m), depth (1, and 1 log scale with
+uncertainty), height (on request, like depth), rotation (6: sin and cos of yaw, of pitch, and of roll + π,
+none of which jumps at ±π; 2 where pitch and roll are constants; or the 4 of a quaternion, of either sign).
 """
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,17 +17,23 @@ import torch.nn.functional as F
 from . import camera
 from .recipe import Recipe
 from .rotation import angles as angles_of
+from .rotation import angles_from_quaternion
 from .rotation import matrix as matrix_of
+from .rotation import quaternion as quaternion_of
 
 STRIDE = 4
 CAR_HEIGHT = 1.5  # metres: only scales the heat map's peaks
 TYPICAL_DEPTH = 35.0  # metres at the reference focal length: centres the depth head's output on zero
+POSITION_UNIT = 10.0  # metres: brings regressed x and y near one
 SURE_IGNORE = 0.1  # of a peak: the part of an unsure car's bump that is left out of the loss
 
 
 def heads(recipe: Recipe) -> dict[str, int]:
     """Output channels by head, as models.build_model takes them."""
-    return {"heatmap": 1, "offset": 2, "depth": 2 if recipe.depth_uncertainty else 1, "rotation": 6}
+    depth = 2 if recipe.depth_uncertainty else 1
+    rotation = 4 if recipe.rotation == "quaternion" else 2 if recipe.pitch_roll == "constant" else 6
+    height = {"height": depth} if recipe.height_cue else {}
+    return {"heatmap": 1, "offset": 2, "depth": depth, **height, "rotation": rotation}
 
 
 # Depth parametrisations: (z relative to TYPICAL_DEPTH and focal length → target, target → relative z).
@@ -35,6 +43,8 @@ DEPTH = {
     "inverse": (lambda z: 1 / z - 1, lambda t: 1 / np.maximum(t + 1, 1e-2)),
     "sigmoid": (lambda z: -np.log(z), lambda t: np.exp(-np.clip(t, -20, 20))),  # z = 1/σ(t) − 1
 }
+# Depth from size: a car of CAR_HEIGHT appears the higher the nearer it is, in proportion to 1/z.
+DEPTH_OF = {"depth": lambda recipe: DEPTH[recipe.depth], "height": lambda recipe: DEPTH["inverse"]}
 
 
 @dataclass
@@ -47,10 +57,12 @@ class Targets:
     peak_weight: np.ndarray  # (P,) probability that the car is there
     cell: np.ndarray  # (N,) cells that learn a car's pose
     weight: np.ndarray  # (N,)
-    offset: np.ndarray  # (N, 2) cells
+    offset: np.ndarray  # (N, 2) cells, or x and y in POSITION_UNIT
     depth: np.ndarray  # (N, 1)
     depth_noise: np.ndarray  # (N, 1) Laplace scale of the label's own error, 0 for true labels
-    rotation: np.ndarray  # (N, 6)
+    rotation: np.ndarray  # (N, 2, 4 or 6)
+    height: np.ndarray | None = None  # (N, 1) apparent height, relative to that at TYPICAL_DEPTH, less 1
+    height_noise: np.ndarray | None = None  # (N, 1)
 
 
 def encode(
@@ -78,7 +90,8 @@ def encode(
     xyz, rotation, weight, noise = (a[seen] for a in (xyz, rotation, weight, noise))
     uv, column, row = (a[seen] for a in (uv, column, row))
     focal = camera.focal(intrinsics)
-    sigma = np.maximum(recipe.radius * CAR_HEIGHT * focal / xyz[:, 2], 0.7)
+    distance = xyz[:, 2] if recipe.radius_rule == "apparent" else np.full(len(xyz), TYPICAL_DEPTH)
+    sigma = np.maximum(recipe.radius * CAR_HEIGHT * focal / distance, 0.7)
 
     sure = weight > 0
     heatmap, ignore = _bumps(column, row, sigma, sure, size)
@@ -101,16 +114,17 @@ def encode(
     chosen = order_of_cells[np.diff(cell[order_of_cells], prepend=-1) > 0]
     cell, car = cell[chosen], car[chosen]
 
-    to_target = DEPTH[recipe.depth][0]
     relative = xyz[car, 2] * focal_reference / (focal * TYPICAL_DEPTH)
-    # A Laplace scale is the standard deviation over √2; the slope carries it from log z to the target.
-    step = 1e-4
-    slope = np.abs(to_target(relative * np.exp(step)) - to_target(relative * np.exp(-step))) / (2 * step)
-    depth_noise = noise[car] * slope / np.sqrt(2)
+    size_cue = _depth_target(DEPTH_OF["height"](recipe), relative, noise[car]) if recipe.height_cue else ()
+    offset = xyz[car, :2] / POSITION_UNIT if recipe.position == "regressed" else offset[chosen]
     yaw_pitch_roll = angles_of(rotation)[:, [1, 0, 2]] + [0, 0, np.pi]
     if recipe.yaw == "allocentric":
         yaw_pitch_roll[:, 0] -= np.arctan2(xyz[:, 0], xyz[:, 2])
-    turn = np.stack([np.sin(yaw_pitch_roll), np.cos(yaw_pitch_roll)], axis=2).reshape(-1, 6)
+    if recipe.rotation == "quaternion":
+        turn = quaternion_of(yaw_pitch_roll[:, [1, 0, 2]])
+    else:
+        turn = np.stack([np.sin(yaw_pitch_roll), np.cos(yaw_pitch_roll)], axis=2).reshape(-1, 6)
+        turn = turn[:, : heads(recipe)["rotation"]]
     float32 = np.float32
     return Targets(
         heatmap,
@@ -119,11 +133,23 @@ def encode(
         weight[order].astype(float32),
         cell,
         (weight[car] * np.exp(-nearness[chosen] / 2)).astype(float32),
-        offset[chosen].astype(float32),
-        to_target(relative)[:, None].astype(float32),
-        depth_noise[:, None].astype(float32),
+        offset.astype(float32),
+        *_depth_target(DEPTH_OF["depth"](recipe), relative, noise[car]),
         turn[car].astype(float32),
+        *size_cue,
     )
+
+
+def _depth_target(
+    parametrisation: tuple, relative: np.ndarray, noise: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Targets (N, 1) and the Laplace scales of their errors, from the standard deviations of log z."""
+    to_target = parametrisation[0]
+    # A Laplace scale is the standard deviation over √2; the slope carries it from log z to the target.
+    step = 1e-4
+    slope = np.abs(to_target(relative * np.exp(step)) - to_target(relative * np.exp(-step))) / (2 * step)
+    target = np.column_stack([to_target(relative), noise * slope / np.sqrt(2)]).astype(np.float32)
+    return target[:, :1], target[:, 1:]
 
 
 def _bumps(
@@ -152,15 +178,36 @@ def _bumps(
 def collate(targets: list[Targets]) -> dict[str, torch.Tensor]:
     """Stack a batch: maps are stacked, cells are counted through the whole batch."""
     area = targets[0].heatmap.size
+    depths = ["depth", "depth_noise"] + ([] if targets[0].height is None else ["height", "height_noise"])
     flat = {
         name: np.concatenate([getattr(t, name) for t in targets])
-        for name in ("peak_weight", "weight", "offset", "depth", "depth_noise", "rotation")
+        for name in ("peak_weight", "weight", "offset", "rotation", *depths)
     }
     for name in ("peak", "cell"):
         flat[name] = np.concatenate([getattr(t, name) + i * area for i, t in enumerate(targets)])
     for name in ("heatmap", "ignore"):
         flat[name] = np.stack([getattr(t, name) for t in targets])
     return {name: torch.from_numpy(array) for name, array in flat.items()}
+
+
+def split(
+    pictures: torch.Tensor, targets: dict[str, torch.Tensor], count: int
+) -> list[tuple[torch.Tensor, dict[str, torch.Tensor]]]:
+    """A collated batch in `count` parts of whole pictures, cells counted through each part."""
+    if count == 1:
+        return [(pictures, targets)]
+    area = targets["heatmap"][0].numel()
+    bounds = [len(pictures) * part // count for part in range(count + 1)]
+    parts = []
+    for first, last in itertools.pairwise(bounds):
+        own = {name: targets[name][first:last] for name in ("heatmap", "ignore")}
+        for cells in ("peak", "cell"):
+            here = (targets[cells] >= first * area) & (targets[cells] < last * area)
+            own[cells] = targets[cells][here] - first * area
+            rest = ["peak_weight"] if cells == "peak" else set(targets) - {*own, "peak", "peak_weight"}
+            own |= {name: targets[name][here] for name in rest}
+        parts.append((pictures[first:last], own))
+    return parts
 
 
 def gather(output: torch.Tensor, cell: torch.Tensor) -> torch.Tensor:
@@ -190,27 +237,24 @@ def decode(
     position = flat[picture, rank]
     cell = picture * height * width + position
     score = best[picture, rank].double().cpu().numpy()
-    found = {
-        name: gather(maps[name], cell).double().cpu().numpy() for name in ("offset", "depth", "rotation")
-    }
+    found = {name: gather(maps[name], cell).double().cpu().numpy() for name in maps if name != "heatmap"}
     position = position.cpu().numpy()
-    uv = np.column_stack([position % width, position // width]) + found["offset"]
 
-    from_target = DEPTH[recipe.depth][1]
     scale = TYPICAL_DEPTH * camera.focal(intrinsics) / focal_reference
-    output = found["depth"][:, 0]
-    z = np.clip(from_target(output) * scale, 0.5, 5000)
-    sigma = np.full(len(z), np.nan)
-    if found["depth"].shape[1] > 1:
-        # A Laplace scale b of the output has standard deviation √2·b; the slope carries it to log z.
-        step = 1e-4
-        slope = np.abs(np.log(from_target(output + step) / from_target(output - step))) / (2 * step)
-        sigma = np.sqrt(2) * np.exp(np.clip(found["depth"][:, 1], -10, 5)) * slope
-
-    xyz = camera.backproject(intrinsics, uv, z) if len(z) else np.empty((0, 3))
-    yaw, pitch, roll = np.arctan2(found["rotation"][:, 0::2], found["rotation"][:, 1::2]).T
+    z, sigma = _depth(found["depth"], DEPTH_OF["depth"](recipe)[1], scale)
+    if recipe.height_cue:
+        z, sigma = _merged(z, sigma, *_depth(found["height"], DEPTH_OF["height"](recipe)[1], scale))
+    if recipe.position == "regressed":
+        xyz = np.column_stack([found["offset"] * POSITION_UNIT, z])
+    else:
+        uv = np.column_stack([position % width, position // width]) + found["offset"]
+        xyz = camera.backproject(intrinsics, uv, z) if len(z) else np.empty((0, 3))
+    pitch, yaw, roll = _angles(found["rotation"], recipe).T
     if recipe.yaw == "allocentric":
         yaw = yaw + np.arctan2(xyz[:, 0], xyz[:, 2])
+    if recipe.pitch_roll == "constant":
+        pitch = np.full_like(yaw, recipe.constant_pitch)
+        roll = np.full_like(yaw, recipe.constant_roll + np.pi)
     turn = matrix_of(np.column_stack([pitch, yaw, roll - np.pi]))
     return {
         "picture": picture.cpu().numpy(),
@@ -219,3 +263,35 @@ def decode(
         "angles": angles_of(turn),
         "depth_sigma": sigma,
     }
+
+
+def _depth(output: np.ndarray, from_target, scale: float) -> tuple[np.ndarray, np.ndarray]:
+    """(N, 1 or 2) outputs → z in metres and the standard deviation of log z (NaN where none is predicted)."""
+    value = output[:, 0]
+    z = np.clip(from_target(value) * scale, 0.5, 5000)
+    if output.shape[1] == 1:
+        return z, np.full(len(z), np.nan)
+    # A Laplace scale b of the output has standard deviation √2·b; the slope carries it to log z.
+    step = 1e-4
+    slope = np.abs(np.log(from_target(value + step) / from_target(value - step))) / (2 * step)
+    return z, np.sqrt(2) * np.exp(np.clip(output[:, 1], -10, 5)) * slope
+
+
+def _merged(z, sigma, other, other_sigma):
+    """Two depths of one network, the surer one counting more; their errors are taken to go together."""
+    unknown = np.isnan(sigma)
+    weight = 1 / np.where(unknown, 1.0, np.maximum(sigma, 1e-6)) ** 2
+    other_weight = 1 / np.where(unknown, 1.0, np.maximum(other_sigma, 1e-6)) ** 2
+    share = weight / (weight + other_weight)
+    return np.exp(share * np.log(z) + (1 - share) * np.log(other)), share * sigma + (1 - share) * other_sigma
+
+
+def _angles(output: np.ndarray, recipe: Recipe) -> np.ndarray:
+    """(N, C) outputs of the rotation head → (N, 3) pitch, yaw, roll + π; zero what it does not predict."""
+    if recipe.rotation == "quaternion":
+        level = np.where(np.abs(output).sum(axis=1, keepdims=True) > 0, output, [0.0, 0.0, 0.0, 1.0])
+        return angles_from_quaternion(level)
+    result = np.zeros((len(output), 3))
+    turns = np.arctan2(output[:, 0::2], output[:, 1::2])
+    result[:, [1, 0, 2][: turns.shape[1]]] = turns
+    return result

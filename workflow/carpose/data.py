@@ -6,6 +6,7 @@ number of workers gives the same training and an interrupted one can go on in th
 
 import mmap
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -29,6 +30,8 @@ class View:
         self.size = (recipe.input_width, recipe.input_height)
         self.map_size = (recipe.input_width // codec.STRIDE, recipe.input_height // codec.STRIDE)
         self.matrix = camera.crop_and_resize(cache.photo_size, recipe.crop, self.size)
+        if recipe.perspective:
+            self.matrix = camera.magnify_top(self.size, recipe.perspective) @ self.matrix
         self.from_cache = np.linalg.inv(cache.view)
         self.photo_intrinsics = cache.intrinsics
         self.map_intrinsics = camera.cells(codec.STRIDE) @ self.matrix @ cache.intrinsics
@@ -36,10 +39,14 @@ class View:
 
 
 class Photos(torch.utils.data.Dataset):
-    """Photos as they are, for prediction: (height, width, 4) uint8."""
+    """Photos as they are, for prediction: (height, width, 4) uint8; or as a turned camera sees them."""
 
-    def __init__(self, cache_folder: Path, image_ids: list[str], recipe: Recipe):
+    def __init__(
+        self, cache_folder: Path, image_ids: list[str], recipe: Recipe, scene: np.ndarray | None = None
+    ):
+        """scene: 3×3 rotation of the camera frame (see carpose.augment)."""
         self.cache_folder, self.image_ids, self.recipe = cache_folder, image_ids, recipe
+        self.scene = np.eye(3) if scene is None else scene
         self.cache = None
         unknown = set(image_ids) - set(open_cache(cache_folder).rows)
         if unknown:
@@ -52,10 +59,10 @@ class Photos(torch.utils.data.Dataset):
             self.cache = open_cache(self.cache_folder)
             self.view = View(self.cache, self.recipe)
 
-    def picture(self, image_id: str, placement: augment.Placement) -> np.ndarray:
+    def picture(self, image_id: str, placement: augment.Placement, size: tuple[int, int]) -> np.ndarray:
         homography = placement.homography(self.cache.intrinsics) @ self.view.from_cache
         photo = self.cache.photos[self.cache.rows[image_id]]
-        picture = augment.warp(photo, homography, self.view.size)
+        picture = augment.warp(photo, homography, size)
         # The system's memory keeps the file; this process would seem to hold all that it ever read of it.
         self.cache.photos.base.madvise(mmap.MADV_DONTNEED)
         return picture
@@ -65,19 +72,27 @@ class Photos(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> np.ndarray:
         self.open()
-        return self.picture(self.image_ids[index], augment.identity(self.view.matrix))
+        placement = augment.Placement(self.scene, self.view.matrix)
+        return self.picture(self.image_ids[index], placement, self.view.size)
 
 
 class Samples(Photos):
     """Augmented photos with targets. Indexed by (epoch, place in the epoch's order, photo)."""
 
     def __init__(
-        self, cache_folder: Path, image_ids: list[str], cars: pd.DataFrame, recipe: Recipe, pseudo: int = 0
+        self,
+        cache_folder: Path,
+        image_ids: list[str],
+        cars: pd.DataFrame,
+        recipe: Recipe,
+        pseudo: int = 0,
+        epochs: int = 1,
     ):
         """cars: labels with weight 1, pseudo labels with weight 0 … 1 (0: unsure, left out of the loss)
         and, where it is known, depth_sigma (of log z).
 
-        pseudo: so many photos, the last of image_ids, are pseudo-labelled and augmented more strongly.
+        pseudo: so many photos, the last of image_ids, are pseudo-labelled and augmented more strongly;
+        epochs: of the whole training, over the first half of which a progressive input size rises.
         """
         super().__init__(cache_folder, image_ids, recipe)
         owner = pd.Index(image_ids).get_indexer(cars.ImageId)  # −1: another fold's
@@ -88,29 +103,52 @@ class Samples(Photos):
         self.weight = cars["weight"].to_numpy(float)[order]
         self.noise = cars["depth_sigma"].to_numpy(float)[order] if "depth_sigma" in cars else 0 * self.weight
         self.labelled = len(image_ids) - pseudo
-        self.augmentation = [
-            (strength, augment.Photometric(strength.colour))
-            for strength in (recipe, augment.stronger(recipe, recipe.student))
+        self.epochs = epochs
+        self.strengths = [recipe, augment.stronger(recipe, recipe.student)]
+        self.photometric = [
+            augment.Photometric(strength.colour, strength.colour_kind) for strength in self.strengths
         ]
+        self.sizes: dict[int, tuple[View, list[Recipe]]] = {}
+
+    def size_of(self, epoch: int, place: int) -> float:
+        """The input size of a batch as a fraction of the full one."""
+        smallest = self.recipe.resize_from
+        if self.recipe.resize == "progressive":
+            return min(1.0, smallest + (1 - smallest) * 2 * epoch / self.epochs)
+        if self.recipe.resize == "random":
+            batch = place // self.recipe.batch_size
+            return np.random.default_rng([self.recipe.seed, epoch, batch]).uniform(smallest, 1.0)
+        return 1.0
+
+    def at_size(self, size: float) -> tuple[View, list[Recipe]]:
+        """The view, and the two strengths of augmentation, at the nearest size that makes whole cells."""
+        full = self.recipe.input_width, self.recipe.input_height
+        width = max(32, round(size * full[0] / 32) * 32)
+        if width not in self.sizes:
+            height = round(full[1] * width / full[0] / codec.STRIDE) * codec.STRIDE
+            own = [replace(one, input_width=width, input_height=height) for one in self.strengths]
+            self.sizes[width] = View(self.cache, own[0]), own
+        return self.sizes[width]
 
     def __getitem__(self, key: tuple[int, int, int]) -> tuple[np.ndarray, codec.Targets, int]:
         self.open()
         epoch, place, index = key
         rng = np.random.default_rng([self.recipe.seed, epoch, place, index])
-        strength, photometric = self.augmentation[index >= self.labelled]
-        placement = augment.sample(strength, self.view.matrix, rng)
-        picture = self.picture(self.image_ids[index], placement)
-        picture = photometric(picture, int(rng.integers(2**31)))
+        view, strengths = self.at_size(self.size_of(epoch, place))
+        student = index >= self.labelled
+        placement = augment.sample(strengths[student], view.matrix, rng)
+        picture = self.picture(self.image_ids[index], placement, view.size)
+        picture = self.photometric[student](picture, int(rng.integers(2**31)))
         own = slice(self.start[index], self.start[index + 1])
         xyz, turn = placement.apply(self.xyz[own], self.rotation[own])
-        intrinsics = camera.cells(codec.STRIDE) @ placement.view @ self.view.photo_intrinsics
+        intrinsics = camera.cells(codec.STRIDE) @ placement.view @ view.photo_intrinsics
         targets = codec.encode(
             xyz,
             turn,
             self.weight[own],
             intrinsics,
-            self.view.map_size,
-            self.view.focal_reference,
+            view.map_size,
+            self.view.focal_reference,  # of the full size: a smaller input is as if seen from further away
             self.recipe,
             self.noise[own],
         )

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from . import UserError, cars, kaggle, rotation
+from . import UserError, cars, ground, kaggle, rotation
 from .calibration import logit, predict_logistic, sigmoid
 from .clustering import cluster, rays
 from .files import run_main
@@ -20,7 +20,7 @@ from .folds import near_duplicates
 SIGMA = 0.05  # of log-depth, where a member does not say
 SIGMA_RANGE = 0.01, 0.3
 QUATERNION = ["qx", "qy", "qz", "qw"]
-PARTS = ["bias", "weights", "members", "gate", "calibration", "threshold"]
+PARTS = ["bias", "weights", "members", "gate", "ground", "calibration", "threshold"]
 NEUTRAL = {
     "bias": [0.0, 0.0],
     "sigma": SIGMA,
@@ -162,6 +162,8 @@ def combine(
     fused["score"] = total(score) / len(names)
     fused["depth_sigma"] = fused_sigma
     fused["agreement"] = agreement.astype(int)
+    if "ground" in parts:
+        fused = ground.refine(fused, fit["ground"])
 
     column = np.array([list(fit["members"]).index(name) for name in names])[member]
     seen = np.zeros((count, 2, len(fit["members"])))
@@ -171,8 +173,8 @@ def combine(
     features = np.column_stack(
         [
             seen.reshape(count, -1),
-            depth,
-            np.log(fused_sigma),
+            rays(fused)[1],
+            np.log(fused["depth_sigma"].to_numpy()),
             np.log1p(spread),
             np.log1p(10 * total(turn) / agreement),
             np.log(agreement),

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from . import UserError, cars, metric
+from . import UserError, cars, ground, metric
 from .calibration import fit_logistic, predict_logistic
 from .clustering import rays
 from .files import run_main, write_text
@@ -44,8 +44,12 @@ def fit(
         return metric.evaluate(truth, cars.concat(tables), image_ids, mode == "equal")["mAP"]
 
     def known_of(members):
-        """Per half: what is known of the members by the other half, and this half's cars."""
-        return [(fit_members(truth, members, rest), stack(of_images(members, own))) for rest, own in sides]
+        """Per half: what is known of members and ground by the other half, and this half's cars."""
+        return [(geometry(members, rest), stack(of_images(members, own))) for rest, own in sides]
+
+    def geometry(members, images):
+        prior = ground.fit_prior(truth[truth["ImageId"].isin(images)])
+        return {**fit_members(truth, members, images), "ground": prior}
 
     def scored(members, gate, on):
         """Per half: the fit on the other half, the cars of this half fused by it, their features."""
@@ -67,6 +71,8 @@ def fit(
     members = {name: table for name, table in members.items() if name in used}  # in their own order
     gate, parts["gate"] = _choose_gate(known_of(members), list(members), on, value)
     on = [part for part in PARTS if parts.get(part, {}).get("on")]
+    known = [({**known, "gate": gate}, table) for known, table in known_of(members)]
+    on, parts["ground"] = _choose_ground(known, list(members), on, value)
     halves = scored(members, gate, on)
     parts |= _choose_scores(halves, on, value)
 
@@ -76,9 +82,9 @@ def fit(
         fused = fused.assign(hit=predict_logistic(known["hit"], features))
         inner.append(finish(fused, features, known, kept))
     inner = cars.concat(inner)
-    known = {**everyone, **fit_members(truth, members, image_ids)["members"]}
-    geometry = {"members": known, "used": list(members), "gate": gate}
-    result = fit_scores(truth, members, image_ids, geometry, on, mode)
+    known = geometry(members, image_ids)
+    known |= {"members": {**everyone, **known["members"]}, "used": list(members), "gate": gate}
+    result = fit_scores(truth, members, image_ids, known, on, mode)
     return {**result, "parts": parts, "inner": inner.assign(did=metric.match(truth, inner)[:, 0])}
 
 
@@ -123,6 +129,17 @@ def _choose_gate(sides, names, on, value):
     values = [tried([*on, "gate"], other) for other in GATES]
     part = _part(max(values) - start, start)
     return GATES[int(np.argmax(values))] if part["on"] else dict(GATE), part
+
+
+def _choose_ground(sides, names, on, value):
+    """The parts that are on, and whether the photos' ground pays, which is then one of them."""
+
+    def tried(parts):
+        return value([combine(table, known, names, parts)[0] for known, table in sides])
+
+    start = tried(on)
+    part = _part(tried([*on, "ground"]) - start, start)
+    return [*on, "ground"] if part["on"] else on, part
 
 
 def _choose_scores(scored, on, value):

@@ -3,6 +3,8 @@
 In: the network's output maps and the collated targets of carpose.codec. Out: a dict of scalars.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 
@@ -10,60 +12,106 @@ from . import distributed
 from .codec import gather
 from .recipe import Recipe
 
+Tensors = dict[str, torch.Tensor]
+BALANCE_RATE = 0.01  # of a loss weight's logarithm, per step
+TURN_TERMS = {
+    "angles": 6,
+    "quaternion": 4,
+}  # numbers of a rotation; a constant pitch leaves the yaw its weight
 
-def heatmap_focal(logits: torch.Tensor, targets: dict[str, torch.Tensor]) -> torch.Tensor:
+
+def counts(targets: Tensors) -> dict[str, torch.Tensor]:
+    """What losses are divided by, over the whole batch of all processes: cars, cells that learn a pose, cells
+    of the heat map on and off a peak."""
+    heat = targets["heatmap"]
+    totals = {"cars": targets["peak_weight"].sum(), "cells": targets["weight"].sum()}
+    totals |= {"positive": heat.sum(), "negative": (1 - heat).sum()}
+    return {name: distributed.count(value) for name, value in totals.items()}
+
+
+def heatmap_focal(logits: torch.Tensor, targets: Tensors, total: Tensors | None = None) -> torch.Tensor:
     """CornerNet's focal loss (Law & Deng 2018, eq. 1; α = 2, β = 4) over the number of cars.
 
     logits (B, 1, H, W). Cells of the ignore map count for nothing; a car counts by its weight.
     """
+    total = total or counts(targets)
     logits = logits[:, 0].float()
     probability = logits.sigmoid()
     away = (1 - targets["heatmap"]).pow(4) * ~targets["ignore"]
     negative = (probability.pow(2) * F.softplus(logits) * away).sum()
     at = logits.reshape(-1)[targets["peak"]]
     positive = ((1 - at.sigmoid()).pow(2) * F.softplus(-at) * targets["peak_weight"]).sum()
-    return (positive + negative) / distributed.count(targets["peak_weight"].sum())
+    return (positive + negative) / total["cars"]
 
 
-def heatmap_bce(logits: torch.Tensor, targets: dict[str, torch.Tensor]) -> torch.Tensor:
+def heatmap_bce(logits: torch.Tensor, targets: Tensors, total: Tensors | None = None) -> torch.Tensor:
     """Binary cross-entropy with the soft heat map, positives and negatives balanced, over the cars."""
+    total = total or counts(targets)
     logits = logits[:, 0].float()
     heat = targets["heatmap"]
     loss = F.binary_cross_entropy_with_logits(logits, heat, reduction="none") * ~targets["ignore"]
-    positive = (loss * heat).sum() / distributed.count(heat.sum())
-    negative = (loss * (1 - heat)).sum() / distributed.count((1 - heat).sum())
+    positive = (loss * heat).sum() / total["positive"]
+    negative = (loss * (1 - heat)).sum() / total["negative"]
     return positive + negative * 10
 
 
 def compute(
-    outputs: list[dict[str, torch.Tensor]], targets: dict[str, torch.Tensor], recipe: Recipe
+    outputs: list[Tensors], targets: Tensors, recipe: Recipe, total: Tensors | None = None
 ) -> dict[str, torch.Tensor]:
-    """Unweighted losses by name, averaged over the network's stacks."""
+    """Unweighted losses by name, averaged over the network's stacks.
+
+    total: `counts` of the whole batch, where this is a part of it; the losses of the parts sum to its own.
+    """
+    total = total or counts(targets)
     heatmap_loss = {"focal": heatmap_focal, "bce": heatmap_bce}[recipe.heatmap_loss]
     weight = targets["weight"][:, None]
-    total = distributed.count(weight.sum())
     losses: dict[str, torch.Tensor] = {}
 
     def add(name: str, value: torch.Tensor) -> None:
         losses[name] = losses.get(name, 0) + value / len(outputs)
 
     for output in outputs:
-        add("heatmap", heatmap_loss(output["heatmap"], targets))
+        add("heatmap", heatmap_loss(output["heatmap"], targets, total))
         found = {
-            name: gather(output[name].float(), targets["cell"]) for name in ("offset", "depth", "rotation")
+            name: gather(value.float(), targets["cell"])
+            for name, value in output.items()
+            if name != "heatmap"
         }
-        add("offset", ((found["offset"] - targets["offset"]).abs() * weight).sum() / (2 * total))
-        error = (found["depth"][:, :1] - targets["depth"]).abs()
-        if recipe.depth_uncertainty:
-            # Laplace likelihood: |error|/b + log b, with s = log b held in a sane range; the variance of
-            # a pseudo label's own error is not the network's to explain.
-            s = found["depth"][:, 1:].clamp(-6, 4)
-            s = torch.logaddexp(2 * s, 2 * targets["depth_noise"].log()) / 2
-            error = error * torch.exp(-s) + s
-        add("depth", (error * weight).sum() / total)
-        add("rotation", ((found["rotation"] - targets["rotation"]).abs() * weight).sum() / (6 * total))
+        add("offset", ((found["offset"] - targets["offset"]).abs() * weight).sum() / (2 * total["cells"]))
+        for name in ("depth", "height") if recipe.height_cue else ("depth",):
+            error = (found[name][:, :1] - targets[name]).abs()
+            if recipe.depth_uncertainty:
+                # Laplace likelihood: |error|/b + log b, with s = log b held in a sane range; the variance of
+                # a pseudo label's own error is not the network's to explain.
+                s = found[name][:, 1:].clamp(-6, 4)
+                s = torch.logaddexp(2 * s, 2 * targets[f"{name}_noise"].log()) / 2
+                error = error * torch.exp(-s) + s
+            add(name, (error * weight).sum() / total["cells"])
+        turn = (found["rotation"] - targets["rotation"]).abs()
+        if recipe.rotation == "quaternion":  # q and −q are one rotation
+            other = (found["rotation"] + targets["rotation"]).abs()
+            turn = torch.where(other.sum(1, keepdim=True) < turn.sum(1, keepdim=True), other, turn)
+        add("rotation", (turn * weight).sum() / (TURN_TERMS[recipe.rotation] * total["cells"]))
     return losses
 
 
-def weighted_sum(losses: dict[str, torch.Tensor], recipe: Recipe) -> torch.Tensor:
-    return sum(value * getattr(recipe, f"{name}_weight") for name, value in losses.items())
+def weights(recipe: Recipe) -> dict[str, float]:
+    """The weight of each loss that `compute` returns, as the recipe gives it."""
+    given = {name: getattr(recipe, f"{name}_weight") for name in ("heatmap", "offset", "depth", "rotation")}
+    return given | ({"height": recipe.depth_weight} if recipe.height_cue else {})
+
+
+def balanced(weights: dict[str, float], losses: dict[str, float], recipe: Recipe) -> dict[str, float]:
+    """One step towards weights that suit the losses (Kendall et al. 2018, eq. 10, in its form for Laplace).
+
+    Σ exp(−s)·loss + s is what they minimise with the network; its slope in s, 1 − exp(−s)·loss, is known
+    without a backward pass, exp(−s) being the weight. A loss that is a likelihood already, a depth with its
+    uncertainty, keeps its weight, and so does one that is switched off.
+    """
+    fixed = {"depth", "height"} if recipe.depth_uncertainty else set()
+    result = dict(weights)
+    for name, weight in weights.items():
+        if name not in fixed and weight > 0:
+            slope = max(1 - weight * losses[name], -1.0)  # the first heat maps are far off
+            result[name] = weight * math.exp(BALANCE_RATE * slope)
+    return result

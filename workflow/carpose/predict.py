@@ -16,19 +16,24 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from . import UserError, cars
+from . import UserError, cars, ground, rotation
 from .cache import open_cache
 from .checkpoint import load_checkpoint
-from .codec import decode
+from .codec import STRIDE, decode
 from .data import Photos, View, network_input
 from .device import lease, number_format
 from .files import run_main
+from .fuse import fuse
 from .recipe import Recipe
 
 Maps = dict[str, torch.Tensor]
 Member = tuple[torch.nn.Module, Recipe]
 # What the meaning of a cell's outputs depends on: models that agree in it can have their maps averaged.
-GRID = ("input_width", "input_height", "crop", "depth", "depth_uncertainty", "yaw")
+GRID = (
+    *("input_width", "input_height", "crop", "perspective"),
+    *("depth", "depth_uncertainty", "height_cue", "position"),
+    *("rotation", "yaw", "pitch_roll", "constant_pitch", "constant_roll"),
+)
 
 
 @torch.inference_mode()
@@ -53,15 +58,18 @@ def flipped_forward(
     mirror = {name: value.flip(3) for name, value in forward(model, pictures.flip(2), recipe, device).items()}
     mirror["offset"] = mirror["offset"] * plain["offset"].new_tensor([-1, 1]).view(1, 2, 1, 1)
     # sin yaw and sin(roll + π) change sign with x → −x; pitch and all cosines do not.
-    signs = plain["rotation"].new_tensor([-1, 1, 1, 1, -1, 1]).view(1, 6, 1, 1)
-    mirror["rotation"] = mirror["rotation"] * signs
-    return {name: (plain[name] + mirror[name]) / 2 for name in plain}
+    signs = [1, -1, -1, 1] if recipe.rotation == "quaternion" else [-1, 1, 1, 1, -1, 1]
+    channels = plain["rotation"].shape[1]
+    mirror["rotation"] = mirror["rotation"] * plain["rotation"].new_tensor(signs[:channels]).view(1, -1, 1, 1)
+    return mean([plain, mirror], recipe)
 
 
-def loader(cache: Path, image_ids: list[str], recipe: Recipe, batch: int, workers: int) -> Iterator:
+def loader(
+    cache: Path, image_ids: list[str], recipe: Recipe, batch: int, workers: int, scene: np.ndarray
+) -> Iterator:
     """Batches of pictures (B, H, W, 4) uint8 with their ImageIds."""
     batches = torch.utils.data.DataLoader(
-        Photos(cache, image_ids, recipe),
+        Photos(cache, image_ids, recipe, scene),
         batch_size=batch,
         num_workers=workers,
         collate_fn=lambda pictures: torch.from_numpy(np.stack(pictures)),
@@ -70,10 +78,18 @@ def loader(cache: Path, image_ids: list[str], recipe: Recipe, batch: int, worker
         yield pictures, image_ids[start : start + batch]
 
 
-def table(maps: Maps, view: View, recipe: Recipe, image_ids: list[str], threshold: float) -> pd.DataFrame:
-    """Maps of a batch → table of cars."""
+def table(
+    maps: Maps,
+    view: View,
+    recipe: Recipe,
+    image_ids: list[str],
+    threshold: float,
+    scene: np.ndarray,
+) -> pd.DataFrame:
+    """Maps of a batch → table of cars in the photo's own camera frame; scene: how that was turned."""
     found = decode(maps, view.map_intrinsics, view.focal_reference, recipe, threshold)
-    columns = np.column_stack([found["angles"], found["xyz"]])
+    angles = rotation.angles(scene.T @ rotation.matrix(found["angles"]))
+    columns = np.column_stack([angles, found["xyz"] @ scene])
     result = pd.DataFrame(columns, columns=cars.POSE)
     result.insert(0, "ImageId", np.array(image_ids, dtype=object)[found["picture"]])
     return result.assign(score=found["score"], depth_sigma=found["depth_sigma"])
@@ -85,17 +101,58 @@ def predict_cars(
     image_ids: list[str],
     device: torch.device,
     *,
+    rotate_deg: float = 0.0,
+    grounds: list[dict] | None = None,
+    label: str | None = None,
+    **options,
+) -> tuple[pd.DataFrame, list[pd.DataFrame]]:
+    """Cars from the averaged maps of all models, and from those of each team by itself (if several).
+
+    teams: models with their recipes, all on one grid, put into evaluation mode; rotate_deg: predict the
+    photos also as a camera rolled by ± so many degrees sees them, and fuse the cars of the three; grounds:
+    of each team, what carpose.ground knows of its labels: cars are moved to their photo's ground; label:
+    name of the progress bar, None shows none; options: of `predict_view`.
+    """
+    turns = [0.0, rotate_deg, -rotate_deg] if rotate_deg else [0.0]
+    views = []
+    for turn in turns:
+        scene = rotation.matrix(np.radians([0, 0, turn]))[0]
+        name = None if label is None else f"{label} {turn:+g}°" if turn else label
+        views.append(predict_view(teams, cache_folder, image_ids, device, scene=scene, label=name, **options))
+
+    def finished(tables, prior):
+        found = tables[0]
+        if len(tables) > 1:
+            named = {str(number): table for number, table in enumerate(tables)}
+            found = fuse(named)[found.columns]
+        return found if prior is None else ground.refine(found, prior)
+
+    grounds = grounds or [None] * len(teams)
+    together = finished([view[0] for view in views], grounds[0])
+    alone = zip(*(view[1] for view in views), strict=True)
+    return together, [finished(tables, own) for tables, own in zip(alone, grounds, strict=False)]
+
+
+def predict_view(
+    teams: list[list[Member]],
+    cache_folder: Path,
+    image_ids: list[str],
+    device: torch.device,
+    *,
     threshold: float = 0.05,
     batch: int = 8,
     workers: int = 0,
     flip: bool = False,
+    mask_filter: bool = False,
+    scene: np.ndarray | None = None,
     label: str | None = None,
 ) -> tuple[pd.DataFrame, list[pd.DataFrame]]:
-    """Cars from the averaged maps of all models, and from those of each team by itself (if several).
+    """What `predict_cars` returns, from photos as the camera turned by `scene` (3×3) sees them.
 
-    teams: models with their recipes, all on one grid; label: name of the progress bar, None shows none.
-    Models are put into evaluation mode.
+    threshold: lowest score kept; batch: photos per forward pass; workers: processes that read photos;
+    flip: average with the mirror image; mask_filter: no car whose centre lies in the photo's mask.
     """
+    scene = np.eye(3) if scene is None else scene
     recipe = teams[0][0][1]
     view = View(open_cache(cache_folder), recipe)
     for model, _ in itertools.chain(*teams):
@@ -103,34 +160,44 @@ def predict_cars(
     run = flipped_forward if flip else forward
     together: list[pd.DataFrame] = []
     alone: list[list[pd.DataFrame]] = [[] for _ in teams]
-    stream = loader(cache_folder, image_ids, recipe, batch, workers)
+    stream = loader(cache_folder, image_ids, recipe, batch, workers, scene)
     total = -(-len(image_ids) // batch)
     for pictures, names in tqdm(stream, total=total, desc=label, disable=label is None, mininterval=5):
-        each = [mean([run(model, pictures, own, device) for model, own in team]) for team in teams]
-        together.append(table(mean(each), view, recipe, names, threshold))
+        each = [mean([run(model, pictures, own, device) for model, own in team], recipe) for team in teams]
+        if mask_filter:
+            seen = pictures[:, STRIDE // 2 :: STRIDE, STRIDE // 2 :: STRIDE, 3].to(device) <= 127
+            for maps in each:
+                maps["heatmap"] = maps["heatmap"] * seen[:, None]
+        together.append(table(mean(each, recipe), view, recipe, names, threshold, scene))
         if len(teams) > 1:
             for list_, maps in zip(alone, each, strict=True):
-                list_.append(table(maps, view, recipe, names, threshold))
+                list_.append(table(maps, view, recipe, names, threshold, scene))
     none = cars.empty([*cars.POSE, "score", "depth_sigma"])
     return cars.concat([none, *together]), [cars.concat([none, *parts]) for parts in alone if parts]
 
 
-def mean(maps: list[Maps]) -> Maps:
+def mean(maps: list[Maps], recipe: Recipe) -> Maps:
+    """The mean of several networks' maps; q and −q being one rotation, the first one's sign is taken."""
+    if recipe.rotation == "quaternion":
+        first = maps[0]["rotation"]
+        signs = [torch.where((each["rotation"] * first).sum(1, keepdim=True) < 0, -1.0, 1.0) for each in maps]
+        maps = [each | {"rotation": each["rotation"] * sign} for each, sign in zip(maps, signs, strict=True)]
     return {name: sum(each[name] for each in maps) / len(maps) for name in maps[0]}
 
 
-def load_teams(checkpoints: list[list[Path]], device: torch.device) -> list[list[Member]]:
-    """Checkpoints by model and fold → per fold the models with their recipes.
+def load_teams(checkpoints: list[list[Path]], device: torch.device) -> tuple[list[list[Member]], list[dict]]:
+    """Checkpoints by model and fold → per fold the models with their recipes, and the ground it knows.
 
     Raises UserError where numbers of folds, recipes of one model or grids differ.
     """
     if len(set(map(len, checkpoints))) > 1:
         raise UserError("--checkpoints: name as many folds for each model")
     by_model: list[list[Member]] = []
+    grounds: list[dict] = []
     for paths in checkpoints:
         members: list[Member] = []
         for path in paths:
-            model, recipe, _ = load_checkpoint(path)
+            model, recipe, provenance = load_checkpoint(path)
             if members and recipe != members[0][1]:
                 raise UserError(f"{path}: its recipe differs from {paths[0]}'s; retrain one of them")
             first = by_model[0][0][1] if by_model else recipe
@@ -141,8 +208,10 @@ def load_teams(checkpoints: list[list[Path]], device: torch.device) -> list[list
                         f"{checkpoints[0][0]}; only maps of one grid can be averaged"
                     )
             members.append((model.to(device, memory_format=torch.channels_last), recipe))
+            grounds.append(provenance.get("ground"))
         by_model.append(members)
-    return [list(team) for team in zip(*by_model, strict=True)]
+    # All models of a fold have learnt from the same labels.
+    return [list(team) for team in zip(*by_model, strict=True)], grounds[: len(checkpoints[0])]
 
 
 def main() -> int:
@@ -172,6 +241,15 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=0, help="processes that read photos")
     parser.add_argument("--threads", type=int, default=1, help="torch threads on the CPU")
     parser.add_argument("--flip", action="store_true", help="average with the mirror image")
+    parser.add_argument(
+        "--rotate-deg", type=float, default=0.0, help="fuse with what the camera sees rolled by ± this"
+    )
+    parser.add_argument(
+        "--mask-filter", action="store_true", help="drop cars whose centre lies in the photo's mask"
+    )
+    parser.add_argument(
+        "--ground", action="store_true", help="move cars to the ground that those of their photo stand on"
+    )
     parser.add_argument("--gpus", type=int, default=1, help="0: compute on the CPU")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -184,15 +262,24 @@ def main() -> int:
         "batch": args.batch_size,
         "workers": args.workers,
         "flip": args.flip,
+        "mask_filter": args.mask_filter,
+        "rotate_deg": args.rotate_deg,
     }
     with lease(args.gpus) as device:
-        teams = load_teams(args.checkpoints, device)
+        teams, grounds = load_teams(args.checkpoints, device)
+        if args.ground and None in grounds:
+            raise UserError("--ground: a checkpoint of an older version knows no ground; train it again")
+        grounds = grounds if args.ground else [None] * len(teams)
         out_of_fold = []
         for fold, team in enumerate(teams):
             own = folds.ImageId[folds.fold == fold].tolist()
-            found, _ = predict_cars([team], args.cache, own, device, label=f"fold {fold}", **settings)
+            found, _ = predict_cars(
+                [team], args.cache, own, device, label=f"fold {fold}", grounds=[grounds[fold]], **settings
+            )
             out_of_fold.append(found.assign(fold=fold))
-        together, alone = predict_cars(teams, args.cache, test_ids, device, label="test", **settings)
+        together, alone = predict_cars(
+            teams, args.cache, test_ids, device, label="test", grounds=grounds, **settings
+        )
     alone = alone or [together]
     cars.write(args.oof, cars.concat(out_of_fold))
     cars.write(args.test, together)

@@ -34,21 +34,54 @@ class Recipe:
     input_width: int = _option(1536, "pixels, a multiple of 32")
     input_height: int = _option(512, "pixels, a multiple of 32")
     crop: list = _option([0.0, 0.5, 1.0, 1.0], "left top right bottom, fractions of the photo; may pad")
+    perspective: float = _option(
+        0.0, "magnify the top (the distance) of the input by 1 + this, the bottom less"
+    )
+    resize: str = _option(
+        "none",
+        "input size of a training: the full one, rising to it, or drawn for each batch",
+        ["none", "progressive", "random"],
+    )
+    resize_from: float = _option(0.5, "smallest input size of `resize`, a fraction of the full one")
     # Augmentation (all exact: see carpose.augment)
-    flip: float = _option(0.5, "probability of a mirror about the camera's centre cx")
+    flip: float = _option(0.5, "probability of a mirror")
+    flip_about: str = _option(
+        "camera", "mirror about the camera's centre cx (exact), or the usual way", ["camera", "middle"]
+    )
     rotate_deg: list = _option([5.0, 2.0, 5.0], "camera rotation: pan, tilt, roll, at most ± degrees")
     zoom: float = _option(0.1, "scale by a factor of at most 1 ± this, folded into the intrinsics")
     shift: float = _option(0.02, "shift by at most ± this fraction of the input, folded into the intrinsics")
     colour: float = _option(0.5, "strength of brightness, contrast, hue, noise and blur, 0 … 1")
+    colour_kind: str = _option(
+        "all", "all of it or one alone", ["all", "brightness", "contrast", "hue", "gamma", "noise", "blur"]
+    )
     # Targets
     depth: str = _option("log", "what the depth head predicts", ["log", "direct", "inverse", "sigmoid"])
+    height_cue: bool = _option(
+        False, "predict the apparent height too: a second depth, merged by uncertainty"
+    )
+    position: str = _option(
+        "ray", "x and y from centre and depth, or regressed in metres", ["ray", "regressed"]
+    )
+    rotation: str = _option("angles", "what the rotation head predicts", ["angles", "quaternion"])
     yaw: str = _option(
         "egocentric", "yaw in the camera's frame or relative to the ray", ["egocentric", "allocentric"]
+    )
+    pitch_roll: str = _option("regressed", "pitch and roll of a car", ["regressed", "constant"])
+    constant_pitch: float = _option(0.155, "radians, where pitch_roll is constant")
+    constant_roll: float = _option(3.1416, "radians, where pitch_roll is constant")
+    radius_rule: str = _option(
+        "apparent", "peaks as wide as cars appear, or all like one at 35 m", ["apparent", "fixed"]
     )
     radius: float = _option(0.3, "σ of a heat-map peak as a fraction of the car's apparent height")
     regression_radius: int = _option(1, "cells around a centre that learn its depth and rotation")
     ignore_masks: bool = _option(True, "leave masked regions out of the heat-map loss")
     # Losses
+    loss_balance: str = _option(
+        "fixed",
+        "weights as given, or learned from there (Kendall et al. 2018); likelihoods keep theirs",
+        ["fixed", "learned"],
+    )
     heatmap_loss: str = _option("focal", "loss of the heat map", ["focal", "bce"])
     heatmap_weight: float = _option(2.0, "weight of the heat-map loss")
     offset_weight: float = _option(4.0, "weight of the sub-cell offset's loss")
@@ -61,11 +94,23 @@ class Recipe:
     )
     retrain_epochs: int = _option(15, "epochs of every later round")
     batch_size: int = _option(8, "photos per step")
+    accumulate: int = _option(1, "forward passes per step, each with its part of the batch: less memory")
     optimizer: str = _option("adamw", "any optimiser of timm")
+    schedule: str = _option(
+        "cosine",
+        "how the learning rate falls after the warm-up: schedules of timm",
+        ["cosine", "poly", "tanh", "step", "multistep", "constant"],
+    )
     lr: float = _option(5e-4, "peak learning rate of round 0")
+    lr_scaling: str = _option(
+        "none",
+        "learning rates are for lr_batch_size; scale them with batch_size",
+        ["none", "sqrt", "linear"],
+    )
+    lr_batch_size: int = _option(8, "the batch size that lr and retrain_lr are meant for, see lr_scaling")
     retrain_lr: float = _option(3e-4, "peak learning rate of every later round")
     weight_decay: float = _option(1e-2, "weight decay")
-    warmup: float = _option(0.05, "share of the steps in which the rate rises, before it falls as a cosine")
+    warmup: float = _option(0.05, "share of the steps in which the rate rises, before it falls")
     clip_norm: float = _option(10.0, "gradients are clipped to this norm")
     ema_decay: float = _option(0.998, "decay of the moving average of weights that is the result")
     retrain_start: str = _option(

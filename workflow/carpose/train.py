@@ -13,6 +13,7 @@ import math
 import signal
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +22,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from . import UserError, data, distributed, losses, state
+from . import UserError, codec, data, distributed, ground, losses, state
 from .average import MovingAverage
 from .cars import POSE
 from .checkpoint import build, load_checkpoint, save_checkpoint
@@ -33,6 +34,7 @@ from .recipe import Recipe, add_options, from_options
 
 # After models, which declares operators that timm's import needs (see models.torchvision_shim).
 from timm.optim import create_optimizer_v2  # isort: skip
+from timm.scheduler import create_scheduler_v2  # isort: skip
 
 LATEST_RESTARTS = 3  # times a training may go back after a loss that is not finite
 
@@ -46,6 +48,7 @@ class Progress:
     step: int = 0
     rate: float = 1.0  # factor on the learning rate, halved when a training goes back
     sums: dict[str, float] = field(default_factory=dict)  # losses summed over this epoch's batches
+    weights: dict[str, float] = field(default_factory=dict)  # of the losses
     history: list[dict] = field(default_factory=list)
 
 
@@ -64,7 +67,7 @@ class Training:
         self.model = distributed.synchronised(model.to(device), device)
         self.network = distributed.wrap(self.model, device)
         self.ema = MovingAverage(self.model, recipe.ema_decay)
-        self.peak_rate = recipe.retrain_lr if later_round else recipe.lr
+        self.peak_rate = scaled_rate(recipe, later_round)
         self.optimizer = create_optimizer_v2(
             self.model,
             opt=recipe.optimizer,
@@ -75,26 +78,35 @@ class Training:
         )
         self.dtype = number_format(device, recipe.amp)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
-        self.progress = Progress()
+        self.progress = Progress(weights=losses.weights(recipe))
 
     def step(self, pictures: torch.Tensor, targets: dict[str, torch.Tensor], rate: float) -> dict[str, float]:
         """One step of the optimiser; the losses of the batch. Without effect if one is not finite."""
+        recipe, weights = self.recipe, self.progress.weights
         self.network.train()
-        inputs = data.network_input(pictures, self.device, self.recipe)
         targets = {
             name: torch.as_tensor(value).to(self.device, non_blocking=True) for name, value in targets.items()
         }
-        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
-            outputs = self.network(inputs)
-        terms = losses.compute(outputs, targets, self.recipe)
-        total = losses.weighted_sum(terms, self.recipe)
-        values = distributed.mean({"loss": total, **terms})
+        counts = losses.counts(targets)
+        parts = codec.split(pictures, targets, min(recipe.accumulate, len(pictures)))
+        sums: dict[str, torch.Tensor] = {}
+        self.optimizer.zero_grad(set_to_none=True)
+        for number, (some, own) in enumerate(parts, 1):
+            with distributed.gradients(self.network, number == len(parts)):
+                with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
+                    outputs = self.network(data.network_input(some, self.device, recipe))
+                terms = losses.compute(outputs, own, recipe, counts)
+                total = sum(value * weights[name] for name, value in terms.items())
+                self.scaler.scale(total).backward()
+            for name, value in {"loss": total, **terms}.items():
+                sums[name] = sums.get(name, 0) + value.detach()
+        values = distributed.mean(sums)
         if not math.isfinite(values["loss"]):
             return values
+        if recipe.loss_balance == "learned":
+            self.progress.weights = losses.balanced(weights, values, recipe)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(total).backward()
         self.scaler.unscale_(self.optimizer)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
         self.scaler.step(self.optimizer)
@@ -121,13 +133,39 @@ class Training:
         self.progress = Progress(**saved["progress"])
 
 
-def rate_at(step: int, steps: int, peak: float, warmup: float) -> float:
-    """Linear warm-up over the first `warmup` share of the steps, then a cosine to 1 % of the peak."""
+def scaled_rate(recipe: Recipe, later_round: bool) -> float:
+    """The peak learning rate for the recipe's batch size."""
+    exponent = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}[recipe.lr_scaling]
+    rate = recipe.retrain_lr if later_round else recipe.lr
+    return rate * (recipe.batch_size / recipe.lr_batch_size) ** exponent
+
+
+def rate_schedule(name: str, steps: int, peak: float, warmup: float) -> Callable[[int], float]:
+    """The learning rate of each step 0 … steps − 1: a linear warm-up over the first `warmup` share, then a
+    schedule of timm, the cosine and its like down to 1 % of the peak. Steps: a tenth at each of thirds.
+    """
     rise = max(1, round(warmup * steps))
-    if step < rise:
-        return peak * (step + 1) / rise
-    place = (step - rise) / max(1, steps - rise)
-    return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * place)))
+    fall = max(1, steps - rise)
+    carrier = torch.optim.SGD([torch.zeros(1)], lr=peak)
+    schedule, _ = create_scheduler_v2(
+        carrier,
+        sched=name,
+        num_epochs=fall,
+        decay_epochs=max(1, fall // 3),
+        decay_milestones=[fall * 2 // 3, fall * 8 // 9],
+        decay_rate=1.0 if name == "poly" else 0.1,
+        min_lr=0.01 * peak,
+        step_on_epochs=False,
+        updates_per_epoch=1,
+    )
+
+    def rate(step: int) -> float:
+        if step < rise:
+            return peak * (step + 1) / rise
+        schedule.step_update(step - rise)
+        return carrier.param_groups[0]["lr"]
+
+    return rate
 
 
 def run(args: argparse.Namespace, recipe: Recipe, device: torch.device) -> None:
@@ -147,14 +185,15 @@ def run(args: argparse.Namespace, recipe: Recipe, device: torch.device) -> None:
         pseudo_ids = sorted(images.ImageId[(images.split == "test") & (images.excluded == "")])
         columns = ["ImageId", *POSE, "weight", "depth_sigma"]
         table = pd.concat([table[columns], pseudo[columns]], ignore_index=True)
-    samples = data.Samples(args.cache, train_ids + pseudo_ids, table, recipe, len(pseudo_ids))
     epochs = recipe.retrain_epochs if later else recipe.epochs
+    samples = data.Samples(args.cache, train_ids + pseudo_ids, table, recipe, len(pseudo_ids), epochs)
     per_epoch = max(len(train_ids) // recipe.batch_size, 1)
     distributed.check(min(len(train_ids), recipe.batch_size), distributed.size())
     start = args.start if later and recipe.retrain_start == "warm" else None
     digest = work_digest(args, recipe, start)
 
     training = Training(recipe, later, start, device)
+    rate_of = rate_schedule(recipe.schedule, epochs * per_epoch, training.peak_rate, recipe.warmup)
     saved = load_state(args.state, digest)
     if saved:
         training.restore(saved)
@@ -165,7 +204,7 @@ def run(args: argparse.Namespace, recipe: Recipe, device: torch.device) -> None:
         began, cpu_began = time.monotonic(), time.process_time()
         order = data.epoch_order(epoch, len(train_ids), len(pseudo_ids), recipe.pseudo_share, recipe.seed)
         try:
-            run_epoch(args, training, samples, order, epochs * per_epoch, stop, digest)
+            run_epoch(args, training, samples, order, rate_of, stop, digest)
         except FloatingPointError as error:
             retries += 1
             saved = load_state(args.state, digest)
@@ -178,10 +217,12 @@ def run(args: argparse.Namespace, recipe: Recipe, device: torch.device) -> None:
         spent = {"seconds": time.monotonic() - began, "cpu_seconds": time.process_time() - cpu_began}
         row = finish_epoch(args, training, valid_ids, per_epoch, epochs, spent)
         save_state(args, digest, training)
-        report(args, row, epochs, recipe)
+        report(args, row, epochs, training.progress.weights)
     if not distributed.first():
         return
     provenance = {"data": digest, "fold": args.fold, "round": "later" if later else "first"}
+    # The ground under the cars that it has learnt from: what a prediction on the ground needs.
+    provenance["ground"] = ground.fit_prior(labels[labels.ImageId.isin(train_ids)])
     with atomic(args.history) as temporary:
         pd.DataFrame(training.progress.history).to_csv(temporary, index=False)
     save_checkpoint(args.output, training.ema.module.state_dict(), recipe, provenance)
@@ -193,7 +234,7 @@ def run_epoch(
     training: Training,
     samples: data.Samples,
     order: np.ndarray,
-    steps: int,
+    rate_of: Callable[[int], float],
     stop: "SignalFlag",
     digest: str,
 ) -> None:
@@ -214,8 +255,7 @@ def run_epoch(
     silent = not (sys.stderr.isatty() and distributed.first())
     bar = tqdm(loader, desc=f"{args.name} {progress.epoch + 1}", disable=silent, leave=False)
     for pictures, targets, indices in bar:
-        rate = rate_at(progress.step, steps, training.peak_rate, recipe.warmup) * progress.rate
-        values = training.step(pictures, targets, rate)
+        values = training.step(pictures, targets, rate_of(progress.step) * progress.rate)
         if not math.isfinite(values["loss"]):
             bad = ", ".join(f"{name} {value:g}" for name, value in values.items() if not math.isfinite(value))
             photos = ", ".join(samples.image_ids[index] for index in indices)
@@ -246,6 +286,8 @@ def finish_epoch(
     progress, recipe = training.progress, training.recipe
     row = {"epoch": progress.epoch + 1, "lr": training.optimizer.param_groups[0]["lr"]}
     row |= {name: total / per_epoch for name, total in progress.sums.items()}
+    if recipe.loss_balance == "learned":
+        row |= {f"{name}_weight": round(weight, 4) for name, weight in progress.weights.items()}
     row |= {name: round(value, 2) for name, value in spent.items()}
     due = progress.epoch + 1 == epochs
     due |= bool(args.validate_every) and (progress.epoch + 1) % args.validate_every == 0
@@ -259,14 +301,11 @@ def finish_epoch(
     return row
 
 
-def report(args: argparse.Namespace, row: dict[str, float], epochs: int, recipe: Recipe) -> None:
+def report(args: argparse.Namespace, row: dict[str, float], epochs: int, weights: dict[str, float]) -> None:
     """One line of log, TensorBoard's events, and a warning where one weighted loss starves the others."""
     text = "  ".join(f"{name} {value:.3g}" for name, value in row.items() if name != "epoch")
     say(args, f"epoch {row['epoch']}/{epochs}  {text}")
-    terms = {
-        name: abs(row[name] * getattr(recipe, f"{name}_weight"))
-        for name in ("heatmap", "offset", "depth", "rotation")
-    }
+    terms = {name: abs(row[name] * weight) for name, weight in weights.items()}
     name = max(terms, key=terms.get)
     if terms[name] > 10 * (sum(terms.values()) - terms[name]):
         say(args, f"warning: the {name} loss outweighs the others tenfold; lower {name}_weight")

@@ -1,0 +1,116 @@
+"""The ground of a photo, from labels and under predicted cars."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from carpose import cars, ground, metric
+
+PRIOR = {
+    "mean": [0.04, 0.16, 1.45],
+    "covariance": np.diag([0.02, 0.01, 0.15]).__pow__(2).tolist(),
+    "height": 0.1,
+}
+
+
+def street(photos=40, count=10, height=0.1, seed=0):
+    """Cars on a plane per photo, drawn from PRIOR; `height` metres about it."""
+    rng = np.random.default_rng(seed)
+    planes = rng.multivariate_normal(PRIOR["mean"], PRIOR["covariance"], photos)
+    photo = np.repeat(np.arange(photos), count)
+    z = rng.uniform(8, 40, len(photo))
+    x = rng.uniform(-0.4, 0.4, len(photo)) * z
+    a, b, c = planes[photo].T
+    y = a * x + b * z + c + rng.normal(0, height, len(photo))
+    table = pd.DataFrame({"ImageId": np.char.add("ID_", photo.astype(str)).astype(object)})
+    table[cars.ANGLES] = [0.15, 0.3, -3.1]
+    return table.assign(x=x, y=y, z=z, score=0.8, depth_sigma=0.05)
+
+
+def noisy(table, sigma=0.05, seed=1):
+    """The same cars, their depths wrong along their rays."""
+    factor = np.exp(np.random.default_rng(seed).normal(0, sigma, len(table)))
+    table = table.assign(depth_sigma=sigma)
+    table[cars.POSITION] = table[cars.POSITION].to_numpy() * factor[:, None]
+    return table
+
+
+def error(table, truth):
+    return np.sqrt(np.mean(np.log(table["z"] / truth["z"]) ** 2))
+
+
+def test_prior_is_found_again():
+    prior = ground.fit_prior(street(400, 8))
+    np.testing.assert_allclose(prior["mean"], PRIOR["mean"], atol=0.03)
+    spread = np.sqrt(np.diag(prior["covariance"]))
+    np.testing.assert_allclose(spread, np.sqrt(np.diag(PRIOR["covariance"])), rtol=0.2)
+    assert prior["height"] == pytest.approx(0.1, rel=0.3)
+
+
+def test_prior_is_not_led_astray_by_cars_on_bridges():
+    table = street(200, 8)
+    table.loc[::20, "y"] -= 4
+    np.testing.assert_allclose(ground.fit_prior(table)["mean"], PRIOR["mean"], atol=0.06)
+
+
+def test_prior_of_no_labels_and_of_single_cars():
+    assert np.isfinite(ground.fit_prior(street(0, 0))["mean"]).all()
+    prior = ground.fit_prior(street(30, 1))
+    assert np.linalg.eigvalsh(prior["covariance"]).min() > 0
+
+
+def test_depths_come_nearer_to_the_truth():
+    truth = street()
+    found = noisy(truth)
+    moved = ground.refine(found, PRIOR)
+    assert error(moved, truth) < 0.93 * error(found, truth)
+    assert (moved["depth_sigma"] <= found["depth_sigma"]).all()
+    ids = truth["ImageId"].unique()
+    value = [metric.evaluate(truth, table, ids)["mAP"] for table in (found, moved)]
+    assert value[1] > 1.05 * value[0]
+
+
+def test_uncertainties_say_how_far_off_the_depths_are():
+    truth = street(200)
+    moved = ground.refine(noisy(truth), PRIOR)
+    ratio = np.log(moved["z"] / truth["z"]) / moved["depth_sigma"]
+    assert 0.7 < np.sqrt(np.mean(ratio**2)) < 1.3
+
+
+def test_direction_and_rotation_stay():
+    found = noisy(street())
+    moved = ground.refine(found, PRIOR)
+    for axis in "xy":
+        np.testing.assert_allclose(moved[axis] / moved["z"], found[axis] / found["z"])
+    same = ["ImageId", *cars.ANGLES, "score"]
+    pd.testing.assert_frame_equal(moved[same], found[same])
+
+
+def test_sure_cars_hardly_move():
+    found = street(height=0.0).assign(depth_sigma=1e-4)
+    np.testing.assert_allclose(ground.refine(found, PRIOR)["z"], found["z"], rtol=1e-4)
+
+
+def test_what_makes_no_sense_is_refused():
+    """A car three deviations off its photo's ground, or seen above the horizon, stays as it is."""
+    found = street(1, 12, height=0.0)
+    found.loc[0, "y"] -= 6.0
+    found.loc[1, "y"] = -2.0
+    moved = ground.refine(found, PRIOR)
+    pd.testing.assert_frame_equal(moved[:2], found[:2])
+    assert np.abs(np.log(moved["z"] / found["z"])[2:]).max() < 0.02, "the others' ground is not led astray"
+
+
+def test_photos_are_independent_and_order_does_not_matter():
+    found = noisy(street(6, 5))
+    together = ground.refine(found, PRIOR)
+    for _, own in found.groupby("ImageId"):
+        np.testing.assert_allclose(ground.refine(own, PRIOR)["z"], together.loc[own.index, "z"])
+    shuffled = found.sample(frac=1, random_state=0)
+    np.testing.assert_allclose(ground.refine(shuffled, PRIOR)["z"], together.loc[shuffled.index, "z"])
+
+
+def test_no_cars_and_no_uncertainty():
+    assert ground.refine(street(0, 0), PRIOR).empty
+    moved = ground.refine(street().assign(depth_sigma=np.nan), PRIOR)
+    assert (moved["depth_sigma"] <= ground.SIGMA).all() and moved["depth_sigma"].median() < 0.046
