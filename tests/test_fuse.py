@@ -216,6 +216,20 @@ def test_members_that_drag_the_others_down_are_left_out(truth, views):
     pd.testing.assert_frame_equal(fuse.fuse(members, fit), fuse.fuse({"a": views["a"]}, fit))
 
 
+def test_ground_pays_where_there_is_one(nested):
+    fit, _ = nested
+    assert fit["parts"]["ground"]["on"] and fit["parts"]["ground"]["nested_gain"] > 0.01
+    assert fit["ground"]["mean"] == pytest.approx([0, 0.16, 1.46], abs=0.02)
+
+
+def test_ground_is_left_out_where_cars_are_at_any_height(truth):
+    rng = np.random.default_rng(4)
+    afloat = truth.assign(y=truth["y"] * rng.uniform(-1, 1, len(truth)))
+    members = {name: fusion_views.noisy_view(afloat, rng, aside=0.004) for name in "ab"}
+    fit, _ = fusion_fit.fit_nested(afloat, folds_of(afloat, 2), members, "given")
+    assert fit["parts"]["ground"]["gain"] < 0.005
+
+
 def test_threshold_pays_with_equal_confidences(truth, views):
     fit, _ = fusion_fit.fit_nested(truth, folds_of(truth, 2), views, "equal")
     assert fit["parts"]["threshold"]["on"]
