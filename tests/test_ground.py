@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from carpose import cars, ground, metric
+from carpose import cars, ground, kaggle, metric
 
 PRIOR = {
     "mean": [0.04, 0.16, 1.45],
@@ -108,6 +108,17 @@ def test_photos_are_independent_and_order_does_not_matter():
         np.testing.assert_allclose(ground.refine(own, PRIOR)["z"], together.loc[own.index, "z"])
     shuffled = found.sample(frac=1, random_state=0)
     np.testing.assert_allclose(ground.refine(shuffled, PRIOR)["z"], together.loc[shuffled.index, "z"])
+
+
+def test_real_predictions_gain_a_tenth(real):
+    """A real model's cars, the prior from the labels of other photos."""
+    labels, _ = kaggle.read_labels(real / "train.csv")
+    found, _ = kaggle.read_submission(real / "val_predictions.csv")
+    ids = found["ImageId"].unique()
+    prior = ground.fit_prior(labels[~labels["ImageId"].isin(ids)])
+    moved = ground.refine(found.assign(depth_sigma=0.12), prior)
+    before, after = (metric.evaluate(labels, table, ids)["mAP"] for table in (found, moved))
+    assert before == pytest.approx(0.0848, abs=1e-4) and after > 1.1 * before
 
 
 def test_no_cars_and_no_uncertainty():
