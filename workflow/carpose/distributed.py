@@ -85,13 +85,6 @@ def wrap(model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
     return DistributedDataParallel(model, static_graph=True)
 
 
-def gradients(network: torch.nn.Module, last: bool) -> contextlib.AbstractContextManager:
-    """Around a forward and backward pass: only the last part of a batch averages the processes' gradients."""
-    if last or size() == 1:
-        return contextlib.nullcontext()
-    return network.no_sync()
-
-
 def synchronised(model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
     """The same network, its batch normalisation over the whole batch of all processes."""
     if size() == 1 or device.type == "cpu":

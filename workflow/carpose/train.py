@@ -91,13 +91,13 @@ class Training:
         parts = codec.split(pictures, targets, min(recipe.accumulate, len(pictures)))
         sums: dict[str, torch.Tensor] = {}
         self.optimizer.zero_grad(set_to_none=True)
-        for number, (some, own) in enumerate(parts, 1):
-            with distributed.gradients(self.network, number == len(parts)):
-                with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
-                    outputs = self.network(data.network_input(some, self.device, recipe))
-                terms = losses.compute(outputs, own, recipe, counts)
-                total = sum(value * weights[name] for name, value in terms.items())
-                self.scaler.scale(total).backward()
+        for some, own in parts:
+            with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
+                outputs = self.network(data.network_input(some, self.device, recipe))
+            terms = losses.compute(outputs, own, recipe, counts)
+            total = sum(value * weights[name] for name, value in terms.items())
+            # Several processes average their gradients after each part, which comes to the same as once.
+            self.scaler.scale(total).backward()
             for name, value in {"loss": total, **terms}.items():
                 sums[name] = sums.get(name, 0) + value.detach()
         values = distributed.mean(sums)
