@@ -66,7 +66,7 @@ def causes_figure(thresholds: pd.DataFrame, oracles: pd.DataFrame) -> Figure:
     places = np.arange(len(oracles))
     right.barh(places, oracles["mAP"], color=["0.5"] + [PALETTE[0]] * (len(oracles) - 1))
     for place, value, gain in zip(places, oracles["mAP"], oracles["gain"], strict=True):
-        text = f"{value:.3f}" + (f"  (+{gain:.3f})" if place else "")
+        text = f"{value:.3f}" + (f"  ({gain:+.3f})" if place else "")
         right.annotate(text, (value, place), (4, 0), textcoords="offset points", va="center", fontsize=8)
     right.set_yticks(places, oracles["if"])
     right.invert_yaxis()
