@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import REPOSITORY, run_module
 
-from carpose import codec, data, losses
+from carpose import codec, data, ground, losses
 from carpose.checkpoint import load_checkpoint
 from carpose.recipe import Recipe
 from carpose.train import rate_schedule, scaled_rate
@@ -138,6 +138,21 @@ def test_infinite_loss_stops_and_names_the_photos(prepared, tmp_path):
     assert done.returncode == 2
     assert "loss is not finite" in done.stderr and "epoch" in done.stderr and "ID_" in done.stderr
     assert not (tmp_path / "model.pt").exists()
+
+
+def test_photos_left_out_are_not_learnt_from(prepared, tmp_path):
+    folds = pd.read_parquet(prepared / "folds.parquet").sort_values("ImageId")
+    first, *rest = folds.ImageId[folds.fold != 0]
+    (tmp_path / "all").mkdir()
+    for folder, more in ((tmp_path, ["--leave-out", ",".join(rest[1:])]), (tmp_path / "all", [])):
+        run_module(*options(prepared, folder, "--epochs", 1, "--batch-size", 1, *more))
+    two, every = (torch.load(folder / "model.pt") for folder in (tmp_path, tmp_path / "all"))
+    assert any(not torch.equal(two["weights"][name], every["weights"][name]) for name in two["weights"])
+    labels = pd.read_parquet(prepared / "labels.parquet")
+    own = labels[labels.ImageId.isin([first, rest[0]])]
+    assert two["provenance"]["ground"] == ground.fit_prior(own)
+    done = run_module(*options(prepared, tmp_path, "--leave-out", "ID_nobody"), check=False)
+    assert done.returncode == 2 and "leave_out: ID_nobody is not among the training photos" in done.stderr
 
 
 def test_workers_do_not_change_the_samples(prepared):

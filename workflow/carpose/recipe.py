@@ -43,6 +43,7 @@ class Recipe:
         ["none", "progressive", "random"],
     )
     resize_from: float = _option(0.5, "smallest input size of `resize`, a fraction of the full one")
+    leave_out: str = _option("", "photos not to learn from: ImageIds with commas between")
     # Augmentation (all exact: see carpose.augment)
     flip: float = _option(0.5, "probability of a mirror")
     flip_about: str = _option(

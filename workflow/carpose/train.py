@@ -172,7 +172,10 @@ def run(args: argparse.Namespace, recipe: Recipe, device: torch.device) -> None:
     """Train to the end, or raise Interrupted (state saved) or UserError (a loss that is not finite)."""
     labels = pd.read_parquet(args.labels)
     folds = pd.read_parquet(args.folds).sort_values("ImageId")
-    train_ids = folds.ImageId[folds.fold != args.fold].tolist()
+    left_out = set(recipe.leave_out.split(",")) - {""}
+    if unknown := left_out - set(folds.ImageId):
+        raise UserError(f"leave_out: {min(unknown)} is not among the training photos of {args.folds}")
+    train_ids = folds.ImageId[(folds.fold != args.fold) & ~folds.ImageId.isin(left_out)].tolist()
     valid_ids = folds.ImageId[folds.fold == args.fold].tolist()
     if not train_ids or not valid_ids:
         raise UserError(f"{args.folds}: fold {args.fold} leaves nothing to train or to validate on")
