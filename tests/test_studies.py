@@ -208,7 +208,7 @@ def test_words_of_a_study_train_nothing(finished):
 def test_shipped_studies_are_planned_with_shared_bases(tmp_path):
     names = ["heatmap_loss", "radius", "flip_at_test", "input_size"]
     planned = jobs(snakemake(tmp_path, "-n", "studies", "--config", f"studies=[{','.join(names)}]"))
-    assert planned["train"] == str(3 * (1 + 1 + 3 + 3)) and planned["predict"] == str(3 * (1 + 1 + 3 + 1 + 3))
+    assert planned["train"] == str(3 * (1 + 1 + 4 + 3)) and planned["predict"] == str(3 * (1 + 1 + 4 + 1 + 3))
     assert planned["build_cache"] == "2" and planned["demo_data"] == "1" and planned["measure"] == "4"
     assert jobs(snakemake(tmp_path, "-n", "results/studies/yaw.json"))["train"] == "6"
 
