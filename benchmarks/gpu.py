@@ -9,6 +9,7 @@ and both beside the card's own peak, measured as one large matrix product.
 import statistics
 import time
 
+import numpy as np
 import torch
 
 from benchmarks import measure
@@ -45,11 +46,15 @@ def constant_batch(recipe, device: torch.device):
     cars = measure.made_up_cars(["photo"], 8)
     xyz, turn = cars[POSITION].to_numpy(), matrix(cars[ANGLES].to_numpy())
     focal = codec.camera.focal(intrinsics)
-    targets = codec.encode(xyz, turn, cars.weight.to_numpy(), intrinsics, size, focal, recipe)
+    count = recipe.batch_size
+    xyz, turn = np.tile(xyz, (count, 1)), np.tile(turn, (count, 1, 1))
+    photo = np.repeat(np.arange(count), len(cars))
+    intrinsics, weight = np.stack([intrinsics] * count), np.ones(len(xyz))
+    targets = codec.encode(xyz, turn, weight, intrinsics, size, focal, recipe, photo=photo)
     shape = (recipe.batch_size, recipe.input_height, recipe.input_width, 4)
     pictures = torch.randint(0, 255, shape, dtype=torch.uint8)
-    batch = codec.collate([targets] * recipe.batch_size)
-    return pictures.to(device), {name: value.to(device) for name, value in batch.items()}
+    batch = {name: value.to(device) for name, value in targets.tensors().items()}
+    return pictures.to(device), batch
 
 
 def flops(model: torch.nn.Module, inputs: torch.Tensor) -> int:
@@ -73,7 +78,7 @@ def study(recipe, device: torch.device, compiled: bool, repeats: int) -> dict:
         training.model.compile()
     step = seconds(lambda: training.step(pictures, targets, 1e-4), device, repeats)
     memory = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else float("nan")
-    network = seconds(lambda: bare(training, inputs), device, repeats)
+    network = seconds(lambda: bare(training, inputs, targets["cell"]), device, repeats)
     training.model.eval()
     forward = seconds(lambda: predict.forward(training.model, pictures, recipe, device), device, repeats)
     return {

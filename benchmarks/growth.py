@@ -40,12 +40,13 @@ def of_targets(cars: int, photos: int = 8) -> dict[str, float]:
     recipe = measure.recipe("hourglass", input_width=1536, input_height=512)
     view = camera.crop_and_resize(measure.PHOTO, recipe.crop, (1536, 512))
     intrinsics = camera.cells(codec.STRIDE) @ view @ measure.INTRINSICS
-    table = measure.made_up_cars(["photo"], cars)
+    table = measure.made_up_cars([str(number) for number in range(photos)], cars)
     xyz, turn = table[POSITION].to_numpy(), rotation.matrix(table[ANGLES].to_numpy())
+    each, focal = np.stack([intrinsics] * photos), camera.focal(intrinsics)
+    weight, photo = np.ones(len(xyz)), np.repeat(np.arange(photos), cars)
 
     def targets():
-        for _ in range(photos):
-            codec.encode(xyz, turn, np.ones(cars), intrinsics, (384, 128), camera.focal(intrinsics), recipe)
+        codec.encode(xyz, turn, weight, each, (384, 128), focal, recipe, photo=photo)
 
     return {"targets": measure.alternately({"": targets}, 10)[""]}
 

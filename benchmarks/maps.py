@@ -17,14 +17,15 @@ from carpose.checkpoint import build
 
 
 def perfect_maps(targets: codec.Targets, size: tuple[int, int], heads: dict[str, int]) -> dict:
-    """What a network that learnt its targets by heart puts out for one photo."""
+    """What a network that learnt its targets by heart puts out."""
     width, height = size
-    maps = {name: torch.zeros(1, channels, height, width) for name, channels in heads.items()}
-    maps["heatmap"][0, 0] = torch.from_numpy(targets.heatmap)
-    rows, columns = np.divmod(targets.cell, width)
-    for name in ("offset", "depth", "rotation"):
-        values = torch.from_numpy(getattr(targets, name)).T
-        maps[name][0, : len(values), rows, columns] = values
+    shape = len(targets.heatmap), height, width
+    maps = {name: torch.zeros(shape[0], channels, height, width) for name, channels in heads.items()}
+    maps["heatmap"][:, 0] = torch.from_numpy(targets.heatmap)
+    photos, rows, columns = np.unravel_index(targets.cell, shape)
+    for name in set(heads) - {"heatmap"}:
+        values = torch.from_numpy(getattr(targets, name))
+        maps[name][photos, : values.shape[1], rows, columns] = values
     return maps
 
 
@@ -40,25 +41,25 @@ def main() -> None:
     focal = camera.focal(intrinsics)
     names = list("abcdefgh")
     table = measure.made_up_cars(names, args.cars)
-    photos = [rows for _, rows in table.groupby("ImageId")]
-    cars = [(rows[POSITION].to_numpy(), rotation.matrix(rows[ANGLES].to_numpy())) for rows in photos]
+    truth, turns = table[POSITION].to_numpy(), rotation.matrix(table[ANGLES].to_numpy())
+    each, weight = np.stack([intrinsics] * len(names)), np.ones(len(truth))
+    photo = np.repeat(np.arange(len(names)), args.cars)
 
     def targets():
-        weight = np.ones(args.cars)
-        return [codec.encode(xyz, turn, weight, intrinsics, size, focal, recipe) for xyz, turn in cars]
+        return codec.encode(truth, turns, weight, each, size, focal, recipe, photo=photo)
 
     def literal():
-        return [baselines.targets(xyz, turn, intrinsics, size, focal, recipe) for xyz, turn in cars]
+        by_photo = zip(np.split(truth, len(names)), np.split(turns, len(names)), strict=True)
+        return [baselines.targets(xyz, turn, intrinsics, size, focal, recipe) for xyz, turn in by_photo]
 
-    encode = measure.alternately({"literal": literal, "ours": targets}, 20)
+    encode = measure.alternately({"literal": literal, "ours": targets}, 20, settled=True)
     difference = 0.0
-    for (heatmap, _), ours in zip(literal(), targets(), strict=True):
+    for (heatmap, _), ours in zip(literal(), targets().heatmap, strict=True):
         near = heatmap > np.exp(-4.5)  # beyond three σ ours is cut off
-        difference = max(difference, np.abs(heatmap - ours.heatmap)[near].max())
+        difference = max(difference, np.abs(heatmap - ours)[near].max())
 
     heads = codec.heads(recipe)
-    each = [perfect_maps(photo, size, heads) for photo in targets()]
-    maps = {name: torch.cat([photo[name] for photo in each]) for name in heads}
+    maps = perfect_maps(targets(), size, heads)
     found = codec.decode(maps, intrinsics, focal, recipe, 0.99)
     uv = camera.project(intrinsics, found["xyz"])
     start = time.process_time()
@@ -84,7 +85,6 @@ def main() -> None:
     forward = measure.alternately(
         {"": lambda: predict.forward(model, pictures, recipe, torch.device("cpu"))}, 3
     )[""]
-    truth = np.concatenate([xyz for xyz, _ in cars])
 
     def error(xyz):
         """Median relative distance to the nearest true car."""

@@ -24,18 +24,24 @@ INTRINSICS = np.array([[2304.5, 0, 1686.2], [0, 2305.9, 1355.0], [0, 0, 1]])
 
 
 def alternately(
-    functions: dict[str, Callable], repeats: int, clock: Callable[[], float] = time.process_time
+    functions: dict[str, Callable],
+    repeats: int,
+    clock: Callable[[], float] = time.process_time,
+    settled: bool = False,
 ) -> dict[str, float]:
     """Median seconds of each function, all run in turn: a machine's slow minute then hits them all alike.
 
     The clock is this process's own time on the processor unless another is given (functions that wait or
-    use several processes need time.perf_counter).
+    use several processes need time.perf_counter). settled: each is called once more before each measured
+    call, so that a fast one does not pay for what a slow one left in caches and heap.
     """
     times = {name: [] for name in functions}
     for function in functions.values():
         function()
     for _ in range(repeats):
         for name, function in functions.items():
+            if settled:
+                function()
             start = clock()
             function()
             times[name].append(clock() - start)

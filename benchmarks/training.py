@@ -20,11 +20,11 @@ from benchmarks import measure
 from carpose import data, train
 
 
-def bare(training: train.Training, pictures: torch.Tensor) -> None:
-    """One step of nothing but network and optimiser."""
+def bare(training: train.Training, pictures: torch.Tensor, cells: torch.Tensor) -> None:
+    """One step of nothing but network and optimiser, heads at the same cells as in the training."""
     training.model.train()
     with torch.autocast(training.device.type, dtype=training.dtype, enabled=training.dtype is not None):
-        outputs = training.model(pictures)
+        outputs = training.model(pictures, cells)
     training.optimizer.zero_grad(set_to_none=True)
     sum(value.float().mean() for output in outputs for value in output.values()).backward()
     training.optimizer.step()
@@ -54,6 +54,7 @@ def main() -> None:
         alone = train.Training(recipe, False, None, device)
         batch = next(iter(batches(samples, recipe, 1, 0)))
         pictures = data.network_input(batch[0], device, recipe)
+        cells = torch.as_tensor(batch[1]["cell"]).to(device)
         running = SimpleNamespace(workers=args.workers, save_minutes=1e9, name="benchmark", state=None)
         stop = SimpleNamespace(raised=False)
         order = np.resize(np.arange(len(image_ids)), args.steps * recipe.batch_size)
@@ -64,7 +65,7 @@ def main() -> None:
 
         def network():
             for _ in range(args.steps):
-                bare(alone, pictures)
+                bare(alone, pictures, cells)
             if device.type == "cuda":
                 torch.cuda.synchronize()
 
@@ -90,7 +91,7 @@ def batches(samples: data.Samples, recipe, steps: int, workers: int) -> torch.ut
     order = np.resize(np.arange(len(samples)), steps * recipe.batch_size)
     keys = list(data.batches(0, order, recipe.batch_size, 0))
     return torch.utils.data.DataLoader(
-        samples, batch_sampler=keys, num_workers=workers, collate_fn=data.collate
+        samples, batch_sampler=keys, num_workers=workers, collate_fn=samples.collate
     )
 
 

@@ -24,7 +24,7 @@ class EncoderNet(nn.Module):
         self.neck = neck(encoder.feature_info.channels(), neck_channels)
         self.heads = make_heads(neck_channels, neck_channels, heads)
 
-    def forward(self, x: torch.Tensor) -> list[dict[str, torch.Tensor]]:
+    def forward(self, x: torch.Tensor, cells: torch.Tensor | None = None) -> list[dict[str, torch.Tensor]]:
         height, width = x.shape[2:]
         ragged = height % 32 or width % 32
         if ragged:
@@ -32,7 +32,7 @@ class EncoderNet(nn.Module):
         features = self.neck(self.encoder(x))
         if ragged:
             features = features[:, :, : -(-height // 4), : -(-width // 4)]
-        return [{name: head(features) for name, head in self.heads.items()}]
+        return [self.heads(features, cells)]
 
 
 class WithCoordinates(nn.Module):
@@ -42,12 +42,12 @@ class WithCoordinates(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, x: torch.Tensor) -> list[dict[str, torch.Tensor]]:
+    def forward(self, x: torch.Tensor, cells: torch.Tensor | None = None) -> list[dict[str, torch.Tensor]]:
         rows = torch.linspace(-1, 1, x.shape[2], device=x.device, dtype=x.dtype)
         columns = torch.linspace(-1, 1, x.shape[3], device=x.device, dtype=x.dtype)
         grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij"))
         grid = grid.expand(len(x), -1, -1, -1).contiguous(memory_format=torch.channels_last)
-        return self.network(torch.cat([x, grid], dim=1))
+        return self.network(torch.cat([x, grid], dim=1), cells)
 
 
 def build_model(

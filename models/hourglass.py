@@ -68,7 +68,7 @@ class HourglassNet(nn.Module):
         self.feed = nn.ModuleList(conv(here, here, 1, act=False) for _ in between)
         self.between = nn.ModuleList(Residual(here, here) for _ in between)
 
-    def forward(self, x: torch.Tensor) -> list[dict[str, torch.Tensor]]:
+    def forward(self, x: torch.Tensor, cells: torch.Tensor | None = None) -> list[dict[str, torch.Tensor]]:
         x = self.stem(x)
         outputs = []
         for index, (hourglass, after, heads) in enumerate(
@@ -77,7 +77,7 @@ class HourglassNet(nn.Module):
             features = after(hourglass(x))
             last = index == len(self.hourglasses) - 1
             if self.training or last:
-                outputs.append({name: head(features) for name, head in heads.items()})
+                outputs.append(heads(features, cells))
             if not last:
                 x = self.between[index](torch.relu(self.carry[index](x) + self.feed[index](features)))
         return outputs

@@ -3,7 +3,10 @@
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import nn
+
+DENSE = "heatmap"  # the head that learns at every cell
 
 
 def scaled(channels: int, width: float) -> int:
@@ -46,14 +49,53 @@ class Head(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             return self.output(x.to(torch.promote_types(x.dtype, torch.float32)))
 
+    def at(self, around: torch.Tensor) -> torch.Tensor:
+        """The same for single cells: their neighbourhoods (N, 9·inputs) → (N, outputs)."""
+        inner, output = self.hidden[0], self.output
+        weight = inner.weight.permute(0, 2, 3, 1).flatten(1)
+        x = torch.relu(F.linear(around, weight, inner.bias))
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.to(torch.promote_types(x.dtype, torch.float32))
+            return F.linear(x, output.weight.flatten(1), output.bias)
 
-def make_heads(inputs: int, hidden: int, heads: dict[str, int], peak: float = 0.01) -> nn.ModuleDict:
+
+class Heads(nn.ModuleDict):
+    """One Head per name over the same features."""
+
+    def forward(self, features: torch.Tensor, cells: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+        """Features (B, C, H, W) → a map (B, channels, H, W) per head.
+
+        cells (N,), counted row by row through the batch: all but the heat map are computed there alone, each
+        (N, channels). A training learns a pose at some hundred of ten thousand cells; the others' outputs
+        cost half of a small network's step and have no gradient.
+        """
+        if cells is None:
+            return {name: head(features) for name, head in self.items()}
+        around = neighbourhoods(features, cells)
+        return {name: head(features) if name == DENSE else head.at(around) for name, head in self.items()}
+
+
+def neighbourhoods(features: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
+    """(B, C, H, W) and cells (N,) counted through the batch → (N, 9·C): what a 3×3 convolution sees there,
+    row by row, the channels of a place together, zero beyond the edge."""
+    batch, channels, height, width = features.shape
+    step = torch.arange(-1, 2, device=cells.device)
+    rows = (cells // width % height)[:, None] + step
+    columns = (cells % width)[:, None] + step
+    inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None]
+    places = cells[:, None, None] + step[:, None] * width + step
+    places = places.clamp(0, batch * height * width - 1).reshape(-1)
+    flat = features.permute(0, 2, 3, 1).reshape(-1, channels)
+    return (flat.index_select(0, places) * inside.reshape(-1, 1)).reshape(len(cells), -1)
+
+
+def make_heads(inputs: int, hidden: int, heads: dict[str, int], peak: float = 0.01) -> Heads:
     """One Head per name; `hidden` channels within. The heat map starts at probability `peak` everywhere
     (Lin et al. 2017, RetinaNet), else the many negatives drown the first steps."""
-    modules = nn.ModuleDict({name: Head(inputs, hidden, channels) for name, channels in heads.items()})
+    modules = Heads({name: Head(inputs, hidden, channels) for name, channels in heads.items()})
     for name, head in modules.items():
         nn.init.normal_(head.output.weight, std=1e-3)
-        nn.init.constant_(head.output.bias, math.log(peak / (1 - peak)) if name == "heatmap" else 0.0)
+        nn.init.constant_(head.output.bias, math.log(peak / (1 - peak)) if name == DENSE else 0.0)
     return modules
 
 

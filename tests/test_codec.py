@@ -40,7 +40,7 @@ def perfect_maps(targets, recipe):
     maps = {}
     for name, channels in codec.heads(recipe).items():
         maps[name] = torch.zeros(1, channels, height, width)
-    maps["heatmap"][0, 0] = torch.from_numpy(targets.heatmap)
+    maps["heatmap"][:, 0] = torch.from_numpy(targets.heatmap)
     rows, columns = np.divmod(targets.cell, width)
     for name in set(maps) - {"heatmap"}:
         values = torch.from_numpy(getattr(targets, name)).T
@@ -104,14 +104,40 @@ def test_two_depths_are_merged_by_their_uncertainty():
     assert codec.TYPICAL_DEPTH * 0.99 < z < codec.TYPICAL_DEPTH
 
 
+def batch_of_four(recipe):
+    """Targets of four pictures, one of them empty, with intrinsics of their own; and those of each alone."""
+    scenes = [scene(count, seed) for seed, count in enumerate((12, 3, 0, 7))]
+    counts = [len(xyz) for xyz, _ in scenes]
+    intrinsics = np.stack([np.diag([zoom, zoom, 1]) @ INTRINSICS for zoom in (1, 1.1, 0.9, 1.05)])
+    weight = np.resize([1.0, 0.7, 0.0], sum(counts))
+    noise = np.resize([0.0, 0.02], sum(counts))
+    xyz, turn = (np.concatenate(arrays) for arrays in zip(*scenes, strict=True))
+    photo = np.repeat(np.arange(4), counts)
+    together = codec.encode(xyz, turn, weight, intrinsics, SIZE, FOCAL, recipe, noise, photo)
+    alone = [
+        codec.encode(xyz[own], turn[own], weight[own], k, SIZE, FOCAL, recipe, noise[own])
+        for k, own in zip(intrinsics, (photo == number for number in range(4)), strict=True)
+    ]
+    return together, alone
+
+
+@pytest.mark.parametrize("change", [{}, {"height_cue": True, "yaw": "allocentric", "regression_radius": 0}])
+def test_targets_of_a_batch_are_those_of_its_pictures(change):
+    together, alone = batch_of_four(Recipe(**change))
+    area = SIZE[0] * SIZE[1]
+    for name, found in vars(together).items():
+        parts = [getattr(targets, name) for targets in alone]
+        if name in ("peak", "cell"):
+            parts = [cells + number * area for number, cells in enumerate(parts)]
+        if found is not None:
+            np.testing.assert_array_equal(found, np.concatenate(parts), err_msg=name)
+
+
 @pytest.mark.parametrize("loss", ["focal", "bce"])
 def test_losses_of_the_parts_sum_to_those_of_the_batch(loss):
     recipe = Recipe(heatmap_loss=loss, height_cue=True)
-    targets, generator = [], torch.Generator().manual_seed(0)
-    for seed, count in enumerate((12, 3, 0, 7)):
-        xyz, turn = scene(count, seed)
-        targets.append(codec.encode(xyz, turn, np.full(count, 0.7), INTRINSICS, SIZE, FOCAL, recipe))
-    batch, width, height = codec.collate(targets), *SIZE
+    (batch, _), generator, (width, height) = batch_of_four(recipe), torch.Generator().manual_seed(0), SIZE
+    batch = batch.tensors()
     maps = {n: torch.randn(4, c, height, width, generator=generator) for n, c in codec.heads(recipe).items()}
     whole, total = losses.compute([maps], batch, recipe), losses.counts(batch)
     for count in (1, 2, 3, 4):
@@ -135,8 +161,8 @@ def test_targets_agree_with_the_literal_loop(crowded):
     ours = codec.encode(xyz, turn, np.ones(len(xyz)), INTRINSICS, SIZE, FOCAL, recipe)
     heatmap, cells = baselines.targets(xyz, turn, INTRINSICS, SIZE, FOCAL, recipe)
     near = heatmap > np.exp(-4.5)
-    np.testing.assert_allclose(ours.heatmap[near], heatmap[near], rtol=1e-6)
-    assert (ours.heatmap <= heatmap + 1e-6).all()
+    np.testing.assert_allclose(ours.heatmap[0][near], heatmap[near], rtol=1e-6)
+    assert (ours.heatmap[0] <= heatmap + 1e-6).all()
     assert ours.cell.tolist() == sorted(y * SIZE[0] + x for y, x in cells)
     rows = [cells[divmod(cell, SIZE[0])] for cell in ours.cell.tolist()]
     for name, column in (("weight", 1), ("offset", 2), ("depth", 3), ("rotation", 4)):
@@ -181,11 +207,11 @@ def test_unsure_car_is_neither_positive_nor_negative():
     xyz, turn = scene(1)
     targets = codec.encode(xyz, turn, np.zeros(1), INTRINSICS, SIZE, FOCAL, Recipe())
     assert targets.ignore.sum() >= 5 and len(targets.peak) == 0 and len(targets.cell) == 0
-    batch = codec.collate([targets])
+    batch = targets.tensors()
     logits = torch.zeros(1, 1, SIZE[1], SIZE[0], requires_grad=True)
     losses.heatmap_focal(logits, batch).backward()
-    assert (logits.grad[0, 0][torch.from_numpy(targets.ignore)] == 0).all()
-    assert (logits.grad[0, 0][torch.from_numpy(~targets.ignore)] != 0).all()
+    assert (logits.grad[:, 0][torch.from_numpy(targets.ignore)] == 0).all()
+    assert (logits.grad[:, 0][torch.from_numpy(~targets.ignore)] != 0).all()
 
 
 def test_two_cars_in_one_cell_keep_one():
@@ -202,9 +228,9 @@ def test_focal_loss_against_the_formula():
     targets = codec.encode(xyz, turn, np.ones(5), INTRINSICS, SIZE, FOCAL, Recipe())
     logits = rng.normal(size=(1, 1, SIZE[1], SIZE[0]))
     p = 1 / (1 + np.exp(-logits[0, 0]))
-    y = targets.heatmap.astype(float)
+    y = targets.heatmap[0].astype(float)
     value = np.where(y == 1, (1 - p) ** 2 * -np.log(p), (1 - y) ** 4 * p**2 * -np.log(1 - p)).sum() / 5
-    found = losses.heatmap_focal(torch.tensor(logits), codec.collate([targets]))
+    found = losses.heatmap_focal(torch.tensor(logits), targets.tensors())
     assert float(found) == pytest.approx(value, rel=1e-4)
 
 
@@ -214,7 +240,7 @@ def test_losses_vanish_for_perfect_maps():
     targets = codec.encode(xyz, turn, np.ones(len(xyz)), INTRINSICS, SIZE, FOCAL, recipe)
     maps = perfect_maps(targets, recipe)
     maps["heatmap"] = torch.where(maps["heatmap"] == 1, 20.0, -20.0)
-    for name, value in losses.compute([maps], codec.collate([targets]), recipe).items():
+    for name, value in losses.compute([maps], targets.tensors(), recipe).items():
         assert abs(float(value)) < 1e-5, name
 
 

@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from carpose import UserError
+from carpose.codec import gather
 from models import BACKBONES, build_model, count_parameters
 from models import pretrained as pretrained_module
 from models.dla34 import dla34
@@ -38,6 +39,28 @@ def test_maps_have_stride_4_at_any_size(backbone, height, width):
     shapes = {name: tuple(tensor.shape) for name, tensor in maps.items()}
     size = (math.ceil(height / 4), math.ceil(width / 4))
     assert shapes == {name: (2, channels, *size) for name, channels in HEADS.items()}
+
+
+@pytest.mark.parametrize("backbone", FAMILIES)
+@pytest.mark.parametrize("height, width", [(64, 96), (33, 70)])
+def test_heads_at_cells_are_those_of_the_maps_and_learn_the_same(backbone, height, width):
+    model = tiny(backbone).double()
+    pictures = torch.randn(2, 3, height, width, dtype=torch.double)
+    rows, columns = math.ceil(height / 4), math.ceil(width / 4)
+    area = rows * columns
+    corners = [0, columns - 1, area - columns, area - 1]
+    cells = torch.tensor([*corners, *(area + cell for cell in corners), 5, 5, columns + 7])
+
+    def run(*arguments):
+        model.zero_grad()
+        maps = model(pictures, *arguments)[-1]
+        heat, rest = maps.pop("heatmap"), torch.cat([gather(each, cells) for each in maps.values()], dim=1)
+        (heat.square().mean() + rest.square().sum()).backward()
+        gradients = nn.utils.parameters_to_vector([p.grad for p in model.parameters()])
+        return heat, rest, gradients
+
+    for there, everywhere in zip(run(cells), run(), strict=True):
+        torch.testing.assert_close(there, everywhere)
 
 
 @pytest.mark.parametrize("backbone", [name for name in BACKBONES if name not in FAMILIES])

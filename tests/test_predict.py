@@ -109,7 +109,7 @@ def test_turned_view_is_turned_back():
         xyz @ turn.T, turn @ own, np.ones(1), INTRINSICS, (128, 40), view.focal_reference, RECIPE
     )
     maps = {name: torch.zeros(1, channels, 40, 128) for name, channels in codec.heads(RECIPE).items()}
-    maps["heatmap"][0, 0] = torch.from_numpy(targets.heatmap)
+    maps["heatmap"][:, 0] = torch.from_numpy(targets.heatmap)
     for name in ("offset", "depth", "rotation"):
         values = torch.from_numpy(getattr(targets, name)).T
         maps[name][0, : len(values), targets.cell // 128, targets.cell % 128] = values

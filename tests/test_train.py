@@ -163,7 +163,7 @@ def test_workers_do_not_change_the_samples(prepared):
     order = data.epoch_order(1, len(ids), 0, 0.0, 0)
     batches = list(data.batches(1, order, 2, 0))
     loaders = [
-        torch.utils.data.DataLoader(samples, batch_sampler=batches, collate_fn=data.collate, num_workers=n)
+        torch.utils.data.DataLoader(samples, batch_sampler=batches, collate_fn=samples.collate, num_workers=n)
         for n in (0, 2)
     ]
     for (first, *_), (second, *_) in zip(*loaders, strict=True):
@@ -238,10 +238,10 @@ def test_input_size_rises_or_varies_by_batch(prepared):
     def widths(resize, keys):
         recipe = Recipe(input_width=192, input_height=64, batch_size=2, resize=resize, resize_from=0.5)
         samples = data.Samples(prepared / "cache", ids, labels, recipe, epochs=8)
-        samples = [samples[epoch, place, 0] for epoch, place in keys]
-        for picture, targets, _ in samples:
-            assert targets.heatmap.shape == (picture.shape[0] // 4, picture.shape[1] // 4)
-        return [picture.shape[1] for picture, *_ in samples]
+        batches = [samples.collate([samples[epoch, place, 0]])[:2] for epoch, place in keys]
+        for pictures, targets in batches:
+            assert targets["heatmap"].shape == (1, pictures.shape[1] // 4, pictures.shape[2] // 4)
+        return [pictures.shape[2] for pictures, _ in batches]
 
     assert widths("progressive", [(epoch, 0) for epoch in range(6)]) == [96, 128, 128, 160, 192, 192]
     assert widths("none", [(0, 0), (3, 5)]) == [192, 192]
@@ -256,10 +256,13 @@ def test_smaller_input_means_a_car_further_away(prepared):
     ids = sorted(labels.ImageId.unique())
     still = {"flip": 0, "rotate_deg": [0, 0, 0], "zoom": 0, "shift": 0, "colour": 0}
     recipe = Recipe(input_width=192, input_height=64, **still)
-    whole = data.Samples(prepared / "cache", ids, labels, recipe)[0, 0, 0][1]
+
+    def depth(recipe):
+        samples = data.Samples(prepared / "cache", ids, labels, recipe, epochs=8)
+        return samples.collate([samples[0, 0, 0]])[1]["depth"].max()
+
     half = replace(recipe, resize="progressive", resize_from=0.5)
-    small = data.Samples(prepared / "cache", ids, labels, half, epochs=8)[0, 0, 0][1]
-    assert np.log(2) == pytest.approx(small.depth.max() - whole.depth.max(), rel=1e-3)
+    assert np.log(2) == pytest.approx(depth(half) - depth(recipe), rel=1e-3)
 
 
 def test_soft_labels_weigh_less():

@@ -6,7 +6,6 @@ pixels to network pixels; it composes crop, padding, resize and augmentation. `v
 intrinsics of the network's picture, and `cells(stride) @ view @ K` those of its output maps.
 """
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -41,8 +40,15 @@ def read_intrinsics(path: str | Path) -> np.ndarray:
 
 
 def project(intrinsics: np.ndarray, xyz: np.ndarray) -> np.ndarray:
-    """(..., 3) metres, camera frame → (..., 2) pixels. Points need z > 0."""
-    image = np.asarray(xyz, float) @ np.asarray(intrinsics).T
+    """(..., 3) metres, camera frame → (..., 2) pixels. Points need z > 0.
+
+    intrinsics: 3×3, or (..., 3, 3) with those of each point.
+    """
+    intrinsics = np.asarray(intrinsics)
+    if intrinsics.ndim == 2:
+        image = np.asarray(xyz, float) @ intrinsics.T
+    else:
+        image = np.einsum("...ij,...j->...i", intrinsics, xyz)
     return image[..., :2] / image[..., 2:]
 
 
@@ -83,7 +89,7 @@ def cells(stride: int) -> np.ndarray:
     return np.array([[1 / stride, 0, half], [0, 1 / stride, half], [0, 0, 1]])
 
 
-def focal(intrinsics: np.ndarray) -> float:
-    """One focal length in pixels: √(fx·fy). Apparent size is this over the depth."""
-    (fx, skew), (shear, fy) = np.asarray(intrinsics)[:2, :2].tolist()
-    return math.sqrt(fx * fy - skew * shear)
+def focal(intrinsics: np.ndarray) -> np.ndarray:
+    """One focal length in pixels: √(fx·fy). Apparent size is this over the depth. (..., 3, 3) → (...)."""
+    k = np.asarray(intrinsics)
+    return np.sqrt(k[..., 0, 0] * k[..., 1, 1] - k[..., 0, 1] * k[..., 1, 0])

@@ -43,16 +43,16 @@ DEPTH = {
     "inverse": (lambda z: 1 / z - 1, lambda t: 1 / np.maximum(t + 1, 1e-2)),
     "sigmoid": (lambda z: -np.log(z), lambda t: np.exp(-np.clip(t, -20, 20))),  # z = 1/σ(t) − 1
 }
-# Depth from size: a car of CAR_HEIGHT appears the higher the nearer it is, in proportion to 1/z.
-DEPTH_OF = {"depth": lambda recipe: DEPTH[recipe.depth], "height": lambda recipe: DEPTH["inverse"]}
+HEIGHT = "inverse"  # of the height head: a car of CAR_HEIGHT appears the higher the nearer it is, as 1/z
 
 
 @dataclass
 class Targets:
-    """Targets of one picture. `cell` (N,) is row·width + column; a row of the others belongs to it."""
+    """Targets of a batch. `peak` and `cell` count through the whole batch, row by row; a row of the arrays
+    below each belongs to it."""
 
-    heatmap: np.ndarray  # (height, width) float32, peaks of exactly 1
-    ignore: np.ndarray  # (height, width) bool: cells that are neither positive nor negative
+    heatmap: np.ndarray  # (B, height, width) float32, peaks of exactly 1
+    ignore: np.ndarray  # (B, height, width) bool: cells that are neither positive nor negative
     peak: np.ndarray  # (P,) cells of the centres
     peak_weight: np.ndarray  # (P,) probability that the car is there
     cell: np.ndarray  # (N,) cells that learn a car's pose
@@ -64,6 +64,10 @@ class Targets:
     height: np.ndarray | None = None  # (N, 1) apparent height, relative to that at TYPICAL_DEPTH, less 1
     height_noise: np.ndarray | None = None  # (N, 1)
 
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """By name, what is None left out; no copies."""
+        return {name: torch.from_numpy(value) for name, value in vars(self).items() if value is not None}
+
 
 def encode(
     xyz: np.ndarray,
@@ -74,30 +78,37 @@ def encode(
     focal_reference: float,
     recipe: Recipe,
     noise: np.ndarray | None = None,
+    photo: np.ndarray | None = None,
 ) -> Targets:
-    """Cars of one picture → targets.
+    """Cars of a batch of pictures → targets. All pictures at once: the calls cost more than the numbers.
 
     xyz (N, 3) metres; rotation (N, 3, 3); weight (N,): 1 = labelled, 0 … 1 = pseudo label, 0 = unsure;
-    size: width, height of the maps; focal_reference: focal length of the nominal maps in cells;
-    noise (N,): standard deviation of a label's log z (default: 0).
+    intrinsics (B, 3, 3), or (3, 3) of a single picture; size: width, height of the maps; focal_reference:
+    focal length of the nominal maps in cells; noise (N,): standard deviation of a label's log z (default:
+    0); photo (N,): each car's picture, 0 … B − 1 (default: 0).
     Cars whose centre is outside the maps, or nearer than half a metre, have no target.
     """
     width, height = size
     noise = np.zeros(len(xyz)) if noise is None else noise
-    uv = camera.project(intrinsics, np.where(xyz[:, 2:] > 0.5, xyz, [[0, 0, 1.0]]))
+    photo = np.zeros(len(xyz), np.int64) if photo is None else photo
+    intrinsics = np.reshape(intrinsics, (-1, 3, 3))
+    shape = (len(intrinsics), height, width)
+    uv = camera.project(intrinsics[photo], np.where(xyz[:, 2:] > 0.5, xyz, [[0, 0, 1.0]]))
     column, row = np.floor(uv + 0.5).astype(np.int64).T
     seen = (xyz[:, 2] > 0.5) & (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    xyz, rotation, weight, noise = (a[seen] for a in (xyz, rotation, weight, noise))
-    uv, column, row = (a[seen] for a in (uv, column, row))
-    focal = camera.focal(intrinsics)
-    distance = xyz[:, 2] if recipe.radius_rule == "apparent" else np.full(len(xyz), TYPICAL_DEPTH)
+    cars = (xyz, rotation, weight, noise, uv, column, row, photo)
+    xyz, rotation, weight, noise, uv, column, row, photo = (a[seen] for a in cars)
+    focal = camera.focal(intrinsics)[photo]
+    distance = xyz[:, 2] if recipe.radius_rule == "apparent" else TYPICAL_DEPTH
     sigma = np.maximum(recipe.radius * CAR_HEIGHT * focal / distance, 0.7)
 
     sure = weight > 0
-    heatmap, ignore = _bumps(column, row, sigma, sure, size)
-    xyz, rotation, weight, noise = (a[sure] for a in (xyz, rotation, weight, noise))
-    uv, column, row = (a[sure] for a in (uv, column, row))
-    peak, order = np.unique(row * width + column, return_index=True)
+    heatmap, ignore = _bumps(photo, column, row, sigma, sure, shape)
+    if not sure.all():
+        cars = (xyz, rotation, weight, noise, uv, column, row, photo, focal)
+        xyz, rotation, weight, noise, uv, column, row, photo, focal = (a[sure] for a in cars)
+    first = photo * (height * width)  # cell of each car's picture
+    peak, order = np.unique(first + row * width + column, return_index=True)
     ignore.reshape(-1)[peak] = False
 
     # Cells around a centre learn its pose too; where cars compete the nearer centre wins.
@@ -109,13 +120,15 @@ def encode(
     cells = np.stack([columns.reshape(-1)[inside], rows.reshape(-1)[inside]], axis=1)
     offset = uv[car] - cells
     nearness = (offset**2).sum(axis=1)
-    cell = cells[:, 1] * width + cells[:, 0]
-    order_of_cells = np.lexsort([xyz[car, 2], nearness, cell])
+    cell = first[car] + cells[:, 1] * width + cells[:, 0]
+    # By cell and, within a cell, by nearness: one sort of one number is five times as fast as lexsort.
+    order_of_cells = np.argsort(cell + nearness / (nearness.max(initial=0) + 1), kind="stable")
     chosen = order_of_cells[np.diff(cell[order_of_cells], prepend=-1) > 0]
     cell, car = cell[chosen], car[chosen]
 
-    relative = xyz[car, 2] * focal_reference / (focal * TYPICAL_DEPTH)
-    size_cue = _depth_target(DEPTH_OF["height"](recipe), relative, noise[car]) if recipe.height_cue else ()
+    relative = xyz[:, 2] * focal_reference / (focal * TYPICAL_DEPTH)
+    depth, depth_noise = _depth_target(DEPTH[recipe.depth], relative, noise)
+    size_cue = _depth_target(DEPTH[HEIGHT], relative, noise) if recipe.height_cue else ()
     offset = xyz[car, :2] / POSITION_UNIT if recipe.position == "regressed" else offset[chosen]
     yaw_pitch_roll = angles_of(rotation)[:, [1, 0, 2]] + [0, 0, np.pi]
     if recipe.yaw == "allocentric":
@@ -134,9 +147,10 @@ def encode(
         cell,
         (weight[car] * np.exp(-nearness[chosen] / 2)).astype(float32),
         offset.astype(float32),
-        *_depth_target(DEPTH_OF["depth"](recipe), relative, noise[car]),
-        turn[car].astype(float32),
-        *size_cue,
+        depth[car],
+        depth_noise[car],
+        turn.astype(float32)[car],
+        *(values[car] for values in size_cue),
     )
 
 
@@ -153,41 +167,35 @@ def _depth_target(
 
 
 def _bumps(
-    column: np.ndarray, row: np.ndarray, sigma: np.ndarray, sure: np.ndarray, size: tuple[int, int]
+    photo: np.ndarray,
+    column: np.ndarray,
+    row: np.ndarray,
+    sigma: np.ndarray,
+    sure: np.ndarray,
+    shape: tuple[int, int, int],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Heat map of the sure cars and ignore map of the others, both (height, width)."""
-    width, height = size
-    heatmap, ignore = np.zeros((height, width), np.float32), np.zeros((height, width), bool)
-    reach = np.minimum((3 * sigma).astype(int) + 1, max(size))
+    """Heat maps of the sure cars and ignore maps of the others, both of `shape` (B, height, width)."""
+    _, height, width = shape
+    heatmap, ignore = np.zeros(shape, np.float32), np.zeros(shape, bool)
+    reach = np.minimum((3 * sigma).astype(int) + 1, max(height, width))
     most = int(reach.max(initial=0))
     # A Gaussian is the product of its row and its column: one call gives those of all cars.
-    profiles = np.exp(np.arange(-most, most + 1) ** 2 / (-2 * sigma[:, None] ** 2)).astype(np.float32)
-    cars = zip(column.tolist(), row.tolist(), reach.tolist(), sure.tolist(), profiles, strict=True)
-    for x, y, r, is_sure, profile in cars:
-        top, bottom, left, right = max(y - r, 0), min(y + r + 1, height), max(x - r, 0), min(x + r + 1, width)
-        across = profile[most - x + left : most - x + right]
-        bump = profile[most - y + top : most - y + bottom, None] * across
+    squares = np.arange(-most, most + 1, dtype=np.float32) ** 2
+    profiles = np.exp(squares * (-0.5 / sigma[:, None] ** 2).astype(np.float32))
+    top, left = np.maximum(row - reach, 0), np.maximum(column - reach, 0)
+    bottom, right = np.minimum(row + reach + 1, height), np.minimum(column + reach + 1, width)
+    # Where in its profile a car's rows and columns begin.
+    down, across = most + top - row, most + left - column
+    bounds = (photo, top, bottom, left, right, down, across, sure)
+    for car, profile in zip(zip(*(a.tolist() for a in bounds), strict=True), profiles, strict=True):
+        picture, y0, y1, x0, x1, y, x, is_sure = car
+        bump = profile[y : y + y1 - y0, None] * profile[x : x + x1 - x0]
         if is_sure:
-            view = heatmap[top:bottom, left:right]
+            view = heatmap[picture, y0:y1, x0:x1]
             np.maximum(view, bump, out=view)  # never the sum: above 1 the focal loss explodes
         else:
-            ignore[top:bottom, left:right] |= bump > SURE_IGNORE
+            ignore[picture, y0:y1, x0:x1] |= bump > SURE_IGNORE
     return heatmap, ignore
-
-
-def collate(targets: list[Targets]) -> dict[str, torch.Tensor]:
-    """Stack a batch: maps are stacked, cells are counted through the whole batch."""
-    area = targets[0].heatmap.size
-    depths = ["depth", "depth_noise"] + ([] if targets[0].height is None else ["height", "height_noise"])
-    flat = {
-        name: np.concatenate([getattr(t, name) for t in targets])
-        for name in ("peak_weight", "weight", "offset", "rotation", *depths)
-    }
-    for name in ("peak", "cell"):
-        flat[name] = np.concatenate([getattr(t, name) + i * area for i, t in enumerate(targets)])
-    for name in ("heatmap", "ignore"):
-        flat[name] = np.stack([getattr(t, name) for t in targets])
-    return {name: torch.from_numpy(array) for name, array in flat.items()}
 
 
 def split(
@@ -211,7 +219,9 @@ def split(
 
 
 def gather(output: torch.Tensor, cell: torch.Tensor) -> torch.Tensor:
-    """(B, C, H, W) and cells counted through the batch → (N, C)."""
+    """Maps (B, C, H, W) and cells counted through the batch → (N, C); what is (N, C) already stays so."""
+    if output.dim() == 2:
+        return output
     return output.permute(0, 2, 3, 1).reshape(-1, output.shape[1])[cell]
 
 
@@ -241,9 +251,9 @@ def decode(
     position = position.cpu().numpy()
 
     scale = TYPICAL_DEPTH * camera.focal(intrinsics) / focal_reference
-    z, sigma = _depth(found["depth"], DEPTH_OF["depth"](recipe)[1], scale)
+    z, sigma = _depth(found["depth"], DEPTH[recipe.depth][1], scale)
     if recipe.height_cue:
-        z, sigma = _merged(z, sigma, *_depth(found["height"], DEPTH_OF["height"](recipe)[1], scale))
+        z, sigma = _merged(z, sigma, *_depth(found["height"], DEPTH[HEIGHT][1], scale))
     if recipe.position == "regressed":
         xyz = np.column_stack([found["offset"] * POSITION_UNIT, z])
     else:

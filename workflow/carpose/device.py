@@ -47,4 +47,7 @@ def number_format(device: torch.device, wish: str) -> torch.dtype | None:
         return {"bf16": torch.bfloat16, "fp16": torch.float16}[wish]
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    return torch.bfloat16 if torch.cpu.get_capabilities().get("avx512_bf16") else None
+    cpu = torch.cpu.get_capabilities()
+    # Intel's AVX-512 multiplies bf16 no faster than float32, and converting costs more (docs/benchmarks.md).
+    fast = cpu.get("amx_bf16") or (cpu.get("avx512_bf16") and "Intel" not in cpu["cpu_name"])
+    return torch.bfloat16 if fast else None

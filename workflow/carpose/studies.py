@@ -17,7 +17,7 @@ from . import UserError, bootstrap, cars, metric, plots, study
 from .files import run_main, write_text
 
 SETS = {"held_out": "mAP, held out", "test": "mAP, hidden truth"}
-NO_LOSS = {"epoch", "lr", "seconds", "cpu_seconds", "mAP"}  # columns of history.csv
+NO_LOSS = {"epoch", "lr", "norm", "seconds", "cpu_seconds", "mAP"}  # columns of history.csv
 LOSSES = """\
 Losses of the last epoch on the augmented training photos, without their weights; `loss` is the weighted sum.
 Where a study changes a loss, a weight or the augmentation, they are not on one scale."""

@@ -29,6 +29,7 @@ from .checkpoint import build, load_checkpoint, save_checkpoint
 from .device import lease, number_format
 from .files import atomic, check_writable, run_main
 from .metric import evaluate
+from .muon import Muon
 from .predict import predict_cars
 from .recipe import Recipe, add_options, from_options
 
@@ -36,6 +37,7 @@ from .recipe import Recipe, add_options, from_options
 from timm.optim import create_optimizer_v2  # isort: skip
 from timm.scheduler import create_scheduler_v2  # isort: skip
 
+FUSED = {"adam", "adamw", "sgd"}  # optimisers that torch has as one kernel
 LATEST_RESTARTS = 3  # times a training may go back after a loss that is not finite
 
 
@@ -66,22 +68,17 @@ class Training:
             model.load_state_dict(load_checkpoint(start)[0].state_dict())
         self.model = distributed.synchronised(model.to(device), device)
         self.network = distributed.wrap(self.model, device)
+        self.parameters = list(self.model.parameters())
         self.ema = MovingAverage(self.model, recipe.ema_decay)
         self.peak_rate = scaled_rate(recipe, later_round)
-        self.optimizer = create_optimizer_v2(
-            self.model,
-            opt=recipe.optimizer,
-            lr=self.peak_rate,
-            weight_decay=recipe.weight_decay,
-            # One kernel for all tensors: a small network on the CPU spends a tenth of a step here otherwise.
-            **({"fused": True} if recipe.optimizer in ("adam", "adamw") else {}),
-        )
+        self.optimizer = make_optimizer(self.model, recipe, self.peak_rate)
         self.dtype = number_format(device, recipe.amp)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
         self.progress = Progress(weights=losses.weights(recipe))
 
     def step(self, pictures: torch.Tensor, targets: dict[str, torch.Tensor], rate: float) -> dict[str, float]:
-        """One step of the optimiser; the losses of the batch. Without effect if one is not finite."""
+        """One step of the optimiser; the losses of the batch and the norm of its gradients. Without effect if
+        one is not finite."""
         recipe, weights = self.recipe, self.progress.weights
         self.network.train()
         targets = {
@@ -93,26 +90,35 @@ class Training:
         self.optimizer.zero_grad(set_to_none=True)
         for some, own in parts:
             with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
-                outputs = self.network(data.network_input(some, self.device, recipe))
+                outputs = self.network(data.network_input(some, self.device, recipe), own["cell"])
             terms = losses.compute(outputs, own, recipe, counts)
             total = sum(value * weights[name] for name, value in terms.items())
             # Several processes average their gradients after each part, which comes to the same as once.
             self.scaler.scale(total).backward()
             for name, value in {"loss": total, **terms}.items():
                 sums[name] = sums.get(name, 0) + value.detach()
-        values = distributed.mean(sums)
-        if not math.isfinite(values["loss"]):
+        self.scaler.unscale_(self.optimizer)
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        sums["norm"] = torch.stack(torch._foreach_norm(gradients)).norm()
+        values = distributed.mean(sums)  # the one moment at which a GPU is waited for
+        if self.is_broken(values):
+            self.scaler.update()  # it must not stay between unscaling and its step
             return values
         if recipe.loss_balance == "learned":
             self.progress.weights = losses.balanced(weights, values, recipe)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.scaler.unscale_(self.optimizer)
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
+        if recipe.clip_norm < values["norm"] < math.inf:
+            torch._foreach_mul_(gradients, recipe.clip_norm / values["norm"])
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.ema.follow(self.progress.step)
         return values
+
+    def is_broken(self, values: dict[str, float]) -> bool:
+        """Whether a loss or the gradients are not finite; a scaler of float16 deals with gradients itself."""
+        expected = {"norm"} if self.scaler.is_enabled() else set()
+        return any(not math.isfinite(value) for name, value in values.items() if name not in expected)
 
     def state(self) -> dict:
         return {
@@ -131,6 +137,17 @@ class Training:
         self.scaler.load_state_dict(saved["scaler"])
         torch.set_rng_state(saved["random"])
         self.progress = Progress(**saved["progress"])
+
+
+def make_optimizer(model: torch.nn.Module, recipe: Recipe, rate: float) -> torch.optim.Optimizer:
+    """The recipe's optimiser; weight decay is not for biases and norms."""
+    if recipe.optimizer == "muon":
+        return Muon(model.parameters(), rate, recipe.weight_decay)
+    # One kernel for all tensors: a small network on the CPU spends a tenth of a step here otherwise.
+    fused = {"fused": True} if recipe.optimizer in FUSED else {}
+    return create_optimizer_v2(
+        model, opt=recipe.optimizer, lr=rate, weight_decay=recipe.weight_decay, **fused
+    )
 
 
 def scaled_rate(recipe: Recipe, later_round: bool) -> float:
@@ -251,7 +268,7 @@ def run_epoch(
         samples,
         batch_sampler=batches,
         num_workers=args.workers,
-        collate_fn=data.collate,
+        collate_fn=samples.collate,
         pin_memory=training.device.type == "cuda",
     )
     saved_at = time.monotonic()
@@ -259,7 +276,7 @@ def run_epoch(
     bar = tqdm(loader, desc=f"{args.name} {progress.epoch + 1}", disable=silent, leave=False)
     for pictures, targets, indices in bar:
         values = training.step(pictures, targets, rate_of(progress.step) * progress.rate)
-        if not math.isfinite(values["loss"]):
+        if training.is_broken(values):
             bad = ", ".join(f"{name} {value:g}" for name, value in values.items() if not math.isfinite(value))
             photos = ", ".join(samples.image_ids[index] for index in indices)
             place = f"epoch {progress.epoch + 1}, step {progress.step}"

@@ -1,0 +1,88 @@
+"""Muon against timm's, which takes one matrix at a time, and against singular values."""
+
+import functools
+
+import pytest
+import torch
+from torch import nn
+
+import models  # noqa: F401  prepares the import of timm
+from carpose.muon import COEFFICIENTS, Muon, flat, is_matrix, orthogonal
+
+import timm.optim.muon  # isort: skip
+
+
+@pytest.mark.parametrize("width", [12, 72, 432])
+def test_orthogonal_is_newton_schulz_on_the_whole_matrix(width):
+    spread = torch.logspace(0, -2, width, dtype=torch.double)
+    matrices = list(torch.randn(3, 8, width, dtype=torch.double) * spread)
+    expected = [
+        timm.optim.muon.zeropower_via_newtonschulz(x, 5, list(COEFFICIENTS), dtype=torch.double)
+        for x in matrices
+    ]
+    for found, value in zip(orthogonal(matrices), expected, strict=True):
+        torch.testing.assert_close(found, value)
+    for found, value in zip(orthogonal([x.float() for x in matrices]), expected, strict=True):
+        torch.testing.assert_close(found.double(), value, atol=1e-4, rtol=1e-4)
+
+
+def test_orthogonal_turns_singular_values_to_one():
+    (found,) = orthogonal([torch.randn(16, 144)])
+    values = torch.linalg.svdvals(found)
+    assert values.min() > 0.7 and values.max() < 1.2
+    assert torch.equal(orthogonal([torch.zeros(4, 9)])[0], torch.zeros(4, 9))
+
+
+def test_weights_are_matrices_whichever_way_they_lie_in_memory():
+    weight = torch.randn(8, 4, 3, 3)
+    assert torch.equal(flat(weight), flat(weight.to(memory_format=torch.channels_last)))
+    assert flat(torch.randn(64, 4, 1, 1)).shape == (4, 64)
+    assert is_matrix(weight) and not is_matrix(torch.randn(8)) and not is_matrix(torch.randn(1, 32, 1, 1))
+    assert not is_matrix(torch.randn(32, 1, 3, 3)), "a depthwise convolution"
+
+
+def network():
+    torch.manual_seed(0)
+    layers = [
+        nn.Conv2d(3, 8, 3, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 64, 1),
+        nn.Conv2d(64, 8, 3),
+    ]
+    return nn.Sequential(*layers).to(memory_format=torch.channels_last)
+
+
+def steps(model, optimizer, count, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(count):
+        optimizer.zero_grad()
+        model(torch.randn(2, 3, 12, 12, generator=generator)).square().mean().backward()
+        optimizer.step()
+    return nn.utils.parameters_to_vector([p.contiguous() for p in model.parameters()])
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_steps_are_those_of_timm(monkeypatch, decay):
+    exact = functools.partial(timm.optim.muon.zeropower_via_newtonschulz, dtype=torch.float32)
+    monkeypatch.setattr(timm.optim.muon, "zeropower_via_newtonschulz", exact)
+    ours, theirs = network(), network()
+    groups = [
+        {"params": [p for p in theirs.parameters() if p.ndim > 1]},
+        {"params": [p for p in theirs.parameters() if p.ndim == 1], "weight_decay": 0.0},
+    ]
+    expected = steps(theirs, timm.optim.muon.Muon(groups, lr=0.01, weight_decay=decay), 6)
+    found = steps(ours, Muon(ours.parameters(), lr=0.01, weight_decay=decay), 6)
+    torch.testing.assert_close(found, expected, atol=2e-4, rtol=1e-3)
+
+
+def test_it_goes_on_from_its_state():
+    whole, parts = network(), network()
+    optimizer = Muon(whole.parameters(), lr=0.01, weight_decay=0.0)
+    steps(whole, optimizer, 3)
+    expected = steps(whole, optimizer, 3, seed=1)
+    first = Muon(parts.parameters(), lr=0.01, weight_decay=0.0)
+    steps(parts, first, 3)
+    second = Muon(parts.parameters(), lr=0.01, weight_decay=0.0)
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(steps(parts, second, 3, seed=1), expected)
