@@ -16,8 +16,8 @@ from conftest import REPOSITORY, run_module
 
 from carpose import codec, data, ground, losses
 from carpose.checkpoint import load_checkpoint
+from carpose.optim import rate_schedule, scaled_rate
 from carpose.recipe import Recipe
-from carpose.train import rate_schedule, scaled_rate
 
 TINY = (
     "--backbone dla34 --width 0.125 --neck-channels 16 --input-width 192 --input-height 64"
@@ -204,7 +204,7 @@ def test_learning_rate_rises_then_falls():
     assert rates[10:] == sorted(rates[10:], reverse=True) and rates[-1] < 0.02
 
 
-@pytest.mark.parametrize("name", ["cosine", "poly", "tanh", "step", "multistep", "constant"])
+@pytest.mark.parametrize("name", ["cosine", "poly", "tanh", "step", "multistep", "wsd", "rsqrt", "constant"])
 def test_schedules_of_timm(name):
     """Never rising after the warm-up, and the same for a training that goes on in the middle."""
     rates = [*map(rate_schedule(name, 200, 0.01, 0.1), range(200))]

@@ -95,10 +95,13 @@ def compute(
     return losses
 
 
+WEIGHED_AS = {"height": "depth"}  # a loss without a weight of its own → the one whose weight it takes
+
+
 def weights(recipe: Recipe) -> dict[str, float]:
     """The weight of each loss that `compute` returns, as the recipe gives it."""
-    given = {name: getattr(recipe, f"{name}_weight") for name in ("heatmap", "offset", "depth", "rotation")}
-    return given | ({"height": recipe.depth_weight} if recipe.height_cue else {})
+    names = ["heatmap", "offset", "depth", "rotation", *(["height"] if recipe.height_cue else [])]
+    return {name: getattr(recipe, f"{WEIGHED_AS.get(name, name)}_weight") for name in names}
 
 
 def balanced(weights: dict[str, float], losses: dict[str, float], recipe: Recipe) -> dict[str, float]:

@@ -96,11 +96,11 @@ class Recipe:
     retrain_epochs: int = _option(15, "epochs of every later round")
     batch_size: int = _option(8, "photos per step")
     accumulate: int = _option(1, "forward passes per step, each with its part of the batch: less memory")
-    optimizer: str = _option("adamw", "any optimiser of timm")
+    optimizer: str = _option("adamw", "muon (carpose.muon), or any optimiser of timm")
     schedule: str = _option(
         "cosine",
         "how the learning rate falls after the warm-up: schedules of timm",
-        ["cosine", "poly", "tanh", "step", "multistep", "constant"],
+        ["cosine", "poly", "tanh", "step", "multistep", "wsd", "rsqrt", "constant"],
     )
     lr: float = _option(5e-4, "peak learning rate of round 0")
     lr_scaling: str = _option(

@@ -29,15 +29,10 @@ from .checkpoint import build, load_checkpoint, save_checkpoint
 from .device import lease, number_format
 from .files import atomic, check_writable, run_main
 from .metric import evaluate
-from .muon import Muon
+from .optim import make_optimizer, rate_schedule, scaled_rate
 from .predict import predict_cars
 from .recipe import Recipe, add_options, from_options
 
-# After models, which declares operators that timm's import needs (see models.torchvision_shim).
-from timm.optim import create_optimizer_v2  # isort: skip
-from timm.scheduler import create_scheduler_v2  # isort: skip
-
-FUSED = {"adam", "adamw", "sgd"}  # optimisers that torch has as one kernel
 LATEST_RESTARTS = 3  # times a training may go back after a loss that is not finite
 
 
@@ -137,52 +132,6 @@ class Training:
         self.scaler.load_state_dict(saved["scaler"])
         torch.set_rng_state(saved["random"])
         self.progress = Progress(**saved["progress"])
-
-
-def make_optimizer(model: torch.nn.Module, recipe: Recipe, rate: float) -> torch.optim.Optimizer:
-    """The recipe's optimiser; weight decay is not for biases and norms."""
-    if recipe.optimizer == "muon":
-        return Muon(model.parameters(), rate, recipe.weight_decay)
-    # One kernel for all tensors: a small network on the CPU spends a tenth of a step here otherwise.
-    fused = {"fused": True} if recipe.optimizer in FUSED else {}
-    return create_optimizer_v2(
-        model, opt=recipe.optimizer, lr=rate, weight_decay=recipe.weight_decay, **fused
-    )
-
-
-def scaled_rate(recipe: Recipe, later_round: bool) -> float:
-    """The peak learning rate for the recipe's batch size."""
-    exponent = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}[recipe.lr_scaling]
-    rate = recipe.retrain_lr if later_round else recipe.lr
-    return rate * (recipe.batch_size / recipe.lr_batch_size) ** exponent
-
-
-def rate_schedule(name: str, steps: int, peak: float, warmup: float) -> Callable[[int], float]:
-    """The learning rate of each step 0 … steps − 1: a linear warm-up over the first `warmup` share, then a
-    schedule of timm, the cosine and its like down to 1 % of the peak. Steps: a tenth at each of thirds.
-    """
-    rise = max(1, round(warmup * steps))
-    fall = max(1, steps - rise)
-    carrier = torch.optim.SGD([torch.zeros(1)], lr=peak)
-    schedule, _ = create_scheduler_v2(
-        carrier,
-        sched=name,
-        num_epochs=fall,
-        decay_epochs=max(1, fall // 3),
-        decay_milestones=[fall * 2 // 3, fall * 8 // 9],
-        decay_rate=1.0 if name == "poly" else 0.1,
-        min_lr=0.01 * peak,
-        step_on_epochs=False,
-        updates_per_epoch=1,
-    )
-
-    def rate(step: int) -> float:
-        if step < rise:
-            return peak * (step + 1) / rise
-        schedule.step_update(step - rise)
-        return carrier.param_groups[0]["lr"]
-
-    return rate
 
 
 def run(args: argparse.Namespace, recipe: Recipe, device: torch.device) -> None:
@@ -328,7 +277,8 @@ def report(args: argparse.Namespace, row: dict[str, float], epochs: int, weights
     terms = {name: abs(row[name] * weight) for name, weight in weights.items()}
     name = max(terms, key=terms.get)
     if terms[name] > 10 * (sum(terms.values()) - terms[name]):
-        say(args, f"warning: the {name} loss outweighs the others tenfold; lower {name}_weight")
+        key = f"{losses.WEIGHED_AS.get(name, name)}_weight"
+        say(args, f"warning: the {name} loss outweighs the others tenfold; lower {key}")
     if args.tensorboard and distributed.first():
         write_events(args.tensorboard, row)
 

@@ -1,0 +1,64 @@
+"""The optimiser of a recipe and its learning rate at every step."""
+
+from collections.abc import Callable
+
+import torch
+
+import models  # noqa: F401  prepares the import of timm, see models.torchvision_shim
+
+from .muon import Muon
+from .recipe import Recipe
+
+from timm.optim import create_optimizer_v2  # isort: skip
+from timm.scheduler import create_scheduler_v2  # isort: skip
+
+FUSED = {"adam", "adamw", "sgd"}  # what torch has as one kernel
+
+
+def make_optimizer(model: torch.nn.Module, recipe: Recipe, rate: float) -> torch.optim.Optimizer:
+    """The recipe's optimiser; weight decay is not for biases and norms."""
+    if recipe.optimizer == "muon":
+        return Muon(model.parameters(), rate, recipe.weight_decay)
+    # One kernel for all tensors: a small network on the CPU spends a tenth of a step here otherwise.
+    fused = {"fused": True} if recipe.optimizer in FUSED else {}
+    return create_optimizer_v2(
+        model, opt=recipe.optimizer, lr=rate, weight_decay=recipe.weight_decay, **fused
+    )
+
+
+def scaled_rate(recipe: Recipe, later_round: bool) -> float:
+    """The peak learning rate for the recipe's batch size."""
+    exponent = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}[recipe.lr_scaling]
+    rate = recipe.retrain_lr if later_round else recipe.lr
+    return rate * (recipe.batch_size / recipe.lr_batch_size) ** exponent
+
+
+def rate_schedule(name: str, steps: int, peak: float, warmup: float) -> Callable[[int], float]:
+    """The learning rate of each step 0 … steps − 1: a linear warm-up over the first `warmup` share, then a
+    schedule of timm, the cosine and its like down to 1 % of the peak. Steps: a tenth at each of thirds;
+    wsd and rsqrt fall to the end in the last third. (timm's `plateau` waits for the metric of the fold's own
+    photos, which would leak them into the training.)
+    """
+    rise = max(1, round(warmup * steps))
+    fall = max(1, steps - rise)
+    carrier = torch.optim.SGD([torch.zeros(1)], lr=peak)
+    schedule, _ = create_scheduler_v2(
+        carrier,
+        sched=name,
+        num_epochs=fall,
+        decay_epochs=max(1, fall // 3),
+        decay_milestones=[fall * 2 // 3, fall * 8 // 9],
+        decay_rate=1.0 if name == "poly" else 0.1,
+        stable_timescale=rise,
+        min_lr=0.01 * peak,
+        step_on_epochs=False,
+        updates_per_epoch=1,
+    )
+
+    def rate(step: int) -> float:
+        if step < rise:
+            return peak * (step + 1) / rise
+        schedule.step_update(step - rise)
+        return carrier.param_groups[0]["lr"]
+
+    return rate
