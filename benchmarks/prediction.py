@@ -1,12 +1,16 @@
-"""Prediction at 1536×512 on the CPU: float32, bf16, channels last, compiled; and what bf16 costs in mAP.
+"""Prediction at 1536×512 on the CPU: number formats, channels last, compiled, other runtimes; their mAP.
 
-Speed is that of fresh networks, in turn in one process. With --results (a finished run's folder) each number
-format also predicts a fold of every model, and the metric says what it costs.
+Speed is that of fresh networks, in turn in one process. OpenVINO and ONNX Runtime (with `onnx`) join in
+where installed. With --results (a finished run's folder) the number formats and OpenVINO also predict
+a fold of every model, and the metric says what each costs.
 
     python -m benchmarks.prediction --results results/demo
 """
 
+import importlib.util
+import io
 import time
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,11 +18,59 @@ import pandas as pd
 import torch
 
 from benchmarks import measure
-from carpose import metric, predict
+from carpose import export, metric, predict
 from carpose.checkpoint import build, load_checkpoint
 from carpose.data import network_input
 
 CPU = torch.device("cpu")
+
+
+def installed(*packages: str) -> bool:
+    return all(importlib.util.find_spec(package) for package in packages)
+
+
+def onnx_session(model, recipe):
+    """ONNX Runtime's function: contiguous inputs (B, C, H, W) → list of maps; one thread."""
+    import onnxruntime
+
+    example = torch.zeros(1, 4 if recipe.mask_channel else 3, recipe.input_height, recipe.input_width)
+    last = torch.nn.Sequential(model, Last())
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            last,
+            (example,),
+            file,
+            input_names=["inputs"],
+            dynamic_axes={"inputs": {0: "batch"}},
+            dynamo=False,
+        )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(file.getvalue(), options, providers=["CPUExecutionProvider"])
+    return lambda inputs: session.run(None, {"inputs": inputs.contiguous().numpy()})
+
+
+class Last(torch.nn.Module):
+    """The last stack's maps, as a tuple."""
+
+    def forward(self, outputs):
+        return tuple(outputs[-1].values())
+
+
+def runtimes(model, recipe) -> dict:
+    """Name → function as in `variants`, of those other runtimes that are installed."""
+    networks = {}
+    if installed("openvino"):
+        networks["OpenVINO, float32"] = export.Network(model, recipe)
+        networks["OpenVINO, bf16"] = export.Network(model, recipe, precision="bf16")
+    if installed("onnx", "onnxruntime"):
+        networks["ONNX Runtime, float32"] = onnx_session(model, recipe)
+    return {
+        name: lambda pictures, network=network: network(network_input(pictures, CPU, recipe))
+        for name, network in networks.items()
+    }
 
 
 def variants(recipe, compiled: bool) -> dict:
@@ -44,6 +96,7 @@ def variants(recipe, compiled: bool) -> dict:
         "bf16, channels last": run(model, torch.bfloat16, True),
         "default": lambda pictures: predict.forward(model, pictures, recipe, CPU),
     }
+    result.update(runtimes(model, recipe))
     if compiled:
         result["float32, compiled"] = run(torch.compile(model), None, True)
         result["bf16, channels last, compiled"] = run(torch.compile(model), torch.bfloat16, True)
@@ -51,19 +104,23 @@ def variants(recipe, compiled: bool) -> dict:
 
 
 def accuracy(results: Path) -> dict:
-    """mAP of each model's fold 0 by number format."""
+    """mAP of each model's fold 0 by number format, and of OpenVINO where it is installed."""
     folds = pd.read_parquet(results / "data" / "folds.parquet")
     labels = pd.read_parquet(results / "data" / "labels.parquet")
     image_ids = folds.ImageId[folds.fold == 0].tolist()
     figures = {}
     for path in sorted(results.glob("round0/*/fold0/model.pt")):
         model, recipe, _ = load_checkpoint(path)
+        teams = {amp: (model, replace(recipe, amp=amp)) for amp in ("off", "bf16")}
+        if installed("openvino"):
+            teams["OpenVINO"] = (export.Network(model, recipe), recipe)
         values = {}
-        for amp in ("off", "bf16"):
-            team = [[(model, replace(recipe, amp=amp))]]
-            found, _ = predict.predict_cars(team, results / "cache", image_ids, CPU)
-            values[amp] = round(metric.evaluate(labels, found, image_ids)["mAP"], 5)
-        figures[path.parts[-3]] = {**values, "difference": round(values["bf16"] - values["off"], 5)}
+        for name, member in teams.items():
+            found, _ = predict.predict_cars([[member]], results / "cache", image_ids, CPU)
+            values[name] = round(metric.evaluate(labels, found, image_ids)["mAP"], 5)
+        others = [name for name in values if name != "off"]
+        differences = {f"{name} less off": round(values[name] - values["off"], 5) for name in others}
+        figures[path.parts[-3]] = {**values, **differences}
     return figures
 
 
@@ -80,6 +137,9 @@ def main() -> None:
     torch.set_num_threads(1)
     pictures = torch.randint(0, 255, (args.batch_size, 512, 1536, 4), dtype=torch.uint8)
     figures = {}
+    missing = [name for name in ("openvino", "onnx", "onnxruntime") if not installed(name)]
+    if missing:
+        figures["not installed, left out"] = missing
     for name in args.models:
         recipe = measure.recipe(name, input_width=1536, input_height=512)
         functions, first = {}, {}

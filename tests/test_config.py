@@ -65,6 +65,15 @@ def test_errors_name_the_key_and_what_is_right(config, path, value, message):
         check(config)
 
 
+def test_a_runtime_that_is_not_there_is_missed_before_the_trainings(config, monkeypatch):
+    config["predict"]["runtime"] = "openvino"
+    monkeypatch.setattr("carpose.config.find_spec", lambda name: name == "openvino")
+    check(config)
+    monkeypatch.setattr("carpose.config.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="predict.runtime: OpenVINO is not installed; `pip install openvino`"):
+        check(config)
+
+
 def test_schema_and_recipe_know_the_same_keys():
     schema = yaml.safe_load(SCHEMA.read_text())
     keys = {item.name for item in fields(Recipe)} | {"gpus"}  # how many share a training is no recipe

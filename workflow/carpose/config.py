@@ -1,6 +1,7 @@
 """Check the configuration before anything runs: every error names the key and what would be right."""
 
 import difflib
+from importlib.util import find_spec
 from pathlib import Path
 
 import jsonschema
@@ -68,6 +69,9 @@ def check(config: dict) -> None:
         ]
     if isinstance(config.get("models"), dict) and not any(config["models"].values()):
         lines.append("models: at least one model is needed")
+    if (config.get("predict") or {}).get("runtime") == "openvino" and not find_spec("openvino"):
+        # Before the trainings, not after them.
+        lines.append("predict.runtime: OpenVINO is not installed; `pip install openvino`, or take torch")
     if "maps" in (config.get("models") or {}):
         lines.append("models.maps: this name is kept for the averaged maps of all models; take another")
     if not lines:  # only what is of the right type can be compared

@@ -49,5 +49,5 @@ def number_format(device: torch.device, wish: str) -> torch.dtype | None:
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     cpu = torch.cpu.get_capabilities()
     # Intel's AVX-512 multiplies bf16 no faster than float32, and converting costs more (docs/benchmarks.md).
-    fast = cpu.get("amx_bf16") or (cpu.get("avx512_bf16") and "Intel" not in cpu["cpu_name"])
+    fast = cpu.get("amx_bf16") or (cpu.get("avx512_bf16") and "Intel" not in cpu.get("cpu_name", ""))
     return torch.bfloat16 if fast else None

@@ -185,10 +185,22 @@ def mean(maps: list[Maps], recipe: Recipe) -> Maps:
     return {name: sum(each[name] for each in maps) / len(maps) for name in maps[0]}
 
 
-def load_teams(checkpoints: list[list[Path]], device: torch.device) -> tuple[list[list[Member]], list[dict]]:
+def placed(model: torch.nn.Module, recipe: Recipe, device: torch.device, runtime: str) -> torch.nn.Module:
+    """The network where it will compute. runtime: torch, or openvino, which is for the CPU alone."""
+    if runtime == "openvino" and device.type == "cpu":
+        from .export import Network  # here: what it imports is optional
+
+        return Network(model, recipe)
+    return model.to(device, memory_format=torch.channels_last)
+
+
+def load_teams(
+    checkpoints: list[list[Path]], device: torch.device, runtime: str = "torch"
+) -> tuple[list[list[Member]], list[dict]]:
     """Checkpoints by model and fold → per fold the models with their recipes, and the ground it knows.
 
-    Raises UserError where numbers of folds, recipes of one model or grids differ.
+    runtime: as in `placed`. Raises UserError where numbers of folds, recipes of one model or grids differ,
+    or where the runtime is not installed.
     """
     if len(set(map(len, checkpoints))) > 1:
         raise UserError("--checkpoints: name as many folds for each model")
@@ -207,7 +219,7 @@ def load_teams(checkpoints: list[list[Path]], device: torch.device) -> tuple[lis
                         f"{path}: {key} is {getattr(recipe, key)}, but {getattr(first, key)} in "
                         f"{checkpoints[0][0]}; only maps of one grid can be averaged"
                     )
-            members.append((model.to(device, memory_format=torch.channels_last), recipe))
+            members.append((placed(model, recipe, device, runtime), recipe))
             grounds.append(provenance.get("ground"))
         by_model.append(members)
     # All models of a fold have learnt from the same labels.
@@ -239,7 +251,13 @@ def main() -> int:
     parser.add_argument("--threshold", type=float, default=0.05, help="lowest score kept, 0 … 1")
     parser.add_argument("--batch-size", type=int, default=8, help="photos per forward pass")
     parser.add_argument("--workers", type=int, default=0, help="processes that read photos")
-    parser.add_argument("--threads", type=int, default=1, help="torch threads on the CPU")
+    parser.add_argument("--threads", type=int, default=1, help="threads of the network on the CPU")
+    parser.add_argument(
+        "--runtime",
+        choices=["torch", "openvino"],
+        default="torch",
+        help="what computes the network on the CPU; on a GPU torch does",
+    )
     parser.add_argument("--flip", action="store_true", help="average with the mirror image")
     parser.add_argument(
         "--rotate-deg", type=float, default=0.0, help="fuse with what the camera sees rolled by ± this"
@@ -266,7 +284,7 @@ def main() -> int:
         "rotate_deg": args.rotate_deg,
     }
     with lease(args.gpus) as device:
-        teams, grounds = load_teams(args.checkpoints, device)
+        teams, grounds = load_teams(args.checkpoints, device, args.runtime)
         if args.ground and None in grounds:
             raise UserError("--ground: a checkpoint of an older version knows no ground; train it again")
         grounds = grounds if args.ground else [None] * len(teams)

@@ -81,21 +81,22 @@ class Training:
         }
         counts = losses.counts(targets)
         parts = codec.split(pictures, targets, min(recipe.accumulate, len(pictures)))
-        sums: dict[str, torch.Tensor] = {}
+        sums: list[torch.Tensor] = []
         self.optimizer.zero_grad(set_to_none=True)
         for some, own in parts:
             with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
                 outputs = self.network(data.network_input(some, self.device, recipe), own["cell"])
             terms = losses.compute(outputs, own, recipe, counts)
-            total = sum(value * weights[name] for name, value in terms.items())
+            values = torch.stack(list(terms.values()))
+            total = values @ values.new_tensor([weights[name] for name in terms])
             # Several processes average their gradients after each part, which comes to the same as once.
             self.scaler.scale(total).backward()
-            for name, value in {"loss": total, **terms}.items():
-                sums[name] = sums.get(name, 0) + value.detach()
+            sums.append(torch.cat([total[None], values]).detach())
         self.scaler.unscale_(self.optimizer)
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        sums["norm"] = torch.stack(torch._foreach_norm(gradients)).norm()
-        values = distributed.mean(sums)  # the one moment at which a GPU is waited for
+        norm = torch.stack(torch._foreach_norm(gradients)).norm()
+        found = dict(zip(["loss", *terms, "norm"], [*sum(sums), norm], strict=True))
+        values = distributed.mean(found)  # the one moment at which a GPU is waited for
         if self.is_broken(values):
             self.scaler.update()  # it must not stay between unscaling and its step
             return values

@@ -1,0 +1,161 @@
+"""Another runtime: the same maps and cars as torch's, the written file, and what is said without it."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from dataclasses import asdict, replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import run_module
+
+from carpose import UserError, export, predict
+from carpose.checkpoint import build, load_checkpoint, save_checkpoint
+from carpose.recipe import Recipe
+
+RECIPE = Recipe(backbone="dla34", width=0.125, neck_channels=16, input_width=192, input_height=64)
+CPU = torch.device("cpu")
+installed = pytest.mark.skipif(
+    importlib.util.find_spec("openvino") is None, reason="OpenVINO is not installed (the extra `runtime`)"
+)
+
+
+def lively(recipe: Recipe) -> torch.nn.Module:
+    """An untrained network whose maps are not all the same from cell to cell."""
+    model = build(recipe)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("output.weight"):
+                parameter.mul_(2000)
+    return model.eval()
+
+
+def checkpoint(path, **changes):
+    """Another seed gives other weights of the same recipe."""
+    recipe = replace(RECIPE, **changes)
+    save_checkpoint(path, lively(recipe).state_dict(), replace(recipe, seed=0), {"data": "its digest"})
+    return path
+
+
+def same(a, b):
+    """Tables that agree, the order of cars with almost equal scores apart."""
+    order = ["ImageId", "x", "z"]
+    a, b = (table.sort_values(order).reset_index(drop=True) for table in (a, b))
+    assert len(a) == len(b) > 0 and (a.ImageId == b.ImageId).all()
+    numbers = [name for name in a if name != "ImageId"]
+    np.testing.assert_allclose(a[numbers], b[numbers], rtol=1e-3, atol=1e-3)
+
+
+@installed
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"backbone": "efficientnet_lite0", "width": 0.5},
+        {"backbone": "hourglass", "stacks": 2},
+        {"norm": "group"},
+        {"norm": "group", "coordinates": True},
+        {"mask_channel": True},
+        {"coordinates": True},
+        {"input_height": 72},
+    ],
+    ids=str,
+)
+def test_maps_are_those_of_torch(change):
+    recipe = replace(RECIPE, **change)
+    model = lively(recipe)
+    network = export.Network(model, recipe).eval()
+    for batch in (3, 1):
+        pictures = torch.randint(
+            0, 255, (batch, recipe.input_height, recipe.input_width, 4), dtype=torch.uint8
+        )
+        expected = predict.flipped_forward(model, pictures, replace(recipe, amp="off"), CPU)
+        maps = predict.flipped_forward(network, pictures, recipe, CPU)
+        assert list(maps) == list(expected)
+        for name, values in expected.items():
+            assert values.max() - values.min() > 1e-3
+            torch.testing.assert_close(maps[name], values, rtol=1e-4, atol=1e-4, msg=name)
+
+
+@installed
+def test_tables_of_the_program_are_those_of_torch(prepared, tmp_path):
+    models = [checkpoint(tmp_path / f"fold{fold}.pt", seed=fold, amp="off") for fold in (0, 1)]
+    for runtime in ("torch", "openvino"):
+        tables = {name: tmp_path / f"{runtime}-{name}.parquet" for name in ("oof", "test", "test-folds")}
+        run_module(
+            *("carpose.predict", "--checkpoints", *models, "--cache", prepared / "cache"),
+            *("--images", prepared / "images.parquet", "--folds", prepared / "folds.parquet"),
+            *("--runtime", runtime, "--threshold", 0.001, "--batch-size", 3, "--flip", "--gpus", 0),
+            *(word for name, path in tables.items() for word in (f"--{name}", path)),
+        )
+    for name in tables:
+        ours, theirs = (pd.read_parquet(tmp_path / f"{r}-{name}.parquet") for r in ("openvino", "torch"))
+        same(ours, theirs)
+
+
+@installed
+@pytest.mark.parametrize("batch", [1, 4])
+def test_written_file_gives_the_same_maps(tmp_path, batch):
+    path = checkpoint(tmp_path / "model.pt")
+    output = tmp_path / "export" / "model.xml"
+    run_module("carpose.export", "--checkpoint", path, "--output", output)
+    assert sorted(file.name for file in output.parent.iterdir()) == ["model.bin", "model.xml"]
+    core = export.openvino().Core()
+    written = core.read_model(output)
+    pictures = torch.randn(batch, 64, 192, 3)
+    model, recipe, provenance = load_checkpoint(path)
+    with torch.inference_mode():
+        expected = model.eval()(pictures.permute(0, 3, 1, 2))[-1]
+    compiled = core.compile_model(written, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    maps = compiled({"pictures": pictures.numpy()})
+    for name, values in expected.items():
+        np.testing.assert_allclose(maps[name], values, rtol=1e-4, atol=1e-4)
+    about = {key: written.get_rt_info(["carpose", key]).value for key in ("recipe", "digest", "provenance")}
+    assert json.loads(about["recipe"]) == asdict(recipe) and about["digest"] == recipe.digest()
+    assert json.loads(about["provenance"]) == provenance and provenance["data"] == "its digest"
+
+
+@installed
+def test_output_must_be_named_as_openvino_names_it(tmp_path):
+    with pytest.raises(UserError, match=r"model.onnx: OpenVINO's files end in .xml"):
+        export.write(checkpoint(tmp_path / "model.pt"), tmp_path / "model.onnx")
+
+
+@installed
+def test_a_failed_export_leaves_nothing(tmp_path, monkeypatch):
+    path = checkpoint(tmp_path / "model.pt")
+
+    def half_written(model, graph, **options):
+        graph.write_text("half")
+        graph.with_suffix(".bin").write_text("half")
+        raise OSError("no space")
+
+    monkeypatch.setattr(export.openvino(), "save_model", half_written)
+    with pytest.raises(OSError, match="no space"):
+        export.write(path, tmp_path / "model.xml")
+    assert [file.name for file in tmp_path.iterdir()] == ["model.pt"]
+
+
+def test_without_the_package_one_line_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    path = checkpoint(tmp_path / "model.pt")
+    for call in (
+        lambda: export.write(path, tmp_path / "model.xml"),
+        lambda: predict.load_teams([[path]], CPU, "openvino"),
+    ):
+        with pytest.raises(UserError, match=r"OpenVINO cannot be imported .*`pip install openvino`.*torch"):
+            call()
+    assert [file.name for file in tmp_path.iterdir()] == ["model.pt"]
+    assert isinstance(predict.load_teams([[path]], CPU)[0][0][0][0], torch.nn.Module)
+
+
+def test_torch_needs_nothing_of_it():
+    """Prediction with torch imports neither the export nor the package."""
+    code = "import sys, carpose.predict; sys.exit(bool({'openvino', 'carpose.export'} & set(sys.modules)))"
+    path = str(predict.__file__).removesuffix("/carpose/predict.py")
+    root = str(predict.__file__).removesuffix("/workflow/carpose/predict.py")
+    command = [sys.executable, "-c", f"import sys; sys.path[:0] = [{path!r}, {root!r}]; {code}"]
+    assert subprocess.run(command).returncode == 0
