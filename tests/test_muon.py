@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import models  # noqa: F401  prepares the import of timm
-from carpose.muon import COEFFICIENTS, Muon, flat, is_matrix, orthogonal
+from carpose.muon import COEFFICIENTS, MOMENTUM, Muon, flat, is_matrix, orthogonal
 
 import timm.optim.muon  # isort: skip
 
@@ -71,7 +71,7 @@ def test_steps_are_those_of_timm(monkeypatch, decay):
         {"params": [p for p in theirs.parameters() if p.ndim > 1]},
         {"params": [p for p in theirs.parameters() if p.ndim == 1], "weight_decay": 0.0},
     ]
-    expected = steps(theirs, timm.optim.muon.Muon(groups, lr=0.01, weight_decay=decay), 6)
+    expected = steps(theirs, timm.optim.muon.Muon(groups, lr=0.01, weight_decay=decay, momentum=MOMENTUM), 6)
     found = steps(ours, Muon(ours.parameters(), lr=0.01, weight_decay=decay), 6)
     torch.testing.assert_close(found, expected, atol=2e-4, rtol=1e-3)
 
