@@ -61,7 +61,7 @@ def main() -> None:
 
         def loop():
             training.progress = train.Progress()
-            train.run_epoch(running, training, samples, order, args.steps, stop, "")
+            train.run_epoch(running, training, samples, order, lambda step: 1e-3, stop, "")
 
         def network():
             for _ in range(args.steps):
