@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from benchmarks import measure
-from carpose import data, train
+from carpose import data, losses, train
 
 
 def bare(training: train.Training, pictures: torch.Tensor, cells: torch.Tensor) -> None:
@@ -60,7 +60,7 @@ def main() -> None:
         order = np.resize(np.arange(len(image_ids)), args.steps * recipe.batch_size)
 
         def loop():
-            training.progress = train.Progress()
+            training.progress = train.Progress(weights=losses.weights(recipe))
             train.run_epoch(running, training, samples, order, lambda step: 1e-3, stop, "")
 
         def network():
