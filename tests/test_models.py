@@ -53,8 +53,9 @@ def test_heads_at_cells_are_those_of_the_maps_and_learn_the_same(backbone, heigh
 
     def run(*arguments):
         model.zero_grad()
-        maps = model(pictures, *arguments)[-1]
-        heat, rest = maps.pop("heatmap"), torch.cat([gather(each, cells) for each in maps.values()], dim=1)
+        stacks = model(pictures, *arguments)
+        heat = torch.cat([maps.pop("heatmap") for maps in stacks])
+        rest = torch.cat([gather(each, cells) for maps in stacks for each in maps.values()], dim=1)
         (heat.square().mean() + rest.square().sum()).backward()
         gradients = nn.utils.parameters_to_vector([p.grad for p in model.parameters()])
         return heat, rest, gradients
