@@ -2,7 +2,7 @@
 
 After Keller Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon/), with steps as large as AdamW's
 (Liu et al. 2025, https://arxiv.org/abs/2502.16982). timm's takes one matrix at a time, in bf16: for the many
-small convolutions here half as long as forward and backward together. This takes an eighth of it
+small convolutions here more than half as long as forward and backward together. This takes a fifth of that
 (docs/benchmarks.md).
 """
 
