@@ -166,8 +166,10 @@ def test_workers_do_not_change_the_samples(prepared):
         torch.utils.data.DataLoader(samples, batch_sampler=batches, collate_fn=samples.collate, num_workers=n)
         for n in (0, 2)
     ]
-    for (first, *_), (second, *_) in zip(*loaders, strict=True):
+    for (first, targets, _), (second, others, _) in zip(*loaders, strict=True):
         assert torch.equal(first, second)
+        for name, value in targets.items():
+            np.testing.assert_array_equal(value, others[name], err_msg=name)
 
 
 def test_student_sees_pseudo_labelled_photos_more_strongly_augmented(prepared):
