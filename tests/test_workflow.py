@@ -224,7 +224,13 @@ def test_interrupted_and_killed_it_ends_the_same(finished, tmp_path):
         log = tmp_path / "run.log"
         with open(log, "w") as output:
             run = subprocess.Popen(
-                command, cwd=tmp_path, stdout=output, stderr=output, start_new_session=True
+                command,
+                cwd=tmp_path,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                # A script's background jobs, these tests perhaps among them, are deaf to Ctrl-C.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
         while text not in log.read_text():
             assert run.poll() is None, log.read_text()[-3000:]
