@@ -1,15 +1,15 @@
 """The whole training loop against its bare network (forward, backward, step on one constant batch).
 
-The loop is carpose.train's own: loader, augmentation, targets, losses, moving average, logging. Both run in
-turn in this process. Out: milliseconds per step, by the wall clock and on this process's processor.
+The loop is carpose.train's own: loader, augmentation, targets, losses, moving average, logging. A step of the
+one and a step of the other run in turn, so that a machine that is now fast, now slow is so to both. Out:
+milliseconds per step, by the wall clock and on this process's processor.
 
     python -m benchmarks.training --workers 1
 """
 
-import itertools
-import statistics
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,12 +17,11 @@ import numpy as np
 import torch
 
 from benchmarks import measure
-from carpose import data, losses, train
+from carpose import data, train
 
 
 def bare(training: train.Training, pictures: torch.Tensor, cells: torch.Tensor) -> None:
     """One step of nothing but network and optimiser, heads at the same cells as in the training."""
-    training.model.train()
     with torch.autocast(training.device.type, dtype=training.dtype, enabled=training.dtype is not None):
         outputs = training.model(pictures, cells)
     training.optimizer.zero_grad(set_to_none=True)
@@ -36,7 +35,7 @@ def main() -> None:
     parser.add_argument("--config", default="config.yaml", help="or one of configs/*.yaml")
     parser.add_argument("--workers", type=int, default=1, help="processes that prepare samples")
     parser.add_argument("--steps", type=int, default=100, help="steps of one epoch")
-    parser.add_argument("--repeats", type=int, default=5, help="epochs, and as many blocks of bare steps")
+    parser.add_argument("--repeats", type=int, default=5, help="epochs")
     parser.add_argument("--cars", type=int, default=8, help="cars per photo")
     args = parser.parse_args()
     recipe = measure.recipe(args.model, args.config)
@@ -52,39 +51,55 @@ def main() -> None:
         samples = data.Samples(folder, image_ids, cars, recipe)
         training = train.Training(recipe, False, None, device)
         alone = train.Training(recipe, False, None, device)
+        alone.model.train()
         batch = next(iter(batches(samples, recipe, 1, 0)))
         pictures = data.network_input(batch[0], device, recipe)
         cells = torch.as_tensor(batch[1]["cell"]).to(device)
         running = SimpleNamespace(workers=args.workers, save_minutes=1e9, name="benchmark", state=None)
         stop = SimpleNamespace(raised=False)
         order = np.resize(np.arange(len(image_ids)), args.steps * recipe.batch_size)
-
-        def loop():
-            training.progress = train.Progress(weights=losses.weights(recipe))
-            train.run_epoch(running, training, samples, order, lambda step: 1e-3, stop, "")
-
-        def network():
-            for _ in range(args.steps):
-                bare(alone, pictures, cells)
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-
-        times = {"loop": [], "network": []}
-        for turn, (name, function) in itertools.product(
-            range(args.repeats + 1), [("loop", loop), ("network", network)]
-        ):
-            wall, processor = time.perf_counter(), time.process_time()
-            function()
-            if turn:  # the first warms up
-                times[name].append((time.perf_counter() - wall, time.process_time() - processor))
+        epochs = args.repeats + 1
+        coming = train.stream(samples, lambda epoch: order, training.progress, epochs, args.workers, device)
+        times = []
+        turns = in_turn(coming, lambda: bare(alone, pictures, cells), device, times)
+        for _ in range(epochs):
+            training.progress.batch = 0
+            train.run_epoch(running, training, turns, args.steps, lambda step: 1e-3, stop, "")
+        next(turns, None)  # the last step's end
     figures = {"model": args.model, "config": args.config, "workers": args.workers, "device": device.type}
+    # (epochs, steps, loop or network, clock); the first epoch warms up.
+    times = 1e3 * np.array(times).reshape(epochs, args.steps, 2, 2)[1:]
     for index, clock in enumerate(("wall", "processor")):
-        ms = {name: [1e3 * pair[index] / args.steps for pair in pairs] for name, pairs in times.items()}
-        figures[clock] = {f"{name} ms per step": round(statistics.median(v), 2) for name, v in ms.items()}
-        ratios = [network / loop for network, loop in zip(ms["network"], ms["loop"], strict=True)]
-        figures[clock]["network / loop"] = round(statistics.median(ratios), 3)
-        figures[clock]["network / loop, fastest of each"] = round(min(ms["network"]) / min(ms["loop"]), 3)
+        loop, network = times[..., 0, index], times[..., 1, index]
+        figures[clock] = {
+            "loop, median ms per step": round(float(np.median(loop)), 2),
+            "network, median ms per step": round(float(np.median(network)), 2),
+            "network / loop, medians": round(float(np.median(network) / np.median(loop)), 3),
+            "network / loop, all steps": round(float(network.sum() / loop.sum()), 3),
+        }
     measure.finish(args, figures)
+
+
+def in_turn(coming: Iterator, alone: Callable[[], None], device: torch.device, times: list) -> Iterator:
+    """The same batches; before each one is handed on, `alone` is called. `times` gets, for each of them,
+    ((wall, processor) of the loop's step with its waiting for the batch, the same of `alone`) in seconds."""
+
+    def clocks() -> np.ndarray:
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return np.array([time.perf_counter(), time.process_time()])
+
+    mark = clocks()
+    for batch in coming:
+        waited = clocks() - mark
+        mark = clocks()
+        alone()
+        own = clocks() - mark
+        mark = clocks()
+        yield batch
+        now = clocks()
+        times.append((waited + now - mark, own))
+        mark = now
 
 
 def batches(samples: data.Samples, recipe, steps: int, workers: int) -> torch.utils.data.DataLoader:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import REPOSITORY, run_module
 
-from carpose import codec, data, ground, losses
+from carpose import codec, data, ground, losses, train
 from carpose.checkpoint import load_checkpoint
 from carpose.optim import rate_schedule, scaled_rate
 from carpose.recipe import Recipe
@@ -155,21 +155,34 @@ def test_photos_left_out_are_not_learnt_from(prepared, tmp_path):
     assert done.returncode == 2 and "leave_out: ID_nobody is not among the training photos" in done.stderr
 
 
-def test_workers_do_not_change_the_samples(prepared):
-    recipe = Recipe(input_width=192, input_height=64)
+def test_neither_workers_nor_a_stop_change_the_samples(prepared):
+    recipe = Recipe(input_width=192, input_height=64, batch_size=2)
     labels = pd.read_parquet(prepared / "labels.parquet").assign(weight=1.0)
     ids = sorted(labels.ImageId.unique())
     samples = data.Samples(prepared / "cache", ids, labels, recipe)
-    order = data.epoch_order(1, len(ids), 0, 0.0, 0)
-    batches = list(data.batches(1, order, 2, 0))
-    loaders = [
-        torch.utils.data.DataLoader(samples, batch_sampler=batches, collate_fn=samples.collate, num_workers=n)
-        for n in (0, 2)
-    ]
-    for (first, targets, _), (second, others, _) in zip(*loaders, strict=True):
-        assert torch.equal(first, second)
-        for name, value in targets.items():
-            np.testing.assert_array_equal(value, others[name], err_msg=name)
+    per_epoch = len(ids) // 2
+
+    def seen(epoch, batch, workers):
+        def order(epoch):
+            return data.epoch_order(epoch, len(ids), 0, 0.0, 0)
+
+        before = torch.get_rng_state()
+        found = list(
+            train.stream(samples, order, train.Progress(epoch, batch), 3, workers, torch.device("cpu"))
+        )
+        assert torch.equal(before, torch.get_rng_state())
+        return found
+
+    whole = seen(0, 0, 0)
+    assert len(whole) == 3 * per_epoch
+    for workers, epoch, batch in ((2, 0, 0), (1, 1, 1)):
+        others = seen(epoch, batch, workers)
+        rest = whole[epoch * per_epoch + batch :]
+        for (pictures, targets, image_ids), other in zip(rest, others, strict=True):
+            assert image_ids == other[2]
+            assert torch.equal(pictures, other[0])
+            for name, value in targets.items():
+                np.testing.assert_array_equal(value, other[1][name], err_msg=name)
 
 
 def test_student_sees_pseudo_labelled_photos_more_strongly_augmented(prepared):

@@ -161,8 +161,8 @@ class Samples(Photos):
 
     def collate(
         self, samples: list[Sample]
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor | np.ndarray], list[int]]:
-        """Samples of one size → pictures (B, H, W, 4) uint8, targets by name, indices of the photos.
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor | np.ndarray], list[str]]:
+        """Samples of one size → pictures (B, H, W, 4) uint8, targets by name, ImageIds.
 
         Maps are tensors, which come from a worker in shared memory; what is short stays an array, which comes
         through a pipe: as tensors these cost the training more than all the rest.
@@ -185,7 +185,7 @@ class Samples(Photos):
             masked.reshape(-1)[targets.peak] = False
             targets.ignore |= masked
         batch = {n: value if value.dim() > 2 else value.numpy() for n, value in targets.tensors().items()}
-        return torch.from_numpy(pictures), batch, list(indices)
+        return torch.from_numpy(pictures), batch, [self.image_ids[index] for index in indices]
 
 
 def epoch_order(epoch: int, labelled: int, unlabelled: int, share: float, seed: int) -> np.ndarray:

@@ -9,11 +9,12 @@ With --gpus N it becomes torchrun, and N processes share every batch; on several
 import argparse
 import contextlib
 import hashlib
+import itertools
 import math
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,11 +29,13 @@ from .cars import POSE
 from .checkpoint import build, load_checkpoint, save_checkpoint
 from .device import lease, number_format
 from .files import atomic, check_writable, run_main
+from .flat import flatten
 from .metric import evaluate
 from .optim import make_optimizer, rate_schedule, scaled_rate
 from .predict import predict_cars
 from .recipe import Recipe, add_options, from_options
 
+Batch = tuple[torch.Tensor, dict[str, torch.Tensor | np.ndarray], list[str]]  # see data.Samples.collate
 LATEST_RESTARTS = 3  # times a training may go back after a loss that is not finite
 
 
@@ -62,9 +65,11 @@ class Training:
         if start is not None:
             model.load_state_dict(load_checkpoint(start)[0].state_dict())
         self.model = distributed.synchronised(model.to(device), device)
-        self.network = distributed.wrap(self.model, device)
-        self.parameters = list(self.model.parameters())
         self.ema = MovingAverage(self.model, recipe.ema_decay)
+        for parameter in self.model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        self.gradients = flatten([parameter.grad for parameter in self.model.parameters()])
+        self.network = distributed.wrap(self.model, device)
         self.peak_rate = scaled_rate(recipe, later_round)
         self.optimizer = make_optimizer(self.model, recipe, self.peak_rate)
         self.dtype = number_format(device, recipe.amp)
@@ -75,14 +80,15 @@ class Training:
         """One step of the optimiser; the losses of the batch and the norm of its gradients. Without effect if
         one is not finite."""
         recipe, weights = self.recipe, self.progress.weights
-        self.network.train()
+        if not self.network.training:
+            self.network.train()  # goes through all layers, a hundredth of a small network's step
         targets = {
             name: torch.as_tensor(value).to(self.device, non_blocking=True) for name, value in targets.items()
         }
         counts = losses.counts(targets)
         parts = codec.split(pictures, targets, min(recipe.accumulate, len(pictures)))
         sums: list[torch.Tensor] = []
-        self.optimizer.zero_grad(set_to_none=True)
+        self.gradients.zero_()
         for some, own in parts:
             with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
                 outputs = self.network(data.network_input(some, self.device, recipe), own["cell"])
@@ -93,9 +99,7 @@ class Training:
             self.scaler.scale(total).backward()
             sums.append(torch.cat([total[None], values]).detach())
         self.scaler.unscale_(self.optimizer)
-        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        norm = torch.stack(torch._foreach_norm(gradients)).norm()
-        found = dict(zip(["loss", *terms, "norm"], [*sum(sums), norm], strict=True))
+        found = dict(zip(["loss", *terms, "norm"], [*sum(sums), self.gradients.norm()], strict=True))
         values = distributed.mean(found)  # the one moment at which a GPU is waited for
         if self.is_broken(values):
             self.scaler.update()  # it must not stay between unscaling and its step
@@ -105,7 +109,7 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         if recipe.clip_norm < values["norm"] < math.inf:
-            torch._foreach_mul_(gradients, recipe.clip_norm / values["norm"])
+            self.gradients.mul_(recipe.clip_norm / values["norm"])
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.ema.follow(self.progress.step)
@@ -168,13 +172,19 @@ def run(args: argparse.Namespace, recipe: Recipe, device: torch.device) -> None:
     if saved:
         training.restore(saved)
         say(args, f"going on at epoch {training.progress.epoch + 1}, batch {training.progress.batch}")
-    stop = SignalFlag()
+
+    def batches() -> Iterator[Batch]:
+        def order(epoch: int) -> np.ndarray:
+            return data.epoch_order(epoch, len(train_ids), len(pseudo_ids), recipe.pseudo_share, recipe.seed)
+
+        return stream(samples, order, training.progress, epochs, args.workers, device)
+
+    stop, coming = SignalFlag(), batches()
     retries = 0
-    while (epoch := training.progress.epoch) < epochs:
+    while training.progress.epoch < epochs:
         began, cpu_began = time.monotonic(), time.process_time()
-        order = data.epoch_order(epoch, len(train_ids), len(pseudo_ids), recipe.pseudo_share, recipe.seed)
         try:
-            run_epoch(args, training, samples, order, rate_of, stop, digest)
+            run_epoch(args, training, coming, per_epoch, rate_of, stop, digest)
         except FloatingPointError as error:
             retries += 1
             saved = load_state(args.state, digest)
@@ -182,6 +192,7 @@ def run(args: argparse.Namespace, recipe: Recipe, device: torch.device) -> None:
                 raise UserError(f"{error}; lower the rate, or set nan: back") from None
             training.restore(saved)
             training.progress.rate *= 0.5**retries
+            coming = batches()
             say(args, f"{error}; back to epoch {training.progress.epoch + 1} at {0.5**retries:g} of the rate")
             continue
         spent = {"seconds": time.monotonic() - began, "cpu_seconds": time.process_time() - cpu_began}
@@ -199,36 +210,59 @@ def run(args: argparse.Namespace, recipe: Recipe, device: torch.device) -> None:
     state.remove(args.state)
 
 
+def stream(
+    samples: data.Samples,
+    order: Callable[[int], np.ndarray],
+    progress: Progress,
+    epochs: int,
+    workers: int,
+    device: torch.device,
+) -> Iterator[Batch]:
+    """All batches from `progress` to the end of the training, prepared by the same workers throughout.
+
+    Workers of one epoch would cost each epoch their start, and this process a copy of every page that it
+    writes to for the first time after a fork.
+    """
+    first, batch = progress.epoch, progress.batch
+
+    def keys() -> Iterator[list[tuple]]:
+        for epoch in range(first, epochs):
+            start = batch if epoch == first else 0
+            for own in data.batches(epoch, order(epoch), samples.recipe.batch_size, start):
+                yield distributed.share(own)
+
+    loader = torch.utils.data.DataLoader(
+        samples,
+        batch_sampler=keys(),
+        num_workers=workers,
+        collate_fn=samples.collate,
+        pin_memory=device.type == "cuda",
+        generator=torch.Generator(),  # else the workers' seed would be drawn from the training's numbers
+    )
+    return iter(loader)
+
+
 def run_epoch(
     args: argparse.Namespace,
     training: Training,
-    samples: data.Samples,
-    order: np.ndarray,
+    coming: Iterator[Batch],
+    per_epoch: int,
     rate_of: Callable[[int], float],
     stop: "SignalFlag",
     digest: str,
 ) -> None:
     """The rest of the current epoch. Raises FloatingPointError naming epoch, step and ImageIds."""
-    recipe, progress = training.recipe, training.progress
-    batches = [
-        distributed.share(batch)
-        for batch in data.batches(progress.epoch, order, recipe.batch_size, progress.batch)
-    ]
-    loader = torch.utils.data.DataLoader(
-        samples,
-        batch_sampler=batches,
-        num_workers=args.workers,
-        collate_fn=samples.collate,
-        pin_memory=training.device.type == "cuda",
-    )
+    progress = training.progress
+    left = per_epoch - progress.batch
     saved_at = time.monotonic()
     silent = not (sys.stderr.isatty() and distributed.first())
-    bar = tqdm(loader, desc=f"{args.name} {progress.epoch + 1}", disable=silent, leave=False)
-    for pictures, targets, indices in bar:
+    rest = itertools.islice(coming, left)
+    bar = tqdm(rest, total=left, desc=f"{args.name} {progress.epoch + 1}", disable=silent, leave=False)
+    for pictures, targets, image_ids in bar:
         values = training.step(pictures, targets, rate_of(progress.step) * progress.rate)
         if training.is_broken(values):
             bad = ", ".join(f"{name} {value:g}" for name, value in values.items() if not math.isfinite(value))
-            photos = ", ".join(samples.image_ids[index] for index in indices)
+            photos = ", ".join(image_ids)
             place = f"epoch {progress.epoch + 1}, step {progress.step}"
             raise FloatingPointError(f"loss is not finite ({bad}) in {place}, images {photos}")
         progress.step += 1
