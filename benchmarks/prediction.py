@@ -1,7 +1,8 @@
-"""Prediction at 1536×512 on the CPU: number formats, channels last, compiled, other runtimes; their mAP.
+"""Prediction at 1536×512 on the CPU: number formats, channels last, batch norms folded into convolutions,
+compiled, other runtimes; their mAP.
 
 Speed is that of fresh networks, in turn in one process. OpenVINO and ONNX Runtime (with `onnx`) join in
-where installed. With --results (a finished run's folder) the number formats and OpenVINO also predict
+where installed. With --results (a finished run's folder) formats, folding and OpenVINO also predict
 a fold of every model, and the metric says what each costs.
 
     python -m benchmarks.prediction --results results/demo
@@ -77,6 +78,7 @@ def variants(recipe, compiled: bool) -> dict:
     """Name → function that predicts the batch it is given."""
     model = build(recipe).eval()
     plain = build(recipe).eval().to(memory_format=torch.contiguous_format)
+    folded = predict.placed(model, recipe, CPU, "torch")
 
     def run(network, dtype, last):
         @torch.inference_mode()
@@ -94,7 +96,9 @@ def variants(recipe, compiled: bool) -> dict:
         "float32, channels last": run(model, None, True),
         "bf16": run(plain, torch.bfloat16, False),
         "bf16, channels last": run(model, torch.bfloat16, True),
-        "default": lambda pictures: predict.forward(model, pictures, recipe, CPU),
+        "float32, channels last, folded": run(folded, None, True),
+        "bf16, channels last, folded": run(folded, torch.bfloat16, True),
+        "default": lambda pictures: predict.forward(folded, pictures, recipe, CPU),
     }
     result.update(runtimes(model, recipe))
     if compiled:
@@ -111,7 +115,9 @@ def accuracy(results: Path) -> dict:
     figures = {}
     for path in sorted(results.glob("round0/*/fold0/model.pt")):
         model, recipe, _ = load_checkpoint(path)
+        folded = predict.placed(model, recipe, CPU, "torch")
         teams = {amp: (model, replace(recipe, amp=amp)) for amp in ("off", "bf16")}
+        teams |= {f"{amp}, folded": (folded, replace(recipe, amp=amp)) for amp in ("off", "bf16")}
         if installed("openvino"):
             teams["OpenVINO"] = (export.Network(model, recipe), recipe)
         values = {}

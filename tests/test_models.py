@@ -13,6 +13,7 @@ from models import BACKBONES, build_model, count_parameters
 from models import pretrained as pretrained_module
 from models.dla34 import dla34
 from models.efficientnet import SIZES, efficientnet, published_name
+from models.folding import fold_batch_norms
 from models.hourglass import hourglass
 from models.layers import upsample_to
 
@@ -39,6 +40,43 @@ def test_maps_have_stride_4_at_any_size(backbone, height, width):
     shapes = {name: tuple(tensor.shape) for name, tensor in maps.items()}
     size = (math.ceil(height / 4), math.ceil(width / 4))
     assert shapes == {name: (2, channels, *size) for name, channels in HEADS.items()}
+
+
+@pytest.mark.parametrize("norm", ["batch", "group"])
+@pytest.mark.parametrize("backbone", FAMILIES)
+def test_batch_norms_fold_into_convolutions(backbone, norm):
+    torch.manual_seed(0)
+    model = tiny(backbone, norm=norm, in_channels=4).double()
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm2d):  # as if it had been trained
+            nn.init.normal_(layer.running_mean)
+            nn.init.uniform_(layer.running_var, 0.5, 2)
+            nn.init.uniform_(layer.weight, 0.5, 2)
+            nn.init.normal_(layer.bias)
+    model.eval()
+    before = [tensor.clone() for tensor in model.state_dict().values()]
+    folded = fold_batch_norms(model, 4)
+    pictures = torch.randn(2, 4, 64, 96, dtype=torch.double)
+    with torch.inference_mode():
+        torch.testing.assert_close(flat(folded(pictures)), flat(model(pictures)), rtol=1e-6, atol=1e-6)
+    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in folded.modules())
+    assert all(map(torch.equal, before, model.state_dict().values())), "the network itself stays as it is"
+
+
+def test_batch_norm_of_a_convolution_with_other_readers_stays():
+    class Shared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.convolution, self.norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+
+        def forward(self, x):
+            return self.norm(self.convolution(self.norm(self.convolution(x))))
+
+    model = Shared().eval()
+    nn.init.normal_(model.norm.running_mean)
+    folded = fold_batch_norms(model)
+    x = torch.randn(1, 3, 4, 4)
+    assert isinstance(folded.norm, nn.BatchNorm2d) and torch.equal(folded(x), model(x))
 
 
 @pytest.mark.parametrize("backbone", FAMILIES)

@@ -16,6 +16,8 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
+from models.folding import fold_batch_norms
+
 from . import UserError, cars, ground, rotation
 from .cache import open_cache
 from .checkpoint import load_checkpoint
@@ -186,12 +188,13 @@ def mean(maps: list[Maps], recipe: Recipe) -> Maps:
 
 
 def placed(model: torch.nn.Module, recipe: Recipe, device: torch.device, runtime: str) -> torch.nn.Module:
-    """The network where it will compute. runtime: torch, or openvino, which is for the CPU alone."""
+    """A copy of the network where it will predict. runtime: torch, or openvino, for the CPU alone."""
     if runtime == "openvino" and device.type == "cpu":
         from .export import Network  # here: what it imports is optional
 
         return Network(model, recipe)
-    return model.to(device, memory_format=torch.channels_last)
+    folded = fold_batch_norms(model, 4 if recipe.mask_channel else 3)
+    return folded.to(device, memory_format=torch.channels_last)
 
 
 def load_teams(

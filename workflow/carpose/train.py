@@ -32,7 +32,7 @@ from .files import atomic, check_writable, run_main
 from .flat import flatten
 from .metric import evaluate
 from .optim import make_optimizer, rate_schedule, scaled_rate
-from .predict import predict_cars
+from .predict import placed, predict_cars
 from .recipe import Recipe, add_options, from_options
 
 Batch = tuple[torch.Tensor, dict[str, torch.Tensor | np.ndarray], list[str]]  # see data.Samples.collate
@@ -296,8 +296,9 @@ def finish_epoch(
     due = progress.epoch + 1 == epochs
     due |= bool(args.validate_every) and (progress.epoch + 1) % args.validate_every == 0
     if due and distributed.first():
+        model = placed(training.ema.module, recipe, training.device, "torch")
         found, _ = predict_cars(
-            [[(training.ema.module, recipe)]], args.cache, valid_ids, training.device, workers=args.workers
+            [[(model, recipe)]], args.cache, valid_ids, training.device, workers=args.workers
         )
         row["mAP"] = evaluate(pd.read_parquet(args.labels), found, image_ids=valid_ids)["mAP"]
     progress.history.append(row)
