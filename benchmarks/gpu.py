@@ -79,8 +79,10 @@ def study(recipe, device: torch.device, compiled: bool, repeats: int) -> dict:
     step = seconds(lambda: training.step(pictures, targets, 1e-4), device, repeats)
     memory = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else float("nan")
     network = seconds(lambda: bare(training, inputs, targets["cell"]), device, repeats)
-    training.model.eval()
-    forward = seconds(lambda: predict.forward(training.model, pictures, recipe, device), device, repeats)
+    model = predict.placed(training.model, recipe, device, "torch")
+    if compiled:
+        model.compile()
+    forward = seconds(lambda: predict.forward(model, pictures, recipe, device), device, repeats)
     return {
         "training photos/s": round(recipe.batch_size / step, 1),
         "bare network photos/s": round(recipe.batch_size / network, 1),

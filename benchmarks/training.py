@@ -81,8 +81,12 @@ def main() -> None:
 
 
 def in_turn(coming: Iterator, alone: Callable[[], None], device: torch.device, times: list) -> Iterator:
-    """The same batches; before each one is handed on, `alone` is called. `times` gets, for each of them,
-    ((wall, processor) of the loop's step with its waiting for the batch, the same of `alone`) in seconds."""
+    """The same batches; after the loop's step with each, `alone` is called. `times` gets, for each of them,
+    ((wall, processor) of the loop's step with its waiting for the batch, the same of `alone`) in seconds.
+
+    Workers start with the next batch when the loop takes one, so it is the loop that they disturb. But they
+    have the time of both steps for it: where a batch takes them longer than a step of the loop, the loop
+    would wait more often than is seen here."""
 
     def clocks() -> np.ndarray:
         if device.type == "cuda":
@@ -91,15 +95,11 @@ def in_turn(coming: Iterator, alone: Callable[[], None], device: torch.device, t
 
     mark = clocks()
     for batch in coming:
-        waited = clocks() - mark
-        mark = clocks()
-        alone()
-        own = clocks() - mark
-        mark = clocks()
         yield batch
-        now = clocks()
-        times.append((waited + now - mark, own))
-        mark = now
+        loop, mark = clocks() - mark, clocks()
+        alone()
+        own, mark = clocks() - mark, clocks()
+        times.append((loop, own))
 
 
 def batches(samples: data.Samples, recipe, steps: int, workers: int) -> torch.utils.data.DataLoader:

@@ -1,4 +1,4 @@
-"""Batch norms folded into the convolutions before them: the same maps, a sixth less time to predict."""
+"""Batch norms folded into the convolutions before them: the same maps but for rounding, in less time."""
 
 import copy
 from collections import Counter
@@ -16,18 +16,21 @@ def fold_batch_norms(model: nn.Module, channels: int = 3) -> nn.Module:
     batch norm that has an activation of its own leaves it behind.
     """
     model = copy.deepcopy(model).eval()
-    written: dict[int, tuple[nn.Module, torch.Tensor]] = {}  # the tensors are kept, so that no id comes twice
+    # Output of a convolution by id → what wrote it, and how often it had been changed; the tensor is kept,
+    # so that no id comes twice.
+    written: dict[int, tuple[nn.Module, int, torch.Tensor]] = {}
     pairs: dict[nn.Module, nn.Module] = {}
     calls: Counter[nn.Module] = Counter()
 
     def convolved(layer, inputs, output):
         calls[layer] += 1
-        written[id(output)] = layer, output
+        written[id(output)] = layer, output._version, output
 
     def normalised(layer, inputs):
         calls[layer] += 1
-        if found := written.get(id(inputs[0])):
-            pairs[layer] = found[0]
+        convolution, version, _ = written.get(id(inputs[0]), (None, 0, None))
+        if convolution is not None and inputs[0]._version == version:
+            pairs[layer] = convolution
 
     hooks = [
         *(one.register_forward_hook(convolved) for one in model.modules() if isinstance(one, nn.Conv2d)),

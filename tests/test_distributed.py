@@ -10,7 +10,9 @@ import torch
 from conftest import run_module
 from test_train import options, run_background
 
-from carpose.checkpoint import load_checkpoint
+from carpose import distributed
+from carpose.checkpoint import build, load_checkpoint
+from carpose.recipe import Recipe
 
 # Equal up to rounding: normalisation over groups of channels, a step that does not divide by tiny gradients.
 ALIKE = ("--norm", "group", "--batch-size", 4, "--optimizer", "sgd", "--lr", 0.01, "--amp", "off")
@@ -53,6 +55,19 @@ def test_one_process_alone_writes(shared):
     folder, output = shared
     assert [line.count("epoch") for line in output.splitlines() if "epoch" in line] == [1, 1, 1]
     assert sorted(path.name for path in folder.iterdir()) == ["history.csv", "model.pt"]
+
+
+@pytest.mark.parametrize("backbone", ["efficientnet_b0", "efficientnet_lite0", "dla34", "hourglass"])
+def test_batch_norms_over_all_processes_keep_their_activations(monkeypatch, backbone):
+    model = build(Recipe(backbone=backbone, width=0.125, neck_channels=16)).eval()
+    pictures = torch.randn(1, 3, 64, 96)
+    with torch.inference_mode():
+        before = model(pictures)[-1]
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        shared = distributed.synchronised(model, torch.device("cuda"))
+        assert any(isinstance(layer, torch.nn.SyncBatchNorm) for layer in shared.modules())
+        for name, maps in shared(pictures)[-1].items():
+            torch.testing.assert_close(maps, before[name], msg=name)
 
 
 def test_batch_that_cannot_be_shared_stops_at_once(prepared, tmp_path):

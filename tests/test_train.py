@@ -1,5 +1,6 @@
 """Training as its user runs it: deterministic, resumable, never silent about a loss that is not finite."""
 
+import io
 import os
 import random
 import signal
@@ -14,8 +15,8 @@ import pytest
 import torch
 from conftest import REPOSITORY, run_module
 
-from carpose import codec, data, ground, losses, train
-from carpose.checkpoint import load_checkpoint
+from carpose import codec, data, distributed, ground, losses, train
+from carpose.checkpoint import load_checkpoint, save_checkpoint
 from carpose.optim import rate_schedule, scaled_rate
 from carpose.recipe import Recipe
 
@@ -310,3 +311,49 @@ def test_noisy_labels_pull_less_at_a_network_that_knows_better():
         grads.append(maps["depth"].grad[0, :, 1, 1])
     assert torch.equal(grads[0], grads[1])
     assert abs(grads[2][0]) < 0.15 * abs(grads[0][0]) and abs(grads[2][1]) < 0.1 * abs(grads[0][1])
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw", "sgd"])
+def test_gradients_and_averages_stay_parts_of_one_tensor(prepared, tmp_path, optimizer):
+    """Else the norm would be that of zeros, and gradients would add up from step to step, in silence."""
+    small = {"backbone": "dla34", "width": 0.125, "neck_channels": 16, "input_width": 192, "input_height": 64}
+    recipe = Recipe(**small, batch_size=2, optimizer=optimizer, clip_norm=1e-3)
+    labels = pd.read_parquet(prepared / "labels.parquet").assign(weight=1.0)
+    samples = data.Samples(prepared / "cache", sorted(labels.ImageId.unique())[:2], labels, recipe)
+    pictures, targets, _ = samples.collate([samples[0, place, place] for place in range(2)])
+    training = train.Training(recipe, False, None, torch.device("cpu"))
+    for number in range(2):
+        first = training.step(pictures, targets, 0.0)  # without a rate nothing moves but the batch norms
+        second = training.step(pictures, targets, 0.0)
+        assert first["norm"] == pytest.approx(second["norm"], rel=1e-3) and first["norm"] > 1e-3
+        parameters = list(training.model.parameters())
+        assert torch.stack([one.grad.norm() for one in parameters]).norm() == pytest.approx(1e-3, rel=1e-3)
+        training.restore(torch.load(io_of(training.state()), weights_only=False))
+        for one in parameters:
+            assert one.grad.untyped_storage().data_ptr() == training.gradients.untyped_storage().data_ptr()
+        for mine, current in training.ema.pairs:
+            own, others = (
+                [one for one in network.state_dict().values() if one.dtype == mine.dtype]
+                for network in (training.ema.module, training.model)
+            )
+            assert all(one.untyped_storage().data_ptr() == mine.untyped_storage().data_ptr() for one in own)
+            at = current.untyped_storage().data_ptr()
+            assert all(one.untyped_storage().data_ptr() == at for one in others), number
+
+
+def io_of(state: dict) -> io.BytesIO:
+    return io.BytesIO(distributed.as_bytes(state))
+
+
+def test_tensors_of_one_memory_are_written_once(tmp_path):
+    """As they are sent to other processes when a training goes on, and into a model."""
+    recipe = Recipe(backbone="dla34", width=0.125, neck_channels=16)
+    training = train.Training(recipe, False, None, torch.device("cpu"))
+    size = sum(value.numel() * value.element_size() for value in training.model.state_dict().values())
+    state = training.state() | {"optimizer": {}}
+    loaded = torch.load(io_of(state), weights_only=False)
+    assert len(distributed.as_bytes(loaded)) < 2.5 * size + 300_000  # names and shapes take the rest
+    apart = {name: value.clone() for name, value in training.model.state_dict().items()}
+    for path, weights in (("flat.pt", training.model.state_dict()), ("apart.pt", apart)):
+        save_checkpoint(tmp_path / path, weights, recipe, {})
+    assert (tmp_path / "flat.pt").read_bytes() == (tmp_path / "apart.pt").read_bytes()

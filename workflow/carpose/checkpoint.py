@@ -37,7 +37,11 @@ def build(recipe: Recipe) -> torch.nn.Module:
 def save_checkpoint(path: Path, weights: dict[str, torch.Tensor], recipe: Recipe, provenance: dict) -> None:
     """Write weights (on the CPU), recipe and provenance; the same content gives the same bytes."""
     content = {
-        "weights": {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()},
+        # Copies: a tensor that is a part of a longer one would be written with all of that.
+        "weights": {
+            name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for name, tensor in weights.items()
+        },
         "recipe": asdict(recipe),
         "provenance": {"code": code_version(), **provenance},
     }

@@ -6,6 +6,7 @@ Process 0 alone reads and writes files. With one process everything here does no
 """
 
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,10 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
+
+import models  # noqa: F401  prepares the import of timm, see models.torchvision_shim
+
+from timm.layers import convert_sync_batchnorm  # isort: skip
 
 from . import UserError
 
@@ -81,15 +86,18 @@ def wrap(model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
         return model
     if device.type == "cpu" and any(isinstance(m, torch.nn.BatchNorm2d) for m in model.modules()):
         raise UserError("several processes on the CPU cannot share batch normalisation; set norm: group")
-    # Every step has the same graph; parts of a backbone that feed nothing get no gradient.
+    # Every step has the same graph.
     return DistributedDataParallel(model, static_graph=True)
 
 
 def synchronised(model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
-    """The same network, its batch normalisation over the whole batch of all processes."""
+    """The same network, its batch normalisation over the whole batch of all processes.
+
+    torch's own conversion would lose the activations that timm keeps in its batch norms.
+    """
     if size() == 1 or device.type == "cpu":
         return model
-    return torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    return convert_sync_batchnorm(model)
 
 
 def count(own: torch.Tensor) -> torch.Tensor:
@@ -123,6 +131,13 @@ def from_first(value):
     """What process 0 has, for all."""
     if size() == 1:
         return value
-    box = [value]
+    box = [as_bytes(value)]
     dist.broadcast_object_list(box)
-    return box[0]
+    return torch.load(io.BytesIO(box[0]), map_location="cpu", weights_only=False)
+
+
+def as_bytes(value) -> bytes:
+    """Tensors that share their memory are written once; pickle would write all of it for each of them."""
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()

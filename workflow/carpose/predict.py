@@ -188,7 +188,8 @@ def mean(maps: list[Maps], recipe: Recipe) -> Maps:
 
 
 def placed(model: torch.nn.Module, recipe: Recipe, device: torch.device, runtime: str) -> torch.nn.Module:
-    """A copy of the network where it will predict. runtime: torch, or openvino, for the CPU alone."""
+    """The network as and where it will predict, apart from the given one. runtime: torch, or openvino,
+    which is for the CPU alone."""
     if runtime == "openvino" and device.type == "cpu":
         from .export import Network  # here: what it imports is optional
 

@@ -99,7 +99,10 @@ class Training:
             self.scaler.scale(total).backward()
             sums.append(torch.cat([total[None], values]).detach())
         self.scaler.unscale_(self.optimizer)
-        found = dict(zip(["loss", *terms, "norm"], [*sum(sums), self.gradients.norm()], strict=True))
+        norm = self.gradients.dot(
+            self.gradients
+        ).sqrt()  # norm() rounds so many numbers a hundred times worse
+        found = dict(zip(["loss", *terms, "norm"], [*sum(sums), norm], strict=True))
         values = distributed.mean(found)  # the one moment at which a GPU is waited for
         if self.is_broken(values):
             self.scaler.update()  # it must not stay between unscaling and its step
@@ -195,6 +198,8 @@ def run(args: argparse.Namespace, recipe: Recipe, device: torch.device) -> None:
             coming = batches()
             say(args, f"{error}; back to epoch {training.progress.epoch + 1} at {0.5**retries:g} of the rate")
             continue
+        if training.progress.epoch + 1 == epochs:
+            coming = iter(())  # the workers go before those of the last validation come
         spent = {"seconds": time.monotonic() - began, "cpu_seconds": time.process_time() - cpu_began}
         row = finish_epoch(args, training, valid_ids, per_epoch, epochs, spent)
         save_state(args, digest, training)
