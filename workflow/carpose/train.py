@@ -164,6 +164,9 @@ def run(args: argparse.Namespace, recipe: Recipe, device: torch.device) -> None:
         table = pd.concat([table[columns], pseudo[columns]], ignore_index=True)
     epochs = recipe.retrain_epochs if later else recipe.epochs
     samples = data.Samples(args.cache, train_ids + pseudo_ids, table, recipe, len(pseudo_ids), epochs)
+    # The ground under the cars that it learns from: what a prediction on the ground needs.
+    prior = ground.fit_prior(labels[labels.ImageId.isin(train_ids)])
+    del labels, table  # as large as all else that grows with the photos
     per_epoch = max(len(train_ids) // recipe.batch_size, 1)
     distributed.check(min(len(train_ids), recipe.batch_size), distributed.size())
     start = args.start if later and recipe.retrain_start == "warm" else None
@@ -206,9 +209,7 @@ def run(args: argparse.Namespace, recipe: Recipe, device: torch.device) -> None:
         report(args, row, epochs, training.progress.weights)
     if not distributed.first():
         return
-    provenance = {"data": digest, "fold": args.fold, "round": "later" if later else "first"}
-    # The ground under the cars that it has learnt from: what a prediction on the ground needs.
-    provenance["ground"] = ground.fit_prior(labels[labels.ImageId.isin(train_ids)])
+    provenance = {"data": digest, "fold": args.fold, "round": "later" if later else "first", "ground": prior}
     with atomic(args.history) as temporary:
         pd.DataFrame(training.progress.history).to_csv(temporary, index=False)
     save_checkpoint(args.output, training.ema.module.state_dict(), recipe, provenance)
