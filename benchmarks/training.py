@@ -7,6 +7,7 @@ milliseconds per step, by the wall clock and on this process's processor.
     python -m benchmarks.training --workers 1
 """
 
+import itertools
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -36,6 +37,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, help="processes that prepare samples")
     parser.add_argument("--steps", type=int, default=100, help="steps of one epoch")
     parser.add_argument("--repeats", type=int, default=5, help="epochs")
+    parser.add_argument("--ready", action="store_true", help="ten batches made before, again and again")
     parser.add_argument("--cars", type=int, default=8, help="cars per photo")
     args = parser.parse_args()
     recipe = measure.recipe(args.model, args.config)
@@ -48,7 +50,10 @@ def main() -> None:
         scale = min(recipe.input_width / measure.PHOTO[0] * 1.1, 1.0)
         image_ids = measure.made_up_cache(folder, 64, [left, top - 0.06, right, bottom + 0.05], scale)
         cars = measure.made_up_cars(image_ids, args.cars)
-        samples = data.Samples(folder, image_ids, cars, recipe)
+        epochs = args.repeats + 1
+        # The stream ends after so many times all photos, whatever the loop takes for an epoch.
+        passes = 1 + epochs * args.steps * recipe.batch_size // len(image_ids)
+        samples = data.Samples(folder, image_ids, cars, recipe, epochs=passes)
         training = train.Training(recipe, False, None, device)
         alone = train.Training(recipe, False, None, device)
         alone.model.train()
@@ -57,15 +62,15 @@ def main() -> None:
         cells = torch.as_tensor(batch[1]["cell"]).to(device)
         running = SimpleNamespace(workers=args.workers, save_minutes=1e9, name="benchmark", state=None)
         stop = SimpleNamespace(raised=False)
-        order = np.resize(np.arange(len(image_ids)), args.steps * recipe.batch_size)
-        epochs = args.repeats + 1
-        coming = train.stream(samples, lambda epoch: order, training.progress, epochs, args.workers, device)
+        coming = data.stream(samples, 0, 0, args.workers, device)
+        if args.ready:
+            coming = itertools.cycle(list(itertools.islice(coming, 10)))
         times = []
         turns = in_turn(coming, lambda: bare(alone, pictures, cells), device, times)
         for _ in range(epochs):
             training.progress.batch = 0
             train.run_epoch(running, training, turns, args.steps, lambda step: 1e-3, stop, "")
-        next(turns, None)  # the last step's end
+        next(turns)  # the last step's end
     figures = {"model": args.model, "config": args.config, "workers": args.workers, "device": device.type}
     # (epochs, steps, loop or network, clock); the first epoch warms up.
     times = 1e3 * np.array(times).reshape(epochs, args.steps, 2, 2)[1:]

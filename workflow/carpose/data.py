@@ -15,11 +15,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from . import UserError, augment, camera, codec, rotation
+from . import UserError, augment, camera, codec, distributed, rotation
 from .cache import Cache, open_cache
 from .cars import ANGLES, POSITION
 from .recipe import Recipe
 
+Batch = tuple[torch.Tensor, dict[str, torch.Tensor | np.ndarray], list[str]]  # what Samples.collate makes
 MEAN = torch.tensor([0.485, 0.456, 0.406])  # ImageNet's, which pretrained weights expect
 STD = torch.tensor([0.229, 0.224, 0.225])
 
@@ -159,9 +160,7 @@ class Samples(Photos):
         intrinsics = camera.cells(codec.STRIDE) @ placement.view @ view.photo_intrinsics
         return Sample(picture, xyz, turn, self.weight[own], self.noise[own], intrinsics, index)
 
-    def collate(
-        self, samples: list[Sample]
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor | np.ndarray], list[str]]:
+    def collate(self, samples: list[Sample]) -> Batch:
         """Samples of one size → pictures (B, H, W, 4) uint8, targets by name, ImageIds.
 
         Maps are tensors, which come from a worker in shared memory; what is short stays an array, which comes
@@ -206,6 +205,30 @@ def batches(epoch: int, order: np.ndarray, batch_size: int, first: int) -> Itera
     for batch in range(first, max(len(order) // batch_size, 1)):
         places = range(batch * batch_size, min((batch + 1) * batch_size, len(order)))
         yield [(epoch, place, int(order[place])) for place in places]
+
+
+def stream(samples: Samples, epoch: int, batch: int, workers: int, device: torch.device) -> Iterator[Batch]:
+    """This process's share of all batches from that one on to the end of the training.
+
+    The same workers prepare them throughout: new ones in each epoch would cost their start, and this process
+    a copy of every page that it writes to for the first time after a fork.
+    """
+    recipe, unlabelled = samples.recipe, len(samples) - samples.labelled
+
+    def keys() -> Iterator[list[tuple]]:
+        for number in range(epoch, samples.epochs):
+            order = epoch_order(number, samples.labelled, unlabelled, recipe.pseudo_share, recipe.seed)
+            yield from batches(number, order, recipe.batch_size, batch if number == epoch else 0)
+
+    loader = torch.utils.data.DataLoader(
+        samples,
+        batch_sampler=map(distributed.share, keys()),
+        num_workers=workers,
+        collate_fn=samples.collate,
+        pin_memory=device.type == "cuda",
+        generator=torch.Generator(),  # else the workers' seed would be drawn from the training's numbers
+    )
+    return iter(loader)
 
 
 def network_input(pictures: torch.Tensor, device: torch.device, recipe: Recipe) -> torch.Tensor:

@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 from tqdm import tqdm
@@ -35,7 +34,6 @@ from .optim import make_optimizer, rate_schedule, scaled_rate
 from .predict import placed, predict_cars
 from .recipe import Recipe, add_options, from_options
 
-Batch = tuple[torch.Tensor, dict[str, torch.Tensor | np.ndarray], list[str]]  # see data.Samples.collate
 LATEST_RESTARTS = 3  # times a training may go back after a loss that is not finite
 
 
@@ -99,9 +97,8 @@ class Training:
             self.scaler.scale(total).backward()
             sums.append(torch.cat([total[None], values]).detach())
         self.scaler.unscale_(self.optimizer)
-        norm = self.gradients.dot(
-            self.gradients
-        ).sqrt()  # norm() rounds so many numbers a hundred times worse
+        # norm() would round the sum of so many squares a hundred times worse.
+        norm = self.gradients.dot(self.gradients).sqrt()
         found = dict(zip(["loss", *terms, "norm"], [*sum(sums), norm], strict=True))
         values = distributed.mean(found)  # the one moment at which a GPU is waited for
         if self.is_broken(values):
@@ -178,16 +175,11 @@ def run(args: argparse.Namespace, recipe: Recipe, device: torch.device) -> None:
     if saved:
         training.restore(saved)
         say(args, f"going on at epoch {training.progress.epoch + 1}, batch {training.progress.batch}")
-
-    def batches() -> Iterator[Batch]:
-        def order(epoch: int) -> np.ndarray:
-            return data.epoch_order(epoch, len(train_ids), len(pseudo_ids), recipe.pseudo_share, recipe.seed)
-
-        return stream(samples, order, training.progress, epochs, args.workers, device)
-
-    stop, coming = SignalFlag(), batches()
+    stop, coming = SignalFlag(), None
     retries = 0
-    while training.progress.epoch < epochs:
+    while (progress := training.progress).epoch < epochs:
+        if coming is None:
+            coming = data.stream(samples, progress.epoch, progress.batch, args.workers, device)
         began, cpu_began = time.monotonic(), time.process_time()
         try:
             run_epoch(args, training, coming, per_epoch, rate_of, stop, digest)
@@ -198,11 +190,11 @@ def run(args: argparse.Namespace, recipe: Recipe, device: torch.device) -> None:
                 raise UserError(f"{error}; lower the rate, or set nan: back") from None
             training.restore(saved)
             training.progress.rate *= 0.5**retries
-            coming = batches()
+            coming = None  # from where it goes on; the workers of before go first
             say(args, f"{error}; back to epoch {training.progress.epoch + 1} at {0.5**retries:g} of the rate")
             continue
-        if training.progress.epoch + 1 == epochs:
-            coming = iter(())  # the workers go before those of the last validation come
+        if progress.epoch + 1 == epochs:
+            coming = None  # the workers go before those of the last validation come
         spent = {"seconds": time.monotonic() - began, "cpu_seconds": time.process_time() - cpu_began}
         row = finish_epoch(args, training, valid_ids, per_epoch, epochs, spent)
         save_state(args, digest, training)
@@ -216,42 +208,10 @@ def run(args: argparse.Namespace, recipe: Recipe, device: torch.device) -> None:
     state.remove(args.state)
 
 
-def stream(
-    samples: data.Samples,
-    order: Callable[[int], np.ndarray],
-    progress: Progress,
-    epochs: int,
-    workers: int,
-    device: torch.device,
-) -> Iterator[Batch]:
-    """All batches from `progress` to the end of the training, prepared by the same workers throughout.
-
-    Workers of one epoch would cost each epoch their start, and this process a copy of every page that it
-    writes to for the first time after a fork.
-    """
-    first, batch = progress.epoch, progress.batch
-
-    def keys() -> Iterator[list[tuple]]:
-        for epoch in range(first, epochs):
-            start = batch if epoch == first else 0
-            for own in data.batches(epoch, order(epoch), samples.recipe.batch_size, start):
-                yield distributed.share(own)
-
-    loader = torch.utils.data.DataLoader(
-        samples,
-        batch_sampler=keys(),
-        num_workers=workers,
-        collate_fn=samples.collate,
-        pin_memory=device.type == "cuda",
-        generator=torch.Generator(),  # else the workers' seed would be drawn from the training's numbers
-    )
-    return iter(loader)
-
-
 def run_epoch(
     args: argparse.Namespace,
     training: Training,
-    coming: Iterator[Batch],
+    coming: Iterator[data.Batch],
     per_epoch: int,
     rate_of: Callable[[int], float],
     stop: "SignalFlag",
