@@ -103,7 +103,7 @@ def test_warped_picture_shows_the_point_where_its_pose_says():
 def test_photometric_is_repeatable_and_spares_the_mask():
     picture = np.random.default_rng(0).integers(0, 255, (32, 64, 4), np.uint8)
     change = augment.Photometric(1.0)
-    first, second, other = change(picture, 5), change(picture, 5), change(picture, 6)
+    first, second, other = (change(picture, np.random.default_rng(seed)) for seed in (5, 5, 6))
     np.testing.assert_array_equal(first, second)
     assert (first != other).any()
     np.testing.assert_array_equal(first[..., 3], picture[..., 3])
@@ -113,13 +113,21 @@ def test_photometric_is_repeatable_and_spares_the_mask():
 def test_photometric_of_one_kind_changes_what_it_says(kind):
     picture = np.random.default_rng(0).integers(60, 180, (32, 64, 4), np.uint8)
     change = augment.Photometric(1.0, kind)
-    results = [change(picture, seed)[..., :3].astype(float) for seed in range(20)]
+    results = [change(picture, np.random.default_rng(seed))[..., :3].astype(float) for seed in range(20)]
     changed = [result for result in results if (result != picture[..., :3]).any()]
     assert changed, "none of twenty was changed"
     means = {np.round(result.mean() - picture[..., :3].mean()) for result in changed}
     assert (len(means) > 2) == (kind in ("brightness", "gamma", "contrast", "hue")), (
         "light changes, noise not"
     )
+
+
+def test_photometric_draws_each_kind_for_itself():
+    """With one seed for all, each would be used where a rarer one is: a fifth would stay as it is."""
+    picture = np.random.default_rng(0).integers(60, 180, (8, 16, 4), np.uint8)
+    change = augment.Photometric(1.0)
+    untouched = [(change(picture, np.random.default_rng(seed)) == picture).all() for seed in range(1000)]
+    assert np.mean(untouched) == pytest.approx(0.2 * 0.7 * 0.7 * 0.8, abs=0.03)
 
 
 def test_warp_fills_with_grey_and_no_mask():

@@ -6,6 +6,7 @@ exact: the warped picture is what a camera with intrinsics V·K sees of the tran
 at every depth (zoom and shift live in the intrinsics, the mirror is about cx). One interpolation does all.
 """
 
+import random
 from dataclasses import dataclass, replace
 
 import cv2
@@ -77,7 +78,7 @@ def warp(picture: np.ndarray, homography: np.ndarray, size: tuple[int, int]) -> 
 class Photometric:
     """Brightness, contrast, hue, saturation, gamma, noise and blur through albumentations.
 
-    Called with a seed, so that a sample depends on nothing but the recipe's seed, epoch and image.
+    Called with a generator, so that a sample depends on nothing but the recipe's seed, epoch and image.
     """
 
     def __init__(self, strength: float, kind: str = "all"):
@@ -107,11 +108,12 @@ class Photometric:
         }
         self.transform = A.Compose(kinds[kind])
 
-    def __call__(self, picture: np.ndarray, seed: int) -> np.ndarray:
+    def __call__(self, picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """picture: (H, W, 4) uint8; the mask channel is left alone."""
         if self.transform is None:
             return picture
-        self.transform.set_random_seed(seed)
+        # Not set_random_seed: it gives each transform the same numbers, and so all or none are used.
+        self.transform.set_random_state(rng, random.Random(int(rng.integers(2**31))))
         # OpenCV takes the channels apart and together again ten times faster than NumPy.
         colour = self.transform(image=cv2.cvtColor(picture, cv2.COLOR_RGBA2RGB))["image"]
         result = picture.copy()

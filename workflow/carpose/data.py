@@ -19,8 +19,10 @@ from . import UserError, augment, camera, codec, distributed, rotation
 from .cache import Cache, open_cache
 from .cars import ANGLES, POSITION
 from .recipe import Recipe
+from .slots import Slots
 
-Batch = tuple[torch.Tensor, dict[str, torch.Tensor | np.ndarray], list[str]]  # what Samples.collate makes
+# Pictures, targets by name, ImageIds: what Samples.collate makes.
+Batch = tuple[torch.Tensor, dict[str, torch.Tensor | np.ndarray], list[str]]
 MEAN = torch.tensor([0.485, 0.456, 0.406])  # ImageNet's, which pretrained weights expect
 STD = torch.tensor([0.229, 0.224, 0.225])
 
@@ -154,7 +156,7 @@ class Samples(Photos):
         student = index >= self.labelled
         placement = augment.sample(strengths[student], view.matrix, rng)
         picture = self.picture(self.image_ids[index], placement, view.size)
-        picture = self.photometric[student](picture, int(rng.integers(2**31)))
+        picture = self.photometric[student](picture, rng)
         own = slice(self.start[index], self.start[index + 1])
         xyz, turn = placement.apply(self.xyz[own], self.rotation[own])
         intrinsics = camera.cells(codec.STRIDE) @ placement.view @ view.photo_intrinsics
@@ -210,6 +212,8 @@ def batches(epoch: int, order: np.ndarray, batch_size: int, first: int) -> Itera
 def stream(samples: Samples, epoch: int, batch: int, workers: int, device: torch.device) -> Iterator[Batch]:
     """This process's share of all batches from that one on to the end of the training.
 
+    Each lasts until the next one is taken, see carpose.slots. On the CPU its pictures are normalised already.
+
     The same workers prepare them throughout: new ones in each epoch would cost their start, and this process
     a copy of every page that it writes to for the first time after a fork.
     """
@@ -220,30 +224,50 @@ def stream(samples: Samples, epoch: int, batch: int, workers: int, device: torch
             order = epoch_order(number, samples.labelled, unlabelled, recipe.pseudo_share, recipe.seed)
             yield from batches(number, order, recipe.batch_size, batch if number == epoch else 0)
 
+    options = {
+        "batch_sampler": map(distributed.share, keys()),
+        "num_workers": workers,
+        "generator": torch.Generator(),  # else the workers' seed would be drawn from the training's numbers
+    }
+    if device.type == "cuda":  # bytes are a quarter of the way to it
+        loader = torch.utils.data.DataLoader(samples, collate_fn=samples.collate, pin_memory=True, **options)
+        return iter(loader)
+
+    def collate(some: list[Sample]) -> Batch:
+        pictures, *rest = samples.collate(some)
+        return normalised(pictures, recipe), *rest
+
+    if workers == 0:
+        return iter(torch.utils.data.DataLoader(samples, collate_fn=collate, **options))
+    pixels = recipe.batch_size * recipe.input_width * recipe.input_height
+    largest = 16 * pixels + 8 * (pixels // codec.STRIDE**2)  # four channels, two maps
+    slots = Slots(collate, largest, workers)
     loader = torch.utils.data.DataLoader(
-        samples,
-        batch_sampler=map(distributed.share, keys()),
-        num_workers=workers,
-        collate_fn=samples.collate,
-        pin_memory=device.type == "cuda",
-        generator=torch.Generator(),  # else the workers' seed would be drawn from the training's numbers
+        samples, collate_fn=slots.leave, prefetch_factor=slots.AHEAD, **options
     )
-    return iter(loader)
+    return map(slots.take, loader)
 
 
 def network_input(pictures: torch.Tensor, device: torch.device, recipe: Recipe) -> torch.Tensor:
-    """(B, H, W, 4) uint8 → (B, 3 or 4, H, W) float32, channels last, on the device."""
-    batch, height, width, _ = pictures.shape
+    """(B, H, W, 4) uint8, or what `normalised` made of it → (B, 3 or 4, H, W) float32, channels last, on the
+    device."""
     pictures = pictures.to(device, non_blocking=True)
+    if not pictures.is_floating_point():
+        pictures = normalised(pictures, recipe)
+    return pictures.permute(0, 3, 1, 2)
+
+
+def normalised(pictures: torch.Tensor, recipe: Recipe) -> torch.Tensor:
+    """(B, H, W, 4) uint8 → (B, H, W, 3 or 4) float32: RGB less the mean by the deviation; the mask 0 … 1."""
+    batch, height, width, _ = pictures.shape
     colour = pictures[..., :3]
-    if device.type == "cpu":
+    if pictures.device.type == "cpu":
         # OpenCV takes three of four channels five times as fast as PyTorch does on a CPU.
         rgb = cv2.cvtColor(pictures.reshape(-1, width, 4).numpy(), cv2.COLOR_RGBA2RGB)
         colour = torch.from_numpy(rgb)
     # A row at a time: three channels at a time are three times as slow.
     shift, scale = (-MEAN / STD).repeat(width), (1 / (255 * STD)).repeat(width)
     rows = colour.reshape(batch, height, 3 * width).float()
-    inputs = torch.addcmul(shift.to(device), rows, scale.to(device)).view(batch, height, width, 3)
-    if recipe.mask_channel:
-        inputs = torch.cat([inputs, pictures[..., 3:] / 255.0], dim=-1)
-    return inputs.permute(0, 3, 1, 2)
+    torch.addcmul(shift.to(rows.device), rows, scale.to(rows.device), out=rows)
+    inputs = rows.view(batch, height, width, 3)
+    return torch.cat([inputs, pictures[..., 3:] / 255.0], dim=-1) if recipe.mask_channel else inputs

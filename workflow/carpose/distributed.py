@@ -101,7 +101,7 @@ def synchronised(model: torch.nn.Module, device: torch.device) -> torch.nn.Modul
 
 
 def count(own: torch.Tensor) -> torch.Tensor:
-    """Σ over the processes of a number of cars or cells (a scalar), at least 1, per process."""
+    """Σ over the processes of numbers of cars or cells (one or more), each at least 1, per process."""
     if size() == 1:
         return own.clamp(min=1)
     total = own.detach().clone()
@@ -109,13 +109,13 @@ def count(own: torch.Tensor) -> torch.Tensor:
     return total.clamp(min=1) / size()
 
 
-def mean(own: dict[str, torch.Tensor]) -> dict[str, float]:
-    """The mean over the processes of scalars, the same on all."""
-    values = torch.stack([value.detach().double() for value in own.values()])
+def mean(own: torch.Tensor) -> list[float]:
+    """The mean over the processes of a few numbers, the same on all."""
+    values = own.double()
     if size() > 1:
         dist.all_reduce(values)
         values /= size()
-    return dict(zip(own, values.tolist(), strict=True))
+    return values.tolist()
 
 
 def any_of(flag: bool, device: torch.device) -> bool:

@@ -24,9 +24,9 @@ def counts(targets: Tensors) -> dict[str, torch.Tensor]:
     """What losses are divided by, over the whole batch of all processes: cars, cells that learn a pose, cells
     of the heat map on and off a peak."""
     heat = targets["heatmap"]
-    totals = {"cars": targets["peak_weight"].sum(), "cells": targets["weight"].sum()}
-    totals |= {"positive": heat.sum(), "negative": (1 - heat).sum()}
-    return {name: distributed.count(value) for name, value in totals.items()}
+    cars, cells, positive = targets["peak_weight"].sum(), targets["weight"].sum(), heat.sum()
+    totals = distributed.count(torch.stack([cars, cells, positive, heat.numel() - positive]))
+    return dict(zip(("cars", "cells", "positive", "negative"), totals.unbind(), strict=True))
 
 
 def heatmap_focal(logits: torch.Tensor, targets: Tensors, total: Tensors | None = None) -> torch.Tensor:
@@ -37,10 +37,10 @@ def heatmap_focal(logits: torch.Tensor, targets: Tensors, total: Tensors | None 
     total = total or counts(targets)
     logits = logits[:, 0].float()
     probability = logits.sigmoid()
-    away = (1 - targets["heatmap"]).pow(4) * ~targets["ignore"]
-    negative = (probability.pow(2) * F.softplus(logits) * away).sum()
-    at = logits.reshape(-1)[targets["peak"]]
-    positive = ((1 - at.sigmoid()).pow(2) * F.softplus(-at) * targets["peak_weight"]).sum()
+    away = (1 - targets["heatmap"]).square().square() * ~targets["ignore"]
+    negative = (probability.square() * F.softplus(logits) * away).sum()
+    at = logits.reshape(-1).index_select(0, targets["peak"])
+    positive = ((1 - at.sigmoid()).square() * F.softplus(-at) * targets["peak_weight"]).sum()
     return (positive + negative) / total["cars"]
 
 

@@ -75,8 +75,7 @@ class Muon(torch.optim.AdamW):
                     step=torch.tensor(0.0), momentum=torch.zeros_like(parameter.grad)
                 )
         momenta = [self.state[parameter]["momentum"] for parameter in matrices]
-        gradients = [parameter.grad for parameter in matrices]
-        torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
+        torch._foreach_lerp_(momenta, [parameter.grad for parameter in matrices], 1 - MOMENTUM)
         torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
         by_rows = defaultdict(list)
         for parameter, momentum in zip(matrices, momenta, strict=True):
@@ -88,8 +87,5 @@ class Muon(torch.optim.AdamW):
                 upright = upright.reshape(parameter.movedim(1, -1).shape).movedim(-1, 1)
                 parameter.add_(upright, alpha=-group["lr"] * 0.2 * max(momentum.shape) ** 0.5)
         for parameter in matrices:
-            parameter.grad = None  # AdamW's own step passes over it
-        result = super().step(closure)
-        for parameter, gradient in zip(matrices, gradients, strict=True):
-            parameter.grad = gradient
-        return result
+            parameter.grad = None  # used up; AdamW's own step passes over it
+        return super().step(closure)
