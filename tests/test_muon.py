@@ -7,9 +7,13 @@ import torch
 from torch import nn
 
 import models  # noqa: F401  prepares the import of timm
-from carpose.muon import COEFFICIENTS, MOMENTUM, Muon, flat, is_matrix, orthogonal
+from carpose.muon import COEFFICIENTS, MOMENTUM, Muon, flat, is_matrix, orthogonalising
 
 import timm.optim.muon  # isort: skip
+
+
+def orthogonal(matrices):
+    return [factor @ x for factor, x in zip(orthogonalising(matrices), matrices, strict=True)]
 
 
 @pytest.mark.parametrize("width", [12, 72, 432])
@@ -35,13 +39,18 @@ def test_orthogonal_turns_singular_values_to_one():
 
 def test_weights_are_matrices_whichever_way_they_lie_in_memory():
     weight = torch.randn(8, 4, 3, 3)
-    assert torch.equal(flat(weight), flat(weight.to(memory_format=torch.channels_last)))
-    assert flat(torch.randn(64, 4, 1, 1)).shape == (4, 64)
+    for one in (weight, weight.to(memory_format=torch.channels_last), torch.randn(64, 4, 1, 1)):
+        before, matrix = one.clone(), flat(one)
+        assert len(matrix) == min(len(one), one[0].numel()) and matrix.numel() == one.numel()
+        matrix.mul_(2)
+        assert torch.equal(one, 2 * before)
+        for row, own in zip(matrix if len(matrix) == len(one) else matrix.mT, one, strict=True):
+            assert torch.equal(row.sort().values, own.flatten().sort().values)
     assert is_matrix(weight) and not is_matrix(torch.randn(8)) and not is_matrix(torch.randn(1, 32, 1, 1))
     assert not is_matrix(torch.randn(32, 1, 3, 3)), "a depthwise convolution"
 
 
-def network():
+def network(memory_format=torch.channels_last):
     torch.manual_seed(0)
     layers = [
         nn.Conv2d(3, 8, 3, bias=False),
@@ -50,7 +59,7 @@ def network():
         nn.Conv2d(8, 64, 1),
         nn.Conv2d(64, 8, 3),
     ]
-    return nn.Sequential(*layers).to(memory_format=torch.channels_last)
+    return nn.Sequential(*layers).to(memory_format=memory_format)
 
 
 def steps(model, optimizer, count, seed=0):
@@ -62,11 +71,12 @@ def steps(model, optimizer, count, seed=0):
     return nn.utils.parameters_to_vector([p.contiguous() for p in model.parameters()])
 
 
+@pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
 @pytest.mark.parametrize("decay", [0.0, 0.1])
-def test_steps_are_those_of_timm(monkeypatch, decay):
+def test_steps_are_those_of_timm(monkeypatch, decay, memory_format):
     exact = functools.partial(timm.optim.muon.zeropower_via_newtonschulz, dtype=torch.float32)
     monkeypatch.setattr(timm.optim.muon, "zeropower_via_newtonschulz", exact)
-    ours, theirs = network(), network()
+    ours, theirs = network(memory_format), network()
     groups = [
         {"params": [p for p in theirs.parameters() if p.ndim > 1]},
         {"params": [p for p in theirs.parameters() if p.ndim == 1], "weight_decay": 0.0},

@@ -59,8 +59,8 @@ class Targets:
     weight: np.ndarray  # (N,)
     offset: np.ndarray  # (N, 2) cells, or x and y in POSITION_UNIT
     depth: np.ndarray  # (N, 1)
-    depth_noise: np.ndarray  # (N, 1) Laplace scale of the label's own error, 0 for true labels
     rotation: np.ndarray  # (N, 2, 4 or 6)
+    depth_noise: np.ndarray | None = None  # (N, 1) Laplace scale of the label's own error; None: all are true
     height: np.ndarray | None = None  # (N, 1) apparent height, relative to that at TYPICAL_DEPTH, less 1
     height_noise: np.ndarray | None = None  # (N, 1)
 
@@ -127,8 +127,8 @@ def encode(
     cell, car = cell[chosen], car[chosen]
 
     relative = xyz[:, 2] * focal_reference / (focal * TYPICAL_DEPTH)
-    depth, depth_noise = _depth_target(DEPTH[recipe.depth], relative, noise)
-    size_cue = _depth_target(DEPTH[HEIGHT], relative, noise) if recipe.height_cue else ()
+    depth, depth_noise = _depth_target(DEPTH[recipe.depth], relative, noise, car)
+    size_cue = _depth_target(DEPTH[HEIGHT], relative, noise, car) if recipe.height_cue else ()
     offset = xyz[car, :2] / POSITION_UNIT if recipe.position == "regressed" else offset[chosen]
     yaw_pitch_roll = angles_of(rotation)[:, [1, 0, 2]] + [0, 0, np.pi]
     if recipe.yaw == "allocentric":
@@ -147,23 +147,26 @@ def encode(
         cell,
         (weight[car] * np.exp(-nearness[chosen] / 2)).astype(float32),
         offset.astype(float32),
-        depth[car],
-        depth_noise[car],
+        depth,
         turn.astype(float32)[car],
-        *(values[car] for values in size_cue),
+        depth_noise,
+        *size_cue,
     )
 
 
 def _depth_target(
-    parametrisation: tuple, relative: np.ndarray, noise: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Targets (N, 1) and the Laplace scales of their errors, from the standard deviations of log z."""
+    parametrisation: tuple, relative: np.ndarray, noise: np.ndarray, car: np.ndarray
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Of each cell's car: targets (N, 1) and the Laplace scales of their errors, from the standard deviations
+    of log z; None where all are 0."""
     to_target = parametrisation[0]
+    target = to_target(relative).astype(np.float32)[car, None]
+    if not noise.any():
+        return target, None
     # A Laplace scale is the standard deviation over √2; the slope carries it from log z to the target.
     step = 1e-4
     slope = np.abs(to_target(relative * np.exp(step)) - to_target(relative * np.exp(-step))) / (2 * step)
-    target = np.column_stack([to_target(relative), noise * slope / np.sqrt(2)]).astype(np.float32)
-    return target[:, :1], target[:, 1:]
+    return target, (noise * slope / np.sqrt(2)).astype(np.float32)[car, None]
 
 
 def _bumps(

@@ -87,8 +87,10 @@ def compute(
         if recipe.depth_uncertainty:
             # Laplace likelihood: |error|/b + log b, with s = log b held in a sane range; the variance of
             # a pseudo label's own error is not the network's to explain.
-            noise = torch.stack([targets[f"{name}_noise"] for name in depths])
-            s = torch.logaddexp(2 * depth[..., 1:].clamp(-6, 4), 2 * noise.log()) / 2
+            s = depth[..., 1:].clamp(-6, 4)
+            if "depth_noise" in targets:
+                noise = torch.stack([targets[f"{name}_noise"] for name in depths])
+                s = torch.logaddexp(2 * s, 2 * noise.log()) / 2
             error = error * torch.exp(-s) + s
         for name, value in zip(depths, ((error * weight).sum((1, 2)) / total["cells"]).unbind(), strict=True):
             add(name, value)

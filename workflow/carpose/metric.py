@@ -115,16 +115,16 @@ def _near_truths(truth, predictions, image_of_truth, image_of_prediction):
 
     A farther truth never decides: where it is the nearest that remains, the prediction is a miss.
     """
-    # ‖p−g‖ < 0.1·‖g‖ takes ‖p‖ within a tenth of ‖g‖: of each image's cars, sorted by distance, a few in a
-    # row. Images lie 100 apart on one line with the logarithms, so that one search finds them for all.
+    # ‖p−g‖ < 0.1·‖g‖ takes a ‖p‖ within a tenth of ‖g‖: of an image's cars, sorted by distance, a few in a
+    # row. With logarithms on one line, images 100 apart, one search finds those of all (1e-6 for rounding).
     at, true = predictions[cars.POSITION].to_numpy(float), truth[cars.POSITION].to_numpy(float)
     log_at, log_true = (np.log(np.clip(np.sqrt((x**2).sum(axis=1)), 1e-15, 1e15)) for x in (at, true))
     place = 100 * image_of_truth + log_true
     sorted_truth = np.argsort(place, kind="stable")
     place = place[sorted_truth]
     middle = 100 * image_of_prediction + log_at
-    first = np.searchsorted(place, middle - np.log1p(TRANSLATION[0]) - 1e-9)
-    pairs = np.searchsorted(place, middle - np.log1p(-TRANSLATION[0]) + 1e-9) - first
+    first = np.searchsorted(place, middle - np.log1p(TRANSLATION[0]) - 1e-6)
+    pairs = np.searchsorted(place, middle - np.log1p(-TRANSLATION[0]) + 1e-6) - first
     p = np.repeat(np.arange(len(predictions)), pairs)
     t = sorted_truth[first.repeat(pairs) + _position(p)]
     distance = np.sqrt(((at[p] - true[t]) ** 2).sum(axis=1)) / np.sqrt((true[t] ** 2).sum(axis=1))

@@ -23,11 +23,12 @@ COEFFICIENTS = (
 )
 
 
-def orthogonal(matrices: list[torch.Tensor]) -> list[torch.Tensor]:
-    """For each (M, N), of one M ≤ any N, the nearest with orthonormal rows: singular values 0.7 … 1.2.
+def orthogonalising(matrices: list[torch.Tensor]) -> torch.Tensor:
+    """(K, M, M) factors of K matrices (M, N), of one M ≤ any N: a factor times its matrix is the nearest one
+    with orthonormal rows, singular values 0.7 … 1.2.
 
     Newton-Schulz iteration. All of its polynomials are of X·Xᵀ, so it is done on these small M×M matrices,
-    all in one batch, and touches X, which is some times longer, only before and after.
+    all in one batch.
     """
     gram = torch.stack([x @ x.mT for x in matrices])
     squares = gram.diagonal(dim1=1, dim2=2).sum(1).clamp(min=1e-14)[:, None, None]
@@ -38,7 +39,7 @@ def orthogonal(matrices: list[torch.Tensor]) -> list[torch.Tensor]:
         factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c) + a * identity
         product = factor if product is None else torch.bmm(factor, product)
         gram = torch.bmm(gram, torch.bmm(factor, factor))
-    return [factor @ x for factor, x in zip(product * squares.rsqrt(), matrices, strict=True)]
+    return product * squares.rsqrt()
 
 
 def is_matrix(parameter: torch.Tensor) -> bool:
@@ -47,8 +48,9 @@ def is_matrix(parameter: torch.Tensor) -> bool:
 
 
 def flat(tensor: torch.Tensor) -> torch.Tensor:
-    """A convolution's weights as a matrix that is not higher than wide; a view where channels come last."""
-    matrix = tensor.movedim(1, -1).flatten(1)
+    """A view of a convolution's weights as a matrix that is not higher than wide. Its columns (or rows) come
+    as they lie in memory: their order makes no difference here."""
+    matrix = tensor.as_strided((len(tensor), tensor.numel() // len(tensor)), (tensor.stride(0), 1))
     return matrix.mT if matrix.shape[0] > matrix.shape[1] else matrix
 
 
@@ -59,6 +61,8 @@ class Muon(torch.optim.AdamW):
         parameters = list(parameters)
         matrices = [parameter for parameter in parameters if is_matrix(parameter)]
         others = [parameter for parameter in parameters if not is_matrix(parameter)]
+        if any(matrix.stride(0) * len(matrix) != matrix.numel() for matrix in matrices):
+            raise ValueError("weights have to lie in memory one output channel after the other")
         # One kernel for all tensors; on a GPU it would take the scaler's part too, and not skip a step.
         fused = {"fused": True} if parameters[0].device.type == "cpu" else {}
         groups = [{"params": others, "weight_decay": 0.0}, {"params": matrices}]
@@ -71,21 +75,19 @@ class Muon(torch.optim.AdamW):
         for parameter in matrices:
             if not self.state[parameter]:
                 # AdamW looks for a step in every state that it restores.
-                self.state[parameter].update(
-                    step=torch.tensor(0.0), momentum=torch.zeros_like(parameter.grad)
-                )
+                self.state[parameter].update(step=torch.tensor(0.0), momentum=torch.zeros_like(parameter))
         momenta = [self.state[parameter]["momentum"] for parameter in matrices]
         torch._foreach_lerp_(momenta, [parameter.grad for parameter in matrices], 1 - MOMENTUM)
-        torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
         by_rows = defaultdict(list)
         for parameter, momentum in zip(matrices, momenta, strict=True):
-            by_rows[min(flat(momentum).shape)].append((parameter, flat(momentum)))
+            momentum = flat(momentum)
+            by_rows[len(momentum)].append((flat(parameter), momentum))
+        kept = 1 - group["lr"] * group["weight_decay"]
         for alike in by_rows.values():
-            updates = orthogonal([momentum for _, momentum in alike])
-            for (parameter, momentum), update in zip(alike, updates, strict=True):
-                upright = update.mT if parameter.shape[0] > momentum.shape[0] else update
-                upright = upright.reshape(parameter.movedim(1, -1).shape).movedim(-1, 1)
-                parameter.add_(upright, alpha=-group["lr"] * 0.2 * max(momentum.shape) ** 0.5)
+            factors = orthogonalising([momentum for _, momentum in alike])
+            for (weights, momentum), factor in zip(alike, factors, strict=True):
+                rate = group["lr"] * 0.2 * momentum.shape[1] ** 0.5
+                weights.addmm_(factor, momentum, beta=kept, alpha=-rate)
         for parameter in matrices:
             parameter.grad = None  # used up; AdamW's own step passes over it
         return super().step(closure)

@@ -1,4 +1,4 @@
-"""Memory in which workers leave their batches for a training on the CPU; theirs since they were forked.
+"""Memory that a training on the CPU shares with its workers, in which they leave their batches.
 
 A tensor that comes out of a worker by itself brings a file, new pages on both sides and a talk between two
 threads. For a small network that is more than its losses take (docs/benchmarks.md).

@@ -235,7 +235,9 @@ def run_epoch(
         progress.batch += 1
         for name, value in values.items():
             progress.sums[name] = progress.sums.get(name, 0.0) + value
-        bar.set_postfix({name: f"{total / progress.batch:.3f}" for name, total in progress.sums.items()})
+        if not silent:
+            means = {name: f"{total / progress.batch:.3f}" for name, total in progress.sums.items()}
+            bar.set_postfix(means)
         stopping = distributed.any_of(stop.raised, training.device)
         if stopping or time.monotonic() - saved_at > 60 * args.save_minutes:
             save_state(args, digest, training)
