@@ -37,7 +37,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, help="processes that prepare samples")
     parser.add_argument("--steps", type=int, default=100, help="steps of one epoch")
     parser.add_argument("--repeats", type=int, default=5, help="epochs")
-    parser.add_argument("--ready", action="store_true", help="ten batches made before, again and again")
+    parser.add_argument(
+        "--ready", action="store_true", help="ten batches made before, over and over; no workers"
+    )
     parser.add_argument("--cars", type=int, default=8, help="cars per photo")
     args = parser.parse_args()
     recipe = measure.recipe(args.model, args.config)
@@ -62,7 +64,8 @@ def main() -> None:
         cells = torch.as_tensor(batch[1]["cell"]).to(device)
         running = SimpleNamespace(workers=args.workers, save_minutes=1e9, name="benchmark", state=None)
         stop = SimpleNamespace(raised=False)
-        coming = data.stream(samples, 0, 0, args.workers, device)
+        # A worker's batch lasts only until the next one is taken.
+        coming = data.stream(samples, 0, 0, 0 if args.ready else args.workers, device)
         if args.ready:
             coming = itertools.cycle(list(itertools.islice(coming, 10)))
         times = []

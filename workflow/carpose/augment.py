@@ -112,7 +112,8 @@ class Photometric:
         """picture: (H, W, 4) uint8; the mask channel is left alone."""
         if self.transform is None:
             return picture
-        # Not set_random_seed: it gives each transform the same numbers, and so all or none are used.
+        # Not set_random_seed, which gives each transform the same numbers: a rare one would be used only
+        # together with the commoner ones, and as weakly as it is rare.
         self.transform.set_random_state(rng, random.Random(int(rng.integers(2**31))))
         # OpenCV takes the channels apart and together again ten times faster than NumPy.
         colour = self.transform(image=cv2.cvtColor(picture, cv2.COLOR_RGBA2RGB))["image"]

@@ -21,7 +21,7 @@ from .cars import ANGLES, POSITION
 from .recipe import Recipe
 from .slots import Slots
 
-# Pictures, targets by name, ImageIds: what Samples.collate makes.
+# Pictures (bytes, or on the CPU what `normalised` makes of them), targets by name, ImageIds.
 Batch = tuple[torch.Tensor, dict[str, torch.Tensor | np.ndarray], list[str]]
 MEAN = torch.tensor([0.485, 0.456, 0.406])  # ImageNet's, which pretrained weights expect
 STD = torch.tensor([0.229, 0.224, 0.225])
@@ -165,8 +165,8 @@ class Samples(Photos):
     def collate(self, samples: list[Sample]) -> Batch:
         """Samples of one size → pictures (B, H, W, 4) uint8, targets by name, ImageIds.
 
-        Maps are tensors, which come from a worker in shared memory; what is short stays an array, which comes
-        through a pipe: as tensors these cost the training more than all the rest.
+        Maps are tensors, which come from a worker in shared memory (for the CPU see carpose.slots); what is
+        short stays an array, which comes through a pipe: as a tensor it would cost more than all the rest.
         """
         pictures, xyz, turn, weight, noise, intrinsics, indices = zip(*samples, strict=True)
         pictures, half = np.stack(pictures), codec.STRIDE // 2
@@ -212,7 +212,7 @@ def batches(epoch: int, order: np.ndarray, batch_size: int, first: int) -> Itera
 def stream(samples: Samples, epoch: int, batch: int, workers: int, device: torch.device) -> Iterator[Batch]:
     """This process's share of all batches from that one on to the end of the training.
 
-    Each lasts until the next one is taken, see carpose.slots. On the CPU its pictures are normalised already.
+    With workers each lasts until the next is taken, see carpose.slots. On the CPU pictures are normalised.
 
     The same workers prepare them throughout: new ones in each epoch would cost their start, and this process
     a copy of every page that it writes to for the first time after a fork.
@@ -227,6 +227,7 @@ def stream(samples: Samples, epoch: int, batch: int, workers: int, device: torch
     options = {
         "batch_sampler": map(distributed.share, keys()),
         "num_workers": workers,
+        "multiprocessing_context": "fork" if workers else None,  # the cache is open, slots are shared
         "generator": torch.Generator(),  # else the workers' seed would be drawn from the training's numbers
     }
     if device.type == "cuda":  # bytes are a quarter of the way to it
@@ -239,9 +240,9 @@ def stream(samples: Samples, epoch: int, batch: int, workers: int, device: torch
 
     if workers == 0:
         return iter(torch.utils.data.DataLoader(samples, collate_fn=collate, **options))
-    pixels = recipe.batch_size * recipe.input_width * recipe.input_height
-    largest = 16 * pixels + 8 * (pixels // codec.STRIDE**2)  # four channels, two maps
-    slots = Slots(collate, largest, workers)
+    # Sizes are rounded to whole cells; four channels and two maps.
+    pixels = recipe.batch_size * (recipe.input_width + 32) * (recipe.input_height + 32)
+    slots = Slots(collate, 16 * pixels + 8 * (pixels // codec.STRIDE**2), workers)
     loader = torch.utils.data.DataLoader(
         samples, collate_fn=slots.leave, prefetch_factor=slots.AHEAD, **options
     )

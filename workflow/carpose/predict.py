@@ -74,6 +74,7 @@ def loader(
         Photos(cache, image_ids, recipe, scene),
         batch_size=batch,
         num_workers=workers,
+        multiprocessing_context="fork" if workers else None,
         collate_fn=lambda pictures: torch.from_numpy(np.stack(pictures)),
     )
     for start, pictures in zip(range(0, len(image_ids), batch), batches, strict=True):

@@ -1,4 +1,4 @@
-"""Memory that a training on the CPU shares with its workers, in which they leave their batches.
+"""Memory that a training on the CPU shares with the workers it forks, in which they leave their batches.
 
 A tensor that comes out of a worker by itself brings a file, new pages on both sides and a talk between two
 threads. For a small network that is more than its losses take (docs/benchmarks.md).
@@ -21,7 +21,8 @@ class Slots:
     AHEAD = 2  # batches that each worker prepares, at most
 
     def __init__(self, collate: Callable, largest: int, workers: int):
-        """collate: samples → (tensor, {name: tensor or array}, anything); largest: bytes of its tensors."""
+        """collate: samples → (tensor, {name: tensor or array}, anything); largest: bytes of its tensors,
+        not too few; pages that are never written to take no memory."""
         largest = (-(-largest // ALIGNED) + 8) * ALIGNED  # each tensor starts at a multiple
         self.collate = collate
         shape = workers, self.AHEAD + 1, largest

@@ -85,7 +85,7 @@ class Training:
         parts = codec.split(pictures, targets, min(recipe.accumulate, len(pictures)))
         sums: list[torch.Tensor] = []
         for parameter in self.parameters:
-            parameter.grad = None  # the optimiser's own way to do it takes five times as long
+            parameter.grad = None  # the optimiser's zero_grad takes two to five times as long
         for some, own in parts:
             with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
                 outputs = self.network(data.network_input(some, self.device, recipe), own["cell"])
