@@ -88,7 +88,9 @@ def draw(figures: dict, path: Path) -> None:
         axes.set_xticks(sizes, [str(size) for size in sizes])
         axes.minorticks_off()
         axes.set_xlabel(name)
-        axes.legend(fontsize=7)
+        low, high = axes.get_ylim()
+        axes.set_ylim(low, high * (high / low) ** 0.5)  # room for the legend
+        axes.legend(fontsize=7, loc="upper left", ncols=2)
     figure.axes[0].set_ylabel("seconds")
     figure.savefig(path)
 
