@@ -105,6 +105,16 @@ def test_thresholds_are_strict():
     assert metric.match(truth, pd.DataFrame([car(yaw=turned)]))[0].tolist() == [True] * 6 + [False] * 4
 
 
+def test_no_pair_at_the_edge_is_lost_in_the_search_for_near_ones():
+    """A car moved along the ray by a tenth of its distance: just inside counts, just outside does not."""
+    truth, _ = scene(seed=2, images=40)
+    for share, hit in ((0.9000001, True), (1.0999999, True), (0.8999999, False), (1.1000001, False)):
+        alone = truth.groupby("ImageId").head(1)
+        moved = alone.assign(score=1.0)
+        moved[cars.POSITION] *= share
+        assert (metric.match(alone, moved)[:, 0] == hit).all()
+
+
 def test_average_precision_steps_by_distinct_scores():
     hits = np.tile(np.array([[1], [0], [1], [0]], bool), 10)
     # Distinct: precision 1 and 2/3 at the two hits; the last two tied: precision 1 and 2/4.
