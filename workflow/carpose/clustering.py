@@ -7,7 +7,7 @@ Out: a cluster number per car, at most one car of each member in a cluster.
 import numpy as np
 import pandas as pd
 
-from . import cars
+from . import cars, runs
 
 
 def rays(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
@@ -41,54 +41,62 @@ def cluster(
     image, member: ints ≥ 0; direction (N, 3); along: tolerance in log-range; across: in radians;
     priority: larger is seeded earlier.
     """
-    labels = np.full(len(image), -1)
-    active = np.lexsort((-priority, image))
-    members = int(member.max(initial=0)) + 1
-    direction, features = np.asarray(direction, float), (log_range, along**2, across**2)
+    # Sorted by image (4 apart) and the direction's x: what a centre may take follows one another.
+    place = 4 * image + direction[:, 0]
+    line = np.lexsort((-priority, place))
+    waiting = np.argsort(line)[np.lexsort((-priority, image))]
+    image, member, place = image[line], member[line], place[line]
+    features = direction, log_range, along2, across2 = [
+        feature[line] for feature in (direction, log_range, along**2, across**2)
+    ]
+    widest = np.zeros(image.max(initial=-1) + 1)
+    np.maximum.at(widest, image, across2)
+
+    def take(seed, centre):
+        """What each seed's centre takes: the seed itself and the nearest free car of each other member.
+
+        Returns the cars and the number of the seed that takes each, by seed and member.
+        """
+        towards, log, deep2, wide2 = centre
+        reach = np.sqrt(wide2 + widest[image[seed]]) + 1e-6
+        middle = 4 * image[seed] + towards[:, 0]
+        to, near = runs.between(place, middle - reach, middle + reach)
+        squared = (log_range[near] - log[to]) ** 2 / (along2[near] + deep2[to])
+        keep = np.flatnonzero(free[near] & (squared < 1))
+        to, near, squared = to[keep], near[keep], squared[keep]
+        off = direction[near] - towards[to]
+        squared += np.einsum("ij,ij->i", off, off) / (across2[near] + wide2[to])
+        keep = np.flatnonzero(squared < 1)
+        to, near = np.append(to[keep], np.arange(len(seed))), np.append(near[keep], seed)
+        squared = np.append(squared[keep], np.full(len(seed), -1.0))
+        key = to * (member.max() + 1) + member[near]
+        order = np.lexsort((squared, key))
+        order = order[np.diff(key[order], prepend=-1) != 0]
+        return near[order], to[order]
+
+    labels, free = np.full(len(image), -1), np.ones(len(image), bool)
     count = 0
-    while len(active):
-        first = np.diff(image[active], prepend=-1) != 0
-        run = np.cumsum(first) - 1  # the how many-th image of those still active
-        own = [feature[active] for feature in features]
-        centre = direction[active[first]], *(feature[first] for feature in own)
-        where = active, run, member, members, direction, own, first
-        taken = _nearest_of_each_member(centre, *where)
+    while len(waiting):
+        seed = waiting[np.diff(image[waiting], prepend=-1) != 0]
+        taken, to = take(seed, [feature[seed] for feature in features])
         if recentre:
-            centre = _mean(active[taken], run[taken], len(centre[0]), direction, features)
-            taken = _nearest_of_each_member(centre, *where)
-        labels[active[taken]] = count + run[taken]
-        count += len(centre[0])
-        free = np.ones(len(active), bool)
+            taken, to = take(seed, _mean([feature[taken] for feature in features], to, len(seed)))
+        labels[line[taken]] = count + to
+        count += len(seed)
         free[taken] = False
-        active = active[free]
+        waiting = waiting[free[waiting]]
     return labels
 
 
-def _nearest_of_each_member(centre, active, run, member, members, direction, own, seed):
-    """Positions in `active` of what the centre of each run takes; a seed always takes itself."""
-    log_range, along2, across2 = own
-    squared = (log_range - centre[1][run]) ** 2 / (along2 + centre[2][run])
-    near = np.flatnonzero((squared < 1) | seed)
-    to = run[near]
-    off = direction[active[near]] - centre[0][to]
-    squared = squared[near] + np.einsum("ij,ij->i", off, off) / (across2[near] + centre[3][to])
-    squared[seed[near]] = -1
-    within = squared < 1
-    near, squared = near[within], squared[within]
-    key = run[near] * members + member[active[near]]
-    order = np.lexsort((squared, key))
-    return near[order[np.diff(key[order], prepend=-1) != 0]]
-
-
-def _mean(chosen, run, count, direction, features):
-    """Mean direction, mean log-range (by precision) and mean squared tolerances of each run."""
-    log_range, along2, across2 = (feature[chosen] for feature in features)
+def _mean(features, to, count):
+    """Mean direction, mean log-range (by precision) and mean squared tolerances of each centre's cars."""
+    direction, log_range, along2, across2 = features
 
     def total(values):
-        return np.bincount(run, values, count)
+        return np.bincount(to, values, count)
 
-    number = total(np.ones(len(run)))
-    towards = np.stack([total(direction[chosen, axis]) for axis in range(3)], axis=1)
+    number = total(np.ones(len(to)))
+    towards = np.stack([total(direction[:, axis]) for axis in range(3)], axis=1)
     towards /= np.linalg.norm(towards, axis=1, keepdims=True)
     precision = total(1 / along2)
     return towards, total(log_range / along2) / precision, number / precision, total(across2) / number

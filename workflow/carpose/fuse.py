@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from . import UserError, cars, ground, kaggle, rotation
+from . import UserError, cars, ground, kaggle, rotation, runs
 from .calibration import logit, predict_logistic, sigmoid
 from .clustering import cluster, rays
 from .files import run_main
@@ -268,17 +268,19 @@ def _mean_rotation(quaternions, weight, labels, count):
 
 def _crowded(image, direction, log_range, strength, reach=0.1):
     """(C,) 0 … 1: how near the nearest stronger car of the image is (1: the same place, 0: out of reach)."""
-    order = np.lexsort((-strength, image))
-    nearest = np.full(len(image), np.inf)
+    # Of an image's cars, sorted by distance, those within reach follow one another: see metric._near_truths.
+    place = 100 * image + log_range
+    line = np.argsort(place)
+    car, other = runs.between(place[line], place + np.log1p(-reach) - 1e-6, place + np.log1p(reach) + 1e-6)
+    other = line[other]
+    standing = np.empty(len(image), int)
+    standing[np.lexsort((-strength, image))] = np.arange(len(image))
+    stronger = standing[other] < standing[car]
+    car, other = car[stronger], other[stronger]
     position = direction * np.exp(log_range)[:, None]
-    for lag in range(1, int(np.bincount(image).max(initial=1))):
-        later, earlier = order[lag:], order[:-lag]
-        same = image[later] == image[earlier]
-        if not same.any():
-            break
-        later, earlier = later[same], earlier[same]
-        apart = np.linalg.norm(position[later] - position[earlier], axis=1) / np.exp(log_range[later])
-        nearest[later] = np.minimum(nearest[later], apart)
+    nearest = np.full(len(image), np.inf)
+    apart = np.linalg.norm(position[car] - position[other], axis=1) / np.exp(log_range[car])
+    np.minimum.at(nearest, car, apart)
     return np.maximum(1 - nearest / reach, 0)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from . import UserError, cars, kaggle, rotation
+from . import UserError, cars, kaggle, rotation, runs
 from .files import run_main
 
 TRANSLATION = np.arange(10, 0, -1) / 100  # ‖p−g‖/‖g‖, loosest first
@@ -116,19 +116,22 @@ def _near_truths(truth, predictions, image_of_truth, image_of_prediction):
     A farther truth never decides: where it is the nearest that remains, the prediction is a miss.
     """
     # ‖p−g‖ < 0.1·‖g‖ takes a ‖p‖ within a tenth of ‖g‖: of an image's cars, sorted by distance, a few in a
-    # row. With logarithms on one line, images 100 apart, one search finds those of all (1e-6 for rounding).
+    # row. With logarithms on one line, images 100 apart, one search finds those of all.
     at, true = predictions[cars.POSITION].to_numpy(float), truth[cars.POSITION].to_numpy(float)
-    log_at, log_true = (np.log(np.clip(np.sqrt((x**2).sum(axis=1)), 1e-15, 1e15)) for x in (at, true))
+    range_at, range_true = (np.sqrt((x**2).sum(axis=1)) for x in (at, true))
+    log_at, log_true = (np.log(np.clip(x, 1e-15, 1e15)) for x in (range_at, range_true))
     place = 100 * image_of_truth + log_true
-    sorted_truth = np.argsort(place, kind="stable")
-    place = place[sorted_truth]
+    line = np.argsort(place, kind="stable")
     middle = 100 * image_of_prediction + log_at
-    first = np.searchsorted(place, middle - np.log1p(TRANSLATION[0]) - 1e-6)
-    pairs = np.searchsorted(place, middle - np.log1p(-TRANSLATION[0]) + 1e-6) - first
-    p = np.repeat(np.arange(len(predictions)), pairs)
-    t = sorted_truth[first.repeat(pairs) + _position(p)]
-    distance = np.sqrt(((at[p] - true[t]) ** 2).sum(axis=1)) / np.sqrt((true[t] ** 2).sum(axis=1))
-    close = np.nonzero(distance < TRANSLATION[0])[0]
+    loosest, rounding = TRANSLATION[0], 1e-6
+    p, t = runs.between(
+        place[line], middle - np.log1p(loosest) - rounding, middle - np.log1p(-loosest) + rounding
+    )
+    t = line[t]
+    beside = np.abs(at[p, 0] - true[t, 0]) < (loosest + rounding) * range_true[t]  # most are not
+    p, t = p[beside], t[beside]
+    distance = np.sqrt(((at[p] - true[t]) ** 2).sum(axis=1)) / range_true[t]
+    close = np.nonzero(distance < loosest)[0]
     close = close[np.lexsort((t[close], distance[close], p[close]))]
     p, t, distance = p[close], t[close], distance[close]
     angle = np.degrees(rotation.distance(quaternion(predictions)[p], quaternion(truth)[t]))
@@ -137,7 +140,7 @@ def _near_truths(truth, predictions, image_of_truth, image_of_prediction):
 
 def _pad(row, value, rows, fill):
     """Ragged lists, sorted by row → (rows, longest) filled up with `fill`, and each value's slot and row."""
-    slot = _position(row)
+    slot = runs.rank(row)
     padded = np.full((rows, slot.max(initial=0) + 1), fill)
     padded[row, slot] = value
     return padded, slot, row
@@ -146,16 +149,10 @@ def _pad(row, value, rows, fill):
 def _by_rank(rows, image, scores):
     """Split rows by their rank within the image: first every image's best row, then every second best …"""
     rows = rows[np.lexsort((rows, -scores[rows], image[rows]))]
-    rank = _position(image[rows])
+    rank = runs.rank(image[rows])
     return (
         np.split(rows[np.argsort(rank, kind="stable")], np.bincount(rank).cumsum()[:-1]) if len(rows) else []
     )
-
-
-def _position(sorted_keys):
-    """Sorted keys → position of each within its run of equal keys."""
-    starts = np.flatnonzero(np.diff(sorted_keys, prepend=-1))
-    return np.arange(len(sorted_keys)) - np.repeat(starts, np.diff(starts, append=len(sorted_keys)))
 
 
 def read_truth(path: str | Path) -> pd.DataFrame:
