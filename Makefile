@@ -18,7 +18,7 @@ help:
 	@echo "make clean        remove the environments and caches; results/ stays"
 
 submission: .venv/installed
-	.venv/bin/snakemake --cores $(CORES) submission
+	.venv/bin/snakemake --cores $(CORES) submission --rerun-incomplete
 
 test: .venv/installed
 	.venv/bin/python -m pytest -q --durations=15

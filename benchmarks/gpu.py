@@ -6,6 +6,7 @@ and both beside the card's own peak, measured as one large matrix product.
     python -m benchmarks.gpu --config configs/pku.yaml
 """
 
+import gc
 import statistics
 import time
 
@@ -16,6 +17,7 @@ from benchmarks import measure
 from benchmarks.training import bare
 from carpose import codec, data, predict, train
 from carpose.cars import ANGLES, POSITION
+from carpose.device import repeatable
 from carpose.rotation import matrix
 
 
@@ -57,27 +59,31 @@ def constant_batch(recipe, device: torch.device):
     return pictures.to(device), batch
 
 
-def flops(model: torch.nn.Module, inputs: torch.Tensor) -> int:
-    """Floating-point operations of a forward pass."""
+def flops(model: torch.nn.Module, inputs: torch.Tensor, cells: torch.Tensor) -> int:
+    """Floating-point operations of a training's forward pass, heads at these cells."""
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(inputs)
+        model(inputs, cells)
     return counter.get_total_flops()
 
 
 def study(recipe, device: torch.device, compiled: bool, repeats: int) -> dict:
     """One backbone at one size in one number format."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
+    torch._dynamo.reset()  # else a second size is compiled for all sizes
+    gc.collect()
     training = train.Training(recipe, False, None, device)
     pictures, targets = constant_batch(recipe, device)
-    inputs = data.network_input(pictures, device, recipe)
-    work = 3 * flops(training.model, inputs)  # backward is twice the forward
+    # Backward is twice the forward.
+    work = 3 * flops(training.model, data.network_input(pictures, device, recipe), targets["cell"])
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
     if compiled:
         training.model.compile()
     step = seconds(lambda: training.step(pictures, targets, 1e-4), device, repeats)
     memory = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else float("nan")
+    inputs = data.network_input(pictures, device, recipe)
     network = seconds(lambda: bare(training, inputs, targets["cell"]), device, repeats)
     model = predict.placed(training.model, recipe, device, "torch")
     if compiled:
@@ -101,7 +107,10 @@ def main() -> None:
     parser.add_argument("--formats", nargs="+", default=["off", "bf16"])
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--no-compile", action="store_true", help="leave out the compiled networks")
+    parser.add_argument("--any-bits", action="store_true", help="algorithms that need not repeat their bits")
     args = parser.parse_args()
+    if not args.any_bits:
+        repeatable()  # as a training and a prediction are
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     figures = {"device": device.type}
     if device.type == "cuda":

@@ -37,7 +37,7 @@ def fold_batch_norms(model: nn.Module, channels: int = 3) -> nn.Module:
         *(
             one.register_forward_pre_hook(normalised)
             for one in model.modules()
-            if isinstance(one, nn.BatchNorm2d)
+            if isinstance(one, nn.BatchNorm2d | nn.SyncBatchNorm)
         ),
     ]
     with torch.no_grad():

@@ -86,7 +86,7 @@ def neighbourhoods(features: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
     places = cells[:, None, None] + step[:, None] * width + step
     places = places.clamp(0, batch * height * width - 1).reshape(-1)
     flat = features.permute(0, 2, 3, 1).reshape(-1, channels)
-    return (flat.index_select(0, places) * inside.reshape(-1, 1)).reshape(len(cells), -1)
+    return (flat.index_select(0, places) * inside.reshape(-1, 1)).reshape(len(cells), 9 * channels)
 
 
 def make_heads(inputs: int, hidden: int, heads: dict[str, int], peak: float = 0.01) -> Heads:

@@ -1,13 +1,15 @@
 """The configuration is refused before anything runs, naming the key and what would be right."""
 
 import copy
+import math
+import re
 from dataclasses import fields
 
 import pytest
 import yaml
 from conftest import REPOSITORY
 
-from carpose import UserError
+from carpose import UserError, study
 from carpose.config import SCHEMA, check, parsed
 from carpose.recipe import Recipe, add_options, command_line, from_options
 
@@ -44,7 +46,7 @@ def test_shipped_configurations_are_valid(config, overlay):
         ("train.learning_rate", 1, "train.learning_rate: no such key"),
         ("train.epoch", 1, "did you mean epochs?"),
         ("train.input_width", 500, "train.input_width: 500 is not right; it must be a multiple of 32"),
-        ("models.dla34.backbone", "resnet18", "'resnet18' is unknown; use efficientnet_b0"),
+        ("models.dla34.backbone", "resnet18", "'resnet18' is not right; use efficientnet_b0"),
         ("models.dla34.lrr", 1, "models.dla34.lrr: no such key; did you mean lr?"),
         ("folds.count", 1, "folds.count: 1 is not right; it must be at least 2"),
         ("fuse.mode", "best", "fuse.mode: 'best' is not right; use one of given, equal"),
@@ -53,6 +55,32 @@ def test_shipped_configurations_are_valid(config, overlay):
         ("models.dla34.gpus", 3, "models.dla34: 3 GPUs cannot share batches of 4 photos equally"),
         ("data_rot", "x", "did you mean data_root?"),
         ("models", {"dla34": None}, "at least one model"),
+        ("cache.crop", [0.5, 0.5, 0.2, 0.9], "cache.crop: [0.5, 0.5, 0.2, 0.9] is not right; use left top"),
+        ("train.crop", [0, 0.9, 1, 0.9], "train.crop: [0, 0.9, 1, 0.9] is not right; use left top"),
+        ("models.dla34.crop", [1, 0.5, 1, 0.9], "models.dla34.crop: [1, 0.5, 1, 0.9] is not right; use left"),
+        ("train.crop", [0, 0.5, 1], "train.crop: [0, 0.5, 1] is not right; use left top right bottom"),
+        ("train.crop", [0, "a", 1, 1], "train.crop.1: 'a' is not right; it must be of type number"),
+        ("train.optimizer", "foo", "train.optimizer: 'foo' is not right; use muon, adamw"),
+        ("models.dla34.optimizer", "sgd; ls", "models.dla34.optimizer: 'sgd; ls' is not right; use muon"),
+        ("train.lr", math.nan, "train.lr: nan is not right; it must be a finite number"),
+        ("models.dla34.lr", math.nan, "models.dla34.lr: nan is not right; it must be a finite number"),
+        ("train.heatmap_weight", math.inf, "train.heatmap_weight: inf is not right; it must be a finite"),
+        ("train.crop", [0, math.nan, 1, 1], "train.crop.1: nan is not right; it must be a finite number"),
+        ("rounds", math.nan, "rounds: nan is not right; it must be of type integer"),
+        ("train.pretrained", "no.pth", "train.pretrained: 'no.pth' is not right; use none, hub, or the path"),
+        ("models.dla34.pretrained", "/", "models.dla34.pretrained: '/' is not right; use none, hub, or"),
+        ("pseudo.precision_positive", 0.1, "pseudo.precision_positive: 0.1 is below precision_ignore, 0.2"),
+        ("run", "..", "run: '..' is not right; use a name of letters"),
+        ("run", ".", "run: '.' is not right; use a name of letters"),
+        ("run", "a/b", "run: 'a/b' is not right; use a name of letters"),
+        ("run", 123, 'run: 123 is not right; it must be text, in quotes in a file: "123"; --config ignores'),
+        ("fuse", 5, "fuse: 5 is not right; it must be of type object"),
+        ("models", 5, "models: 5 is not right; it must be of type object"),
+        ("exclude.images", {"a": 1}, "exclude.images.a: 1 is not right; it must be text, in quotes in a"),
+        ("fuse.rounds", [], "fuse.rounds: [] is not right; use all, or a list such as [0, 1]"),
+        ("fuse.rounds", [0, "x"], "fuse.rounds.1: 'x' is not right; it must be of type integer"),
+        ("models.hourglass", 5, "models.hourglass: 5 is not right; use keys of a recipe, such as {backbone:"),
+        ("models.a b", {}, "models: 'a b' is not right; use names of letters, digits, _ and -"),
     ],
 )
 def test_errors_name_the_key_and_what_is_right(config, path, value, message):
@@ -61,8 +89,41 @@ def test_errors_name_the_key_and_what_is_right(config, path, value, message):
     for parent in parents:
         place = place[parent]
     place[key] = value
-    with pytest.raises(UserError, match=message.replace("(", r"\(").replace("?", r"\?")):
+    with pytest.raises(UserError, match=re.escape(message)) as error:
         check(config)
+    assert len(str(error.value).splitlines()) == 2  # said once
+
+
+def test_what_a_recipe_may_name(config, tmp_path):
+    (tmp_path / "w.pth").touch()
+    for source in ("none", "hub", str(tmp_path / "w.pth")):
+        config["models"]["dla34"]["pretrained"] = source
+        check(config)
+    config["pseudo"]["precision_ignore"] = config["pseudo"]["precision_positive"]
+    check(config | {"run": "1.a_b-c"})
+
+
+def test_optimisers_of_the_schema_train():
+    import torch
+
+    from carpose.optim import make_optimizer
+
+    names = yaml.safe_load(SCHEMA.read_text())["$defs"]["recipe"]["properties"]["optimizer"]["enum"]
+    assert {"muon", "adamw", "adam", "sgd"} <= set(names)
+    for name in names:
+        model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Conv2d(8, 4, 1))
+        optimizer = make_optimizer(model, Recipe(optimizer=name), 0.1)
+        before = model[0].weight.detach().clone()
+        for _ in range(2):  # some only measure in the first step
+            optimizer.zero_grad()
+            model(torch.ones(1, 3, 4, 4)).square().mean().backward()
+            optimizer.step()
+        assert not torch.equal(before, model[0].weight) and model[0].weight.isfinite().all(), name
+
+
+def test_studies_are_named_in_a_list():
+    with pytest.raises(UserError, match=r"studies: 'lr' is not right; use all, or a list such as \[lr"):
+        study.settings({"studies": "lr"})
 
 
 def test_a_runtime_that_is_not_there_is_missed_before_the_trainings(config, monkeypatch):
@@ -97,8 +158,13 @@ def test_numbers_given_as_strings_inside_braces_are_numbers(config):
     """Snakemake's --config 'train={"epochs": 8}' hands over strings."""
     config["train"] |= {"epochs": "8", "lr": "1e-3", "coordinates": "true", "crop": ["0", "0.5", "1", "1"]}
     config["models"]["dla34"] |= {"width": "0.5"}
+    config["fuse"]["rounds"] = ["0", "1"]
     found = parsed(config)
     check(found)
+    assert found["fuse"]["rounds"] == [0, 1]
     assert found["train"]["epochs"] == 8 and found["train"]["crop"] == [0, 0.5, 1, 1]
     assert found["train"]["coordinates"] is True and found["models"]["dla34"]["width"] == 0.5
     assert found["run"] == "demo"
+    for text in ("nan", "inf", "["):
+        with pytest.raises(UserError, match="train.lr: .* is not right; it must be"):
+            check(parsed(config | {"train": config["train"] | {"lr": text}}))

@@ -1,8 +1,17 @@
-"""The number format follows the hardware."""
+"""The number format follows the hardware; every training has its GPUs."""
+
+import fcntl
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from carpose import UserError, device, distributed
 from carpose.device import number_format
 
 CPU = torch.device("cpu")
@@ -22,3 +31,95 @@ def test_bf16_where_it_is_fast(monkeypatch, capabilities, expected):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     assert number_format(CPU, "auto") is expected
     assert number_format(CPU, "off") is None and number_format(CPU, "bf16") is torch.bfloat16
+
+
+# Which GPU. There is none here: torch's answers are pretended, the locks are real.
+
+
+@pytest.fixture
+def gpus(monkeypatch, tmp_path):
+    """A machine with two GPUs."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda index: None)
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda index: SimpleNamespace(uuid=f"gpu{index}")
+    )
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(device, "repeatable", lambda: None)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+def test_each_training_has_a_gpu_of_its_own(gpus):
+    with device.lease(1) as one, device.lease(1) as two:
+        assert (one.index, two.index) == (0, 1)
+    with device.lease(1) as again:
+        assert again.index == 0
+    with device.lease(0) as none:
+        assert none.type == "cpu"
+
+
+def test_gpus_of_a_team_are_taken_all_or_none(gpus, monkeypatch, capsys):
+    """Two trainings of two GPUs each, of which one is free: neither may hold it while it waits."""
+    other = device.acquire(1)
+    waits = []
+
+    def pause(seconds):
+        waits.append(list(device.acquire(1)))  # what it waits with is free for others
+        if len(waits) == 2:
+            other[0].close()
+
+    monkeypatch.setattr(time, "sleep", pause)
+    assert list(device.acquire(2)) == [0, 1]
+    assert waits == [[1], [1]]
+    assert capsys.readouterr().out.count("waiting for 2 of 2 GPUs") == 1
+
+
+def test_more_gpus_than_there_are(gpus, monkeypatch):
+    with pytest.raises(UserError, match="gpus: 3 are asked for, this machine has 2"):
+        device.acquire(3)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(UserError, match="process 2 of this machine finds 2 GPUs"), device.lease(1):
+        pass
+
+
+def test_a_team_sees_the_gpus_that_its_launch_owns(gpus, monkeypatch):
+    busy = device.acquire(1)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6,7")
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    started = []
+
+    def become(program, arguments):
+        locks = [os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")]
+        started.append(
+            (arguments[arguments.index("--nproc-per-node") + 1], os.environ["CUDA_VISIBLE_DEVICES"])
+        )
+        assert sum("gpu1.lock" in name or "gpu2.lock" in name for name in locks) == 2  # still held
+
+    monkeypatch.setattr(os, "execv", become)
+    distributed.launch(2, "carpose.train")
+    assert started == [("2", "6,7")]
+    busy[0].close()
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with device.lease(2) as own:  # of those it sees, without a lock
+        assert own.index == 1
+
+
+def test_locks_outlive_the_program_that_becomes_another(tmp_path):
+    """What launch relies on: a lock stays with a descriptor that is inherited."""
+    code = f"""
+import fcntl, os, sys
+handle = open({str(tmp_path / "lock")!r}, "w")
+fcntl.flock(handle, fcntl.LOCK_EX)
+os.set_inheritable(handle.fileno(), True)
+os.execv(sys.executable, [sys.executable, "-c", "print('there', flush=True); input()"])
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1, text=True) as program:
+        assert program.stdout.readline() == "there\n"
+        with open(tmp_path / "lock", "w") as handle, pytest.raises(BlockingIOError):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        program.communicate("\n")
+    with open(tmp_path / "lock", "w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

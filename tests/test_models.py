@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from safetensors.torch import save_file
+from timm.layers import convert_sync_batchnorm
 from torch import nn
 
 from carpose import UserError
@@ -60,6 +61,10 @@ def test_batch_norms_fold_into_convolutions(backbone, norm):
         torch.testing.assert_close(flat(folded(pictures)), flat(model(pictures)), rtol=1e-6, atol=1e-6)
     assert not any(isinstance(layer, nn.BatchNorm2d) for layer in folded.modules())
     assert all(map(torch.equal, before, model.state_dict().values())), "the network itself stays as it is"
+    shared = fold_batch_norms(convert_sync_batchnorm(model), 4)
+    with torch.inference_mode():
+        torch.testing.assert_close(flat(shared(pictures)), flat(folded(pictures)))
+    assert not any(isinstance(layer, nn.SyncBatchNorm) for layer in shared.modules())
 
 
 def test_batch_norm_that_does_not_read_one_convolution_as_it_is_stays():

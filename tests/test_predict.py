@@ -155,6 +155,17 @@ def test_only_one_grid_can_be_averaged(prepared, models, tmp_path):
         predict.load_teams([[models[0][0], changed]], CPU)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_change_nothing(prepared, models, workers):
+    teams, _ = predict.load_teams([[models[0][0]]], CPU)
+    ids = pd.read_parquet(prepared / "folds.parquet")["ImageId"].tolist()
+    alone, many = (
+        predict.predict_cars(teams, prepared / "cache", ids, CPU, threshold=0.001, batch=2, workers=count)[0]
+        for count in (0, workers)
+    )
+    pd.testing.assert_frame_equal(alone, many)
+
+
 def test_command_line_gives_each_photo_to_the_fold_that_never_saw_it(prepared, models, tmp_path):
     tables = {name: tmp_path / f"{name}.parquet" for name in ("oof", "test", "test-folds")}
     files = [word for name, path in tables.items() for word in (f"--{name}", path)]

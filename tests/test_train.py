@@ -3,6 +3,7 @@
 import io
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 import torch
 from conftest import REPOSITORY, run_module
 
-from carpose import codec, data, distributed, ground, losses, train
+from carpose import UserError, codec, data, distributed, ground, losses, train
 from carpose.checkpoint import load_checkpoint, save_checkpoint
 from carpose.optim import rate_schedule, scaled_rate
 from carpose.recipe import Recipe
@@ -178,6 +179,14 @@ def test_neither_workers_nor_a_stop_change_the_samples(prepared):
             assert torch.equal(pictures, other[0]) and pictures.shape[-1] == 4
             for name, value in targets.items():
                 np.testing.assert_array_equal(value, other[1][name], err_msg=name)
+
+
+def test_too_little_shared_memory_for_a_gpu_s_workers_is_said_at_once(tmp_path):
+    free = shutil.disk_usage(tmp_path).free
+    data.check_shared_memory(free // 16, 4, str(tmp_path))
+    data.check_shared_memory(free, 0, str(tmp_path))
+    with pytest.raises(UserError, match="workers: 4 of them need .* MB free; .* or take fewer workers"):
+        data.check_shared_memory(free // 11, 4, str(tmp_path))
 
 
 @pytest.mark.parametrize("mask_channel", [False, True])
@@ -353,6 +362,31 @@ def test_gradients_are_clipped_and_averages_stay_parts_of_one_tensor(prepared, o
             assert all(one.untyped_storage().data_ptr() == mine.untyped_storage().data_ptr() for one in own)
             at = current.untyped_storage().data_ptr()
             assert all(one.untyped_storage().data_ptr() == at for one in others), number
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_batch_without_cars_trains_the_heat_map_alone(prepared, accumulate):
+    recipe = Recipe(backbone="dla34", width=0.125, neck_channels=16, batch_size=2, accumulate=accumulate)
+    recipe = replace(recipe, input_width=192, input_height=64)
+    labels = pd.read_parquet(prepared / "labels.parquet").assign(weight=1.0)
+    samples = data.Samples(prepared / "cache", sorted(labels.ImageId.unique())[:2], labels[:0], recipe)
+    pictures, targets, _ = samples.collate([samples[0, place, place] for place in range(2)])
+    training = train.Training(recipe, False, None, torch.device("cpu"))
+    values = training.step(pictures, targets, 1e-3)
+    assert not training.is_broken(values) and values["norm"] > 0
+    assert values["heatmap"] > 0 and values["depth"] == values["offset"] == values["rotation"] == 0
+    assert all(parameter.isfinite().all() for parameter in training.parameters)
+
+
+def test_a_training_goes_on_where_numbers_have_another_format():
+    """From a GPU with bf16 to one with float16, whose gradients are scaled, and back."""
+    recipe = Recipe(backbone="dla34", width=0.125, neck_channels=16)
+    plain, scaled = (train.Training(recipe, False, None, torch.device("cpu")) for _ in range(2))
+    scaled.scaler = torch.amp.GradScaler("cpu", enabled=True)
+    state = scaled.state()
+    scaled.restore(torch.load(io_of(plain.state()), weights_only=False))
+    plain.restore(torch.load(io_of(state), weights_only=False))
+    assert plain.scaler.state_dict() == {} and scaled.scaler.get_scale() == 65536
 
 
 def io_of(state: dict) -> io.BytesIO:

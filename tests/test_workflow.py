@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import time
 
 import pandas as pd
 import pytest
+import yaml
 from conftest import REPOSITORY
 
 from carpose import UserError
@@ -58,6 +60,30 @@ def test_dry_run_of_45_trainings_imports_no_torch(tmp_path):
 )
 def test_every_stage_has_a_target(tmp_path, target, expected):
     assert expected <= set(jobs(snakemake(tmp_path, "-n", target, *CI)))
+
+
+def test_names_with_spaces_and_quotes_reach_the_programs_whole(tmp_path):
+    data, weights = "my data's", "my weights $HOME.pth"
+    (tmp_path / data / "camera").mkdir(parents=True)
+    for name in ("train.csv", "sample_submission.csv", "camera/camera_intrinsic.txt"):
+        (tmp_path / data / name).touch()
+    (tmp_path / weights).touch()
+    own = {
+        "data_root": data,
+        "exclude": {"images": {"ID_a": "it's broken; really"}},
+        "models": {"hourglass": {"pretrained": weights}},
+    }
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(own))
+    text = snakemake(tmp_path, "-n", "-p", "submission", "analysis", *CI, str(tmp_path / "own.yaml"))
+    commands = [line.partition("python -m ")[2] for line in text.splitlines() if "python -m " in line]
+    words = {}
+    for command in commands:
+        words.setdefault(command.split()[0], set()).update(shlex.split(command))
+    for module in ("kaggle", "cache", "plots", "analysis"):
+        assert data in words[f"carpose.{module}"], module
+    assert f"{data}/sample_submission.csv" in words["carpose.kaggle"]
+    assert "ID_a=it's broken; really" in words["carpose.kaggle"]
+    assert weights in words["carpose.train"]
 
 
 def test_trained_is_round_zero_alone(tmp_path):

@@ -1,6 +1,8 @@
 """Check the configuration before anything runs: every error names the key and what would be right."""
 
 import difflib
+import math
+import os.path
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -10,6 +12,16 @@ import yaml
 from . import UserError
 
 SCHEMA = Path(__file__).parents[1] / "schemas" / "config.schema.yaml"
+TYPES = jsonschema.Draft202012Validator.TYPE_CHECKER
+# NaN is neither below a minimum nor above a maximum, so it would pass for any number.
+Validator = jsonschema.validators.extend(
+    jsonschema.Draft202012Validator,
+    type_checker=TYPES.redefine(
+        "number",
+        lambda _, item: TYPES.is_type(item, "number") and (isinstance(item, int) or math.isfinite(item)),
+    ),
+)
+FORMATS = jsonschema.FormatChecker(formats=())
 
 
 def parsed(config: dict, whole: dict | None = None) -> dict:
@@ -37,9 +49,23 @@ def _number(text: str):
     for kind in (int, float, yaml.safe_load):
         try:
             return kind(text)
-        except ValueError:
+        except (ValueError, yaml.YAMLError):
             continue
     return text
+
+
+@FORMATS.checks("rectangle")
+def _is_rectangle(crop) -> bool:
+    try:
+        left, top, right, bottom = crop
+        return not (left >= right or top >= bottom)
+    except (TypeError, ValueError):
+        return True  # not four numbers, which is another error
+
+
+@FORMATS.checks("weights")
+def _are_weights(source) -> bool:
+    return source in ("none", "hub") or not isinstance(source, str) or os.path.isfile(source)
 
 
 def _schema() -> dict:
@@ -47,11 +73,12 @@ def _schema() -> dict:
 
 
 def _resolve(schema, definitions: dict) -> dict:
-    """Follow a reference, and of alternatives take the one that is not null."""
+    """Follow a reference, and of alternatives take the one that is neither null nor a constant."""
     if not isinstance(schema, dict):
         return {}
     if "anyOf" in schema:
-        return _resolve(next(part for part in schema["anyOf"] if part.get("type") != "null"), definitions)
+        parts = [_resolve(part, definitions) for part in schema["anyOf"]]
+        return next(part for part in parts if part.get("type", "null") != "null")
     if "$ref" in schema:
         return definitions[schema["$ref"].rsplit("/", 1)[1]]
     return schema
@@ -59,35 +86,47 @@ def _resolve(schema, definitions: dict) -> dict:
 
 def check(config: dict) -> None:
     """Raises UserError with one line per error of the configuration."""
-    lines = problems(config, _schema())
-    rounds = config.get("fuse", {}).get("rounds")
-    if isinstance(rounds, list) and isinstance(config.get("rounds"), int):
-        lines += [
-            f"fuse.rounds: there is no round {r}; rounds is {config['rounds']}, so 0 … {config['rounds'] - 1}"
-            for r in rounds
-            if not isinstance(r, int) or r >= config["rounds"]
-        ]
-    if isinstance(config.get("models"), dict) and not any(config["models"].values()):
-        lines.append("models: at least one model is needed")
-    if (config.get("predict") or {}).get("runtime") == "openvino" and not find_spec("openvino"):
-        # Before the trainings, not after them.
-        lines.append("predict.runtime: OpenVINO is not installed; `pip install openvino`, or take torch")
-    if "maps" in (config.get("models") or {}):
-        lines.append("models.maps: this name is kept for the averaged maps of all models; take another")
-    if not lines:  # only what is of the right type can be compared
-        recipes = {name: config["train"] | own for name, own in config["models"].items() if own}
-        lines = [
-            f"models.{name}: {gpus} GPUs cannot share batches of {photos} photos equally"
-            for name, recipe in recipes.items()
-            if (photos := recipe["batch_size"]) % (gpus := max(recipe.get("gpus", 1), 1))
-        ]
+    # Only what is of the right type can be compared.
+    lines = problems(config, _schema()) or _contradictions(config)
     if lines:
         raise UserError("the configuration is not valid\n  " + "\n  ".join(lines))
 
 
+def _contradictions(config: dict) -> list[str]:
+    """What the schema cannot say: one line per key that does not go with another, or with this machine."""
+    lines = []
+    rounds, chosen = config["rounds"], config["fuse"].get("rounds", "all")
+    if chosen != "all":
+        lines += [
+            f"fuse.rounds: there is no round {r}; rounds is {rounds}, so 0 … {rounds - 1}"
+            for r in chosen
+            if r >= rounds
+        ]
+    if not any(config["models"].values()):
+        lines.append("models: at least one model is needed")
+    if config["predict"].get("runtime") == "openvino" and not find_spec("openvino"):
+        # Before the trainings, not after them.
+        lines.append("predict.runtime: OpenVINO is not installed; `pip install openvino`, or take torch")
+    if "maps" in config["models"]:
+        lines.append("models.maps: this name is kept for the averaged maps of all models; take another")
+    recipes = {name: config["train"] | own for name, own in config["models"].items() if own}
+    lines += [
+        f"models.{name}: {gpus} GPUs cannot share batches of {photos} photos equally"
+        for name, recipe in recipes.items()
+        if (photos := recipe["batch_size"]) % (gpus := max(recipe.get("gpus", 1), 1))
+    ]
+    positive, ignore = config["pseudo"]["precision_positive"], config["pseudo"]["precision_ignore"]
+    if positive < ignore:
+        lines.append(
+            f"pseudo.precision_positive: {positive} is below precision_ignore, {ignore}, and a car between"
+            " would be both a pseudo label and background; raise the one or lower the other"
+        )
+    return lines
+
+
 def problems(content, schema: dict) -> list[str]:
     """One line per error of what a YAML file holds, naming the key and what would be right."""
-    errors = jsonschema.Draft202012Validator(schema).iter_errors(content)
+    errors = Validator(schema, format_checker=FORMATS).iter_errors(content)
     return [line for error in errors for line in _explain(error)]
 
 
@@ -111,8 +150,18 @@ def _explain(error: jsonschema.ValidationError) -> list[str]:
         return lines
     if error.validator == "required":
         return [f"{error.message}; take it from config.yaml"]
-    if error.validator == "pattern" and "description" in error.schema:
-        return [f"{key}: {error.instance!r} is unknown; use {error.schema['description']}"]
+    whole = ("anyOf", "enum", "format", "maxItems", "minItems", "pattern")
+    if error.validator in whole and "description" in error.schema:
+        return [f"{key}: {error.instance!r} is not right; use {error.schema['description']}"]
+    if error.validator == "type" and isinstance(error.instance, bool | int | float):
+        if error.validator_value == "string":
+            # Not made text here: Snakemake reads --config run=007 as 7, whatever the quotes.
+            remedy = f'it must be text, in quotes in a file: "{error.instance}"'
+            if len(error.absolute_path) == 1:
+                remedy += "; --config ignores quotes, take another value there"
+            return [f"{key}: {error.instance!r} is not right; {remedy}"]
+        if error.validator_value == "number" and isinstance(error.instance, float):
+            return [f"{key}: {error.instance!r} is not right; it must be a finite number"]
     right = {
         "enum": "use one of {}",
         "type": "it must be of type {}",

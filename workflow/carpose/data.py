@@ -4,7 +4,9 @@ A sample depends on nothing but the recipe's seed, the epoch and its place in th
 number of workers gives the same training and an interrupted one can go on in the middle of an epoch.
 """
 
+import functools
 import mmap
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +17,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from . import UserError, augment, camera, codec, distributed, rotation
+from . import UserError, augment, camera, codec, distributed, rotation, slots
 from .cache import Cache, open_cache
 from .cars import ANGLES, POSITION
 from .recipe import Recipe
-from .slots import Slots
 
 # Pictures (bytes, or on the CPU what `normalised` makes of them), targets by name, ImageIds.
 Batch = tuple[torch.Tensor, dict[str, torch.Tensor | np.ndarray], list[str]]
@@ -212,7 +213,8 @@ def batches(epoch: int, order: np.ndarray, batch_size: int, first: int) -> Itera
 def stream(samples: Samples, epoch: int, batch: int, workers: int, device: torch.device) -> Iterator[Batch]:
     """This process's share of all batches from that one on to the end of the training.
 
-    With workers each lasts until the next is taken, see carpose.slots. On the CPU pictures are normalised.
+    On the CPU each lasts until the next is taken, see carpose.slots, and pictures are normalised.
+    Raises UserError where a GPU's workers have too little shared memory.
 
     The same workers prepare them throughout: new ones in each epoch would cost their start, and this process
     a copy of every page that it writes to for the first time after a fork.
@@ -226,27 +228,41 @@ def stream(samples: Samples, epoch: int, batch: int, workers: int, device: torch
 
     options = {
         "batch_sampler": map(distributed.share, keys()),
-        "num_workers": workers,
-        "multiprocessing_context": "fork" if workers else None,  # the cache is open, slots are shared
         "generator": torch.Generator(),  # else the workers' seed would be drawn from the training's numbers
     }
-    if device.type == "cuda":  # bytes are a quarter of the way to it
-        loader = torch.utils.data.DataLoader(samples, collate_fn=samples.collate, pin_memory=True, **options)
-        return iter(loader)
+    # Sizes are rounded to whole cells.
+    pixels = recipe.batch_size * (recipe.input_width + 32) * (recipe.input_height + 32)
+    maps = 8 * (pixels // codec.STRIDE**2)  # bytes of a batch's heat and ignore maps
+    if device.type == "cuda":  # bytes are a quarter of the way to it; torch copies them while others are made
+        check_shared_memory((4 * pixels + maps) // distributed.size(), workers)
+        return iter(
+            torch.utils.data.DataLoader(
+                samples,
+                collate_fn=samples.collate,
+                num_workers=workers,
+                multiprocessing_context="fork" if workers else None,
+                pin_memory=True,
+                **options,
+            )
+        )
 
     def collate(some: list[Sample]) -> Batch:
         pictures, *rest = samples.collate(some)
         return normalised(pictures, recipe), *rest
 
-    if workers == 0:
-        return iter(torch.utils.data.DataLoader(samples, collate_fn=collate, **options))
-    # Sizes are rounded to whole cells; four channels and two maps.
-    pixels = recipe.batch_size * (recipe.input_width + 32) * (recipe.input_height + 32)
-    slots = Slots(collate, 16 * pixels + 8 * (pixels // codec.STRIDE**2), workers)
-    loader = torch.utils.data.DataLoader(
-        samples, collate_fn=slots.leave, prefetch_factor=slots.AHEAD, **options
-    )
-    return map(slots.take, loader)
+    return slots.loader(samples, collate, 16 * pixels + maps, workers, **options)
+
+
+def check_shared_memory(batch: int, workers: int, folder: str = "/dev/shm") -> None:
+    """Raises UserError where the batches, of so many bytes, do not fit into the memory in which torch's
+    workers leave them: it would wait for them for ever."""
+    needed = 3 * workers * batch  # two made before, and one more for all that is on its way
+    free = shutil.disk_usage(folder).free if Path(folder).exists() else needed
+    if free < needed:
+        raise UserError(
+            f"workers: {workers} of them need {needed >> 20} MB in {folder}, which has {free >> 20} MB free; "
+            f"give a container more (docker run --shm-size {-(-needed >> 30)}g), or take fewer workers"
+        )
 
 
 def network_input(pictures: torch.Tensor, device: torch.device, recipe: Recipe) -> torch.Tensor:
@@ -267,8 +283,15 @@ def normalised(pictures: torch.Tensor, recipe: Recipe) -> torch.Tensor:
         rgb = cv2.cvtColor(pictures.reshape(-1, width, 4).numpy(), cv2.COLOR_RGBA2RGB)
         colour = torch.from_numpy(rgb)
     # A row at a time: three channels at a time are three times as slow.
-    shift, scale = (-MEAN / STD).repeat(width), (1 / (255 * STD)).repeat(width)
     rows = colour.reshape(batch, height, 3 * width).float()
-    torch.addcmul(shift.to(rows.device), rows, scale.to(rows.device), out=rows)
+    shift, scale = _shift_and_scale(width, rows.device)
+    torch.addcmul(shift, rows, scale, out=rows)
     inputs = rows.view(batch, height, width, 3)
     return torch.cat([inputs, pictures[..., 3:] / 255.0], dim=-1) if recipe.mask_channel else inputs
+
+
+@functools.lru_cache(16)
+def _shift_and_scale(width: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of a row of pixels; kept, since to bring them to a GPU is to wait for it."""
+    with torch.inference_mode(False):
+        return (-MEAN / STD).repeat(width).to(device), (1 / (255 * STD)).repeat(width).to(device)

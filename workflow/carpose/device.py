@@ -7,36 +7,78 @@ CUDA_VISIBLE_DEVICES holds only what the job owns, so the lock is always free.
 import contextlib
 import fcntl
 import os
+import random
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import torch
+
+from . import UserError
 
 
 @contextlib.contextmanager
 def lease(gpus: int) -> Iterator[torch.device]:
-    """Yield the CPU (gpus = 0) or a CUDA device nobody else of ours computes on, waiting for one."""
+    """Yield the CPU (gpus = 0) or a CUDA device nobody else of ours computes on, waiting for one.
+
+    A process that torchrun started takes the device of its number among those that it sees.
+    """
     if gpus == 0 or not torch.cuda.is_available():
         yield torch.device("cpu")
         return
+    with contextlib.ExitStack() as stack:
+        if "LOCAL_RANK" in os.environ:
+            index, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+            if index >= there:
+                raise UserError(f"gpus: process {index} of this machine finds {there} GPUs; start fewer")
+        else:
+            [(index, handle)] = acquire(1).items()
+            stack.enter_context(handle)
+        torch.cuda.set_device(index)
+        repeatable()
+        yield torch.device("cuda", index)
+
+
+def acquire(count: int) -> dict[int, IO]:
+    """The numbers of so many free GPUs with the open files that hold their locks, waiting for them.
+
+    All or none: two trainings that held half of theirs would wait for each other for ever. Raises UserError
+    where there are fewer.
+    """
+    there = torch.cuda.device_count()
+    if there < count:
+        raise UserError(f"gpus: {count} are asked for, this machine has {there}; set gpus: {there}")
     folder = Path(tempfile.gettempdir()) / f"carpose-gpus-{os.getuid()}"
     folder.mkdir(exist_ok=True)
-    with contextlib.ExitStack() as stack:
-        while True:
-            for index in range(torch.cuda.device_count()):
-                name = torch.cuda.get_device_properties(index).uuid
-                handle = stack.enter_context(open(folder / f"{name}.lock", "w"))
-                try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    handle.close()
-                    continue
-                torch.cuda.set_device(index)
-                yield torch.device("cuda", index)
-                return
-            time.sleep(2)
+    said = False
+    while True:
+        owned: dict[int, IO] = {}
+        for index in range(there):
+            name = torch.cuda.get_device_properties(index).uuid
+            handle = open(folder / f"{name}.lock", "w")  # noqa: SIM115  it is kept
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                handle.close()
+                continue
+            owned[index] = handle
+            if len(owned) == count:
+                return owned
+        for handle in owned.values():
+            handle.close()
+        if not said:
+            print(f"waiting for {count} of {there} GPUs to be free", flush=True)
+        said = True
+        time.sleep(random.uniform(1, 3))  # not in step with another one that waits
+
+
+def repeatable() -> None:
+    """From now on the GPU gives the same bits each time, where torch can; to be called before it computes."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # takes time, and nothing reads it
 
 
 def number_format(device: torch.device, wish: str) -> torch.dtype | None:

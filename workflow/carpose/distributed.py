@@ -21,6 +21,7 @@ import models  # noqa: F401  prepares the import of timm, see models.torchvision
 from timm.layers import convert_sync_batchnorm  # isort: skip
 
 from . import UserError
+from .device import acquire
 
 # While process 0 validates or waits for a file's lock the others wait; torchrun ends all if one dies.
 PATIENCE = timedelta(days=1)
@@ -43,10 +44,18 @@ def first() -> bool:
 def launch(processes: int, module: str) -> None:
     """Become torchrun with so many processes of `python -m module` and this command line; does not return.
 
-    For one process, and for those that torchrun has started, it returns at once.
+    It waits for as many free GPUs, which stay its own and are all that its processes see. For one process,
+    and for those that torchrun has started, it returns at once. Raises UserError where there are too few.
     """
     if processes < 2 or "TORCHELASTIC_RUN_ID" in os.environ:
         return
+    if torch.cuda.is_available():
+        owned = acquire(processes)
+        for handle in owned.values():
+            os.set_inheritable(handle.fileno(), True)  # the lock outlives this program
+        seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+        names = seen.split(",") if seen else [str(index) for index in range(torch.cuda.device_count())]
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names[index] for index in owned)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
     # Slurm's warning signal is passed on too.
     signals = ["--signals-to-handle", "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"]
@@ -86,8 +95,10 @@ def wrap(model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
         return model
     if device.type == "cpu" and any(isinstance(m, torch.nn.BatchNorm2d) for m in model.modules()):
         raise UserError("several processes on the CPU cannot share batch normalisation; set norm: group")
-    # Every step has the same graph.
-    return DistributedDataParallel(model, static_graph=True)
+    # Every step has the same graph; synchronised norms have the same statistics everywhere.
+    return DistributedDataParallel(
+        model, static_graph=True, broadcast_buffers=False, gradient_as_bucket_view=True
+    )
 
 
 def synchronised(model: torch.nn.Module, device: torch.device) -> torch.nn.Module:

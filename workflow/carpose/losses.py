@@ -20,12 +20,13 @@ TURN_TERMS = {
 }  # numbers of a rotation; a constant pitch leaves the yaw its weight
 
 
-def counts(targets: Tensors) -> dict[str, torch.Tensor]:
+def counts(targets: Tensors, device: torch.device | None = None) -> dict[str, torch.Tensor]:
     """What losses are divided by, over the whole batch of all processes: cars, cells that learn a pose, cells
-    of the heat map on and off a peak."""
+    of the heat map on and off a peak; on the device (default: the targets')."""
     heat = targets["heatmap"]
     cars, cells, positive = targets["peak_weight"].sum(), targets["weight"].sum(), heat.sum()
-    totals = distributed.count(torch.stack([cars, cells, positive, heat.numel() - positive]))
+    own = torch.stack([cars, cells, positive, heat.numel() - positive])
+    totals = distributed.count(own.to(device or own.device, non_blocking=True))
     return dict(zip(("cars", "cells", "positive", "negative"), totals.unbind(), strict=True))
 
 

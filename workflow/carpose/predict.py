@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from models.folding import fold_batch_norms
 
-from . import UserError, cars, ground, rotation
+from . import UserError, cars, ground, rotation, slots
 from .cache import open_cache
 from .checkpoint import load_checkpoint
 from .codec import STRIDE, decode
@@ -69,15 +69,15 @@ def flipped_forward(
 def loader(
     cache: Path, image_ids: list[str], recipe: Recipe, batch: int, workers: int, scene: np.ndarray
 ) -> Iterator:
-    """Batches of pictures (B, H, W, 4) uint8 with their ImageIds."""
-    batches = torch.utils.data.DataLoader(
-        Photos(cache, image_ids, recipe, scene),
-        batch_size=batch,
-        num_workers=workers,
-        multiprocessing_context="fork" if workers else None,
-        collate_fn=lambda pictures: torch.from_numpy(np.stack(pictures)),
-    )
-    for start, pictures in zip(range(0, len(image_ids), batch), batches, strict=True):
+    """Batches of pictures (B, H, W, 4) uint8 with their ImageIds; each lasts until the next is taken."""
+
+    def collate(pictures: list[np.ndarray]) -> tuple:
+        return torch.from_numpy(np.stack(pictures)), {}, None
+
+    photos = Photos(cache, image_ids, recipe, scene)
+    largest = 4 * batch * recipe.input_width * recipe.input_height
+    batches = slots.loader(photos, collate, largest, workers, batch_size=batch)
+    for start, (pictures, _, _) in zip(range(0, len(image_ids), batch), batches, strict=True):
         yield pictures, image_ids[start : start + batch]
 
 
@@ -166,9 +166,10 @@ def predict_view(
     stream = loader(cache_folder, image_ids, recipe, batch, workers, scene)
     total = -(-len(image_ids) // batch)
     for pictures, names in tqdm(stream, total=total, desc=label, disable=label is None, mininterval=5):
+        pictures = pictures.to(device)
         each = [mean([run(model, pictures, own, device) for model, own in team], recipe) for team in teams]
         if mask_filter:
-            seen = pictures[:, STRIDE // 2 :: STRIDE, STRIDE // 2 :: STRIDE, 3].to(device) <= 127
+            seen = pictures[:, STRIDE // 2 :: STRIDE, STRIDE // 2 :: STRIDE, 3] <= 127
             for maps in each:
                 maps["heatmap"] = maps["heatmap"] * seen[:, None]
         together.append(table(mean(each, recipe), view, recipe, names, threshold, scene))

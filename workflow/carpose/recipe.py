@@ -7,6 +7,7 @@ configuration; Snakemake passes the ones that are set, so a recipe can be read o
 import argparse
 import hashlib
 import json
+import shlex
 from dataclasses import asdict, dataclass, field, fields
 
 
@@ -96,7 +97,7 @@ class Recipe:
     retrain_epochs: int = _option(15, "epochs of every later round")
     batch_size: int = _option(8, "photos per step")
     accumulate: int = _option(1, "forward passes per step, each with its part of the batch: less memory")
-    optimizer: str = _option("adamw", "muon (carpose.muon), or any optimiser of timm")
+    optimizer: str = _option("adamw", "muon (carpose.muon), or an optimiser of timm: adamw, adam, sgd, …")
     schedule: str = _option(
         "cosine",
         "how the learning rate falls after the warm-up: schedules of timm",
@@ -162,7 +163,7 @@ def from_options(args: argparse.Namespace) -> Recipe:
 
 
 def command_line(settings: dict) -> str:
-    """Recipe settings → the options of carpose.train that say the same; refuses unknown names."""
+    """Recipe settings → options of carpose.train that say the same, for a shell; refuses unknown names."""
     known = {item.name for item in fields(Recipe)}
     unknown = sorted(set(settings) - known)
     if unknown:
@@ -175,8 +176,8 @@ def command_line(settings: dict) -> str:
         elif isinstance(value, list):
             words += [str(item) for item in value]
         else:
-            words.append(str(value) if str(value) else "''")
-    return " ".join(words)
+            words.append(str(value))
+    return shlex.join(words)
 
 
 def _boolean(text: str) -> bool:

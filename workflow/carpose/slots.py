@@ -1,4 +1,4 @@
-"""Memory that a training on the CPU shares with the workers it forks, in which they leave their batches.
+"""Memory that a process shares with the workers it forks, in which they leave their batches.
 
 A tensor that comes out of a worker by itself brings a file, new pages on both sides and a talk between two
 threads. For a small network that is more than its losses take (docs/benchmarks.md).
@@ -7,7 +7,7 @@ threads. For a small network that is more than its losses take (docs/benchmarks.
 import itertools
 import math
 import mmap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -55,3 +55,24 @@ class Slots:
             found[name] = own[start:end].view(dtype).view(shape)
             start = -(-end // ALIGNED) * ALIGNED
         return found
+
+
+def loader(
+    dataset: torch.utils.data.Dataset, collate: Callable, largest: int, workers: int, **options
+) -> Iterator[tuple]:
+    """Batches as `collate` makes them, by so many forked workers that see what is open (0: by this process).
+
+    Each lasts until the next is taken. collate and largest: of Slots; options: of torch's DataLoader.
+    """
+    if workers == 0:
+        return iter(torch.utils.data.DataLoader(dataset, collate_fn=collate, **options))
+    slots = Slots(collate, largest, workers)
+    batches = torch.utils.data.DataLoader(
+        dataset,
+        collate_fn=slots.leave,
+        num_workers=workers,
+        prefetch_factor=slots.AHEAD,
+        multiprocessing_context="fork",
+        **options,
+    )
+    return map(slots.take, batches)

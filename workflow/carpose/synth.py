@@ -160,9 +160,6 @@ def make(scenes: Scenes, counts: dict[str, int], names: list[str], truth: Path, 
         (folder / part).mkdir(parents=True, exist_ok=True)
         for old in (folder / part).glob("*.jpg"):
             old.unlink()
-    fx, fy, cx, cy = scenes.intrinsics[[0, 1, 0, 1], [0, 1, 2, 2]]
-    text = f"fx = {fx:.4f}\nfy = {fy:.4f}\ncx = {cx:.4f}\ncy = {cy:.4f}\n"
-    write_text(folder / "camera" / "camera_intrinsic.txt", text)
     for name, mesh in zip(names, scenes.meshes, strict=True):
         write_json(folder / "car_models_json" / f"{name}.json", mesh, name)
     table = pd.DataFrame({"model_type": scenes.model_types, "name": names})
@@ -175,6 +172,10 @@ def make(scenes: Scenes, counts: dict[str, int], names: list[str], truth: Path, 
         )
     labels = pd.DataFrame(done, columns=["ImageId", "PredictionString"])
     train, test = labels.iloc[: counts["train"]], labels.iloc[counts["train"] :]
+    # What Snakemake waits for comes at the end: after a Ctrl-C nothing incomplete is in the way.
+    fx, fy, cx, cy = scenes.intrinsics[[0, 1, 0, 1], [0, 1, 2, 2]]
+    text = f"fx = {fx:.4f}\nfy = {fy:.4f}\ncx = {cx:.4f}\ncy = {cy:.4f}\n"
+    write_text(folder / "camera" / "camera_intrinsic.txt", text)
     sample = test.assign(PredictionString="0.5 0.5 0.5 0.0 0.0 0.0 1.0")
     write_text(folder / "sample_submission.csv", sample.to_csv(index=False))
     write_text(truth, test.to_csv(index=False))

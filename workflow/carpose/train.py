@@ -78,20 +78,21 @@ class Training:
         recipe, weights = self.recipe, self.progress.weights
         if not self.network.training:
             self.network.train()  # goes through all layers, a hundredth of a small network's step
-        targets = {
-            name: torch.as_tensor(value).to(self.device, non_blocking=True) for name, value in targets.items()
-        }
-        counts = losses.counts(targets)
+        targets = {name: torch.as_tensor(value) for name, value in targets.items()}
+        counts = losses.counts(targets, self.device)
+        # Taken apart before they go to a GPU: to pick cells there is to wait for it.
         parts = codec.split(pictures, targets, min(recipe.accumulate, len(pictures)))
         sums: list[torch.Tensor] = []
         for parameter in self.parameters:
             parameter.grad = None  # the optimiser's zero_grad takes two to five times as long
         for some, own in parts:
+            own = {name: value.to(self.device, non_blocking=True) for name, value in own.items()}
             with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
                 outputs = self.network(data.network_input(some, self.device, recipe), own["cell"])
             terms = losses.compute(outputs, own, recipe, counts)
             values = torch.stack(list(terms.values()))
-            total = values @ values.new_tensor([weights[name] for name in terms])
+            weight = torch.tensor([weights[name] for name in terms]).to(self.device, non_blocking=True)
+            total = values @ weight
             # Several processes average their gradients after each part, which comes to the same as once.
             self.scaler.scale(total).backward()
             sums.append(torch.cat([total[None], values]).detach())
@@ -133,7 +134,8 @@ class Training:
         self.model.load_state_dict(saved["model"])
         self.ema.module.load_state_dict(saved["ema"])
         self.optimizer.load_state_dict(saved["optimizer"])
-        self.scaler.load_state_dict(saved["scaler"])
+        if saved["scaler"]:  # empty where it began on a GPU that needs none
+            self.scaler.load_state_dict(saved["scaler"])
         torch.set_rng_state(saved["random"])
         self.progress = Progress(**saved["progress"])
 
@@ -176,6 +178,7 @@ def run(args: argparse.Namespace, recipe: Recipe, device: torch.device) -> None:
     digest = work_digest(args, recipe, start)
 
     training = Training(recipe, later, start, device)
+    say(args, f"computing on {device} in {training.dtype or torch.float32}".replace("torch.", ""))
     rate_of = rate_schedule(recipe.schedule, epochs * per_epoch, training.peak_rate, recipe.warmup)
     saved = load_state(args.state, digest)
     if saved:

@@ -1,5 +1,6 @@
 # Configuration, paths and helpers shared by all rules.
 import os
+import shlex
 import sys
 from pathlib import Path
 

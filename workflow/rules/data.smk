@@ -14,9 +14,14 @@ if DEMO:
         threads: workflow.resource_settings.cores or 2
         params:
             folder=DATA,
-            demo=" ".join(f"--{k.replace('_', '-')} {v}" for k, v in config["demo"].items() if v != ""),
+            demo=shlex.join(
+                word
+                for key, value in config["demo"].items()
+                if value != ""
+                for word in (f"--{key.replace('_', '-')}", str(value))
+            ),
         shell:
-            "python -m carpose.synth --output {params.folder} --truth-output {output.truth} {params.demo}"
+            "python -m carpose.synth --output {params.folder:q} --truth-output {output.truth} {params.demo}"
             " --jobs {threads} 2>&1 | tee {log}"
 
 
@@ -40,15 +45,13 @@ rule check_data:
         **asks("small"),
     params:
         folder=DATA,
-        exclude=lambda wildcards: " ".join(
-            f"'{image_id}={reason}'" for image_id, reason in config["exclude"]["images"].items()
-        ),
+        exclude=[f"{image_id}={reason}" for image_id, reason in config["exclude"]["images"].items()],
         depth=config["exclude"]["max_depth"],
         reason=config["exclude"]["max_depth_reason"],
     shell:
-        "python -m carpose.kaggle check {params.folder} --findings {log.findings} --images {output.images}"
+        "python -m carpose.kaggle check {params.folder:q} --findings {log.findings} --images {output.images}"
         " --labels {output.labels} --max-depth {params.depth} --max-depth-reason {params.reason:q}"
-        " --exclude {params.exclude} --jobs {threads} 2>&1 | tee {log[0]}"
+        " --exclude {params.exclude:q} --jobs {threads} 2>&1 | tee {log[0]}"
 
 
 rule split_folds:
@@ -92,5 +95,5 @@ rule build_cache:
         crop=config["cache"]["crop"],
         scale=config["cache"]["scale"],
     shell:
-        "python -m carpose.cache --data {params.data} --images {input.images} --crop {params.crop}"
+        "python -m carpose.cache --data {params.data:q} --images {input.images} --crop {params.crop}"
         " --scale {params.scale} --jobs {threads} --output $(dirname {output[0]}) 2>&1 | tee {log}"

@@ -65,4 +65,4 @@ rule write_submission:
     resources:
         **asks("small"),
     shell:
-        "python -m carpose.kaggle write {input.cars} --sample {input.sample} --output {output} 2>&1 | tee {log}"
+        "python -m carpose.kaggle write {input.cars} --sample {input.sample:q} --output {output} 2>&1 | tee {log}"

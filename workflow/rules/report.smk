@@ -26,8 +26,8 @@ rule evaluate:
     params:
         oof=named(range(ROUNDS), "oof"),
         truth=lambda wildcards, input: (
-            f"--test-truth {input.truth} --sample {input.sample} --test-members fused={input.fused_test} "
-            + " ".join(named(range(ROUNDS), "test"))
+            f"--test-truth {input.truth} --sample {shlex.quote(input.sample)} --test-members"
+            f" fused={input.fused_test} {' '.join(named(range(ROUNDS), 'test'))}"
             if input.truth
             else ""
         ),
@@ -63,7 +63,7 @@ rule draw:
             for path in models_of(range(ROUNDS))
         ],
     shell:
-        "(python -m carpose.plots predictions --data {params.data} --cars {input.cars} {params.truth}"
+        "(python -m carpose.plots predictions --data {params.data:q} --cars {input.cars} {params.truth}"
         " --images 6 --output {output.predictions}"
         " && python -m carpose.plots history --histories {params.histories} --output {output.history}"
         " && python -m carpose.plots evaluation --table {input.table} --output {output.evaluation})"
@@ -103,7 +103,7 @@ rule analyse_errors:
         folder=f"{RESULTS}/analysis",
     shell:
         "python -m carpose.analysis errors --labels {input.labels} --images {input.images}"
-        " --folds {input.folds} --data {params.data} --members {params.members} --output {params.folder}"
+        " --folds {input.folds} --data {params.data:q} --members {params.members} --output {params.folder}"
         " 2>&1 | tee {log}"
 
 
