@@ -480,3 +480,25 @@ def test_a_photo_without_cars_speaks_against_its_twin_s(truth):
     found = fuse.fuse_duplicates(fuse.fuse({"a": seen}), pd.Series({"ID_00000": 0, "ID_empty": 0}), sure=0.5)
     assert set(found["ImageId"]) == {"ID_00000", "ID_empty"}
     assert found["score"].to_numpy() == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--output", "fused.txt"), "fused.txt: .txt is no format; name it .csv or .parquet"),
+        (("--output", "folder.csv"), "folder.csv: Is a directory"),
+        (("--images", "nowhere.parquet"), "nowhere.parquet: not the images.parquet of the check"),
+        (("--inputs", "nowhere.parquet"), "nowhere.parquet: there is no such file"),
+        (("--weights", "fit.json"), "fit.json: not a fit of carpose.fusion_fit"),
+    ],
+)
+def test_what_fuse_cannot_read_or_write(tmp_path, monkeypatch, options, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.csv").mkdir()
+    (tmp_path / "fit.json").write_text('{"members": {"a": {}}, "gate": {}, "parts": {}}')
+    kaggle.write_submission("a.csv", car(), ["ID_a"])
+    defaults = {"--inputs": "a.csv", "--output": "fused.csv"} | dict([options])
+    command = [word for pair in defaults.items() for word in pair]
+    done = run_module("carpose.fuse", *command, check=False)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and message in done.stderr
+    assert not (tmp_path / "fused.csv").exists()

@@ -11,6 +11,8 @@ from PIL import Image
 
 from carpose import UserError, cars, kaggle, kaggle_check
 
+TABLES = "train.csv", "sample_submission.csv"
+
 CAR = "16 0.15 -1.5 -3.1 2.0 4.0 16.0"
 PREDICTED = "0.15 -1.5 -3.1 2.0 4.0 16.0 0.9"
 
@@ -73,6 +75,28 @@ def test_all_that_is_right_is_read_and_all_that_is_wrong_is_reported(tmp_path):
     assert [(finding.line, finding.ImageId) for finding in findings] == [(2, "a"), (4, "c"), (5, "d")]
 
 
+@pytest.mark.parametrize(
+    ("car", "message"),
+    [
+        (PREDICTED.replace("16.0", "-16"), "not in front of the camera"),
+        (PREDICTED.replace("0.9", "1.5"), "a score is outside"),
+        (PREDICTED.replace("2.0", "1e300"), "farther than 10 km"),
+    ],
+)
+def test_cars_that_cannot_be_are_not_read(tmp_path, car, message):
+    path = write_csv(tmp_path / "s.csv", [("a", PREDICTED), ("b", car)])
+    with pytest.raises(UserError, match=f"s.csv, line 3, image b: .*{message}"):
+        kaggle.read_submission(path)
+    assert kaggle.read_sample(path) == ["a", "b"]  # whose cars are none
+
+
+def test_a_long_name_is_not_shown_whole(tmp_path):
+    path = write_csv(tmp_path / "s.csv", [("a " * 2000, PREDICTED)])
+    with pytest.raises(UserError, match="is not a plain name") as error:
+        kaggle.read_submission(path)
+    assert len(str(error.value)) < 300
+
+
 def test_unreadable_files(tmp_path):
     with pytest.raises(UserError, match=r"no.csv: cannot be read"):
         kaggle.read_labels(tmp_path / "no.csv")
@@ -91,7 +115,7 @@ def test_real_labels_are_read_in_a_second(real):
     assert (len(table), len(image_ids)) == (49684, 4262)
     assert table["model_type"].nunique() == 34
     assert table["pitch"].median() == pytest.approx(0.15, abs=0.02)  # the first angle is the pitch
-    assert len(kaggle.read_submission(real / "sample_submission.csv")[1]) == 2021
+    assert len(kaggle.read_sample(real / "sample_submission.csv")) == 2021
 
 
 # Writing
@@ -187,7 +211,7 @@ def test_validate_and_write_by_hand(tmp_path):
 def test_real_predictions_are_a_valid_submission(real, tmp_path):
     sample = real / "sample_submission.csv"
     table, _ = kaggle.read_submission(real / "test_predictions.csv")
-    kaggle.write_submission(tmp_path / "s.csv", table, kaggle.read_submission(sample)[1])
+    kaggle.write_submission(tmp_path / "s.csv", table, kaggle.read_sample(sample))
     assert kaggle.validate(tmp_path / "s.csv", sample) == []
 
 
@@ -312,6 +336,36 @@ def test_outliers_are_reported_and_the_depth_rule_applied(data):
     append(data / "train.csv", ("ID_c", "1 0.15 0 -3.1 0 4 -5"))
     write_photo(data / "train_images/ID_c.jpg", 0)
     assert "ID_c: a car with z = -5 m, not in front" in found(data, "error")[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"fx = nan\nfy = 110\ncx = 79.5\ncy = 60\n", "all numbers must be finite"),
+        (bytes(range(256)), "is not a text file"),
+    ],
+)
+def test_intrinsics_that_are_none(data, text, message):
+    (data / "camera/camera_intrinsic.txt").write_bytes(text)
+    [error] = found(data, "error")
+    assert "camera_intrinsic.txt" in error and message in error
+
+
+def test_nothing_to_learn_from_or_to_predict(data):
+    ids = [f"ID_{number}" for number in range(12)]
+    write_csv(data / "train.csv", [(name, "") for name in ids])
+    assert found(data, "error") == [f"{data}/train.csv: has no car to learn from; bring the labels"]
+    write_csv(data / "train.csv", [])
+    write_csv(data / "sample_submission.csv", [])
+    errors = found(data, "error")
+    assert [f"{data}/{name}: has no row; bring the whole file" for name in TABLES] == errors
+
+
+def test_a_car_in_another_country(data):
+    write_csv(data / "train.csv", [("ID_0", CAR.replace("16.0", "1e300")), ("ID_1", CAR)])
+    [error] = found(data, "error")
+    assert "train.csv, line 2, image ID_0: a car at x, y, z = 2, 4, 1e+300 m" in error
+    assert not found(data, "error", max_depth=100)
 
 
 def test_intrinsics_of_another_size(data):

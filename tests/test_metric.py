@@ -156,3 +156,20 @@ def test_images_need_a_column(tmp_path):
     (tmp_path / "i.csv").write_text("name\na\n")
     with pytest.raises(UserError, match="i.csv.*ImageId"):
         metric.read_image_ids(tmp_path / "i.csv")
+
+
+def test_images_that_a_submission_leaves_out_are_said(tmp_path):
+    car = "0.15 -1.5 -3.1 2.0 4.0 16.0"
+    truth, submission = tmp_path / "train.csv", tmp_path / "s.csv"
+    truth.write_text(f"ImageId,PredictionString\na,16 {car}\nb,16 {car}\n")
+    command = ("carpose.metric", "--truth", truth, "--predictions", submission)
+    submission.write_text(f"ImageId,PredictionString\na,{car} 0.9\n")
+    done = run_module(*command)
+    assert json.loads(done.stdout)["truths"] == 1
+    assert "no row for 1 of the truth's 2 images, such as b; they are not counted" in done.stderr
+    submission.write_text(f"ImageId,PredictionString\nc,{car} 0.9\n")
+    failed = run_module(*command, check=False)
+    assert failed.returncode == 2 and "none of its images is in the truth" in failed.stderr
+    cars.write(tmp_path / "labels.parquet", kaggle.read_labels(truth)[0])
+    failed = run_module(*command[:-1], tmp_path / "labels.parquet", check=False)
+    assert failed.returncode == 2 and "no column score; predictions are needed here" in failed.stderr

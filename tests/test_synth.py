@@ -9,7 +9,7 @@ import pytest
 from conftest import run_module
 from scipy.spatial.transform import Rotation
 
-from carpose import kaggle, synth, synth_scene
+from carpose import UserError, kaggle, synth, synth_scene
 from carpose.cars import POSITION
 from carpose.synth_cars import HEADLAMP, TAILLAMP, TYPES, parametric
 
@@ -146,3 +146,9 @@ def test_no_room_for_the_poses_is_one_clear_error(real, tmp_path):
         check=False,
     )
     assert done.returncode == 2 and "4262 images" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_table_of_car_models_without_its_columns(tmp_path):
+    (tmp_path / "ids.csv").write_text("ImageId,PredictionString\n")
+    with pytest.raises(UserError, match="ids.csv: no column model_type; it must hold model_type,name"):
+        synth.real_meshes(tmp_path, tmp_path / "ids.csv")

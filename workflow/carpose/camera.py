@@ -23,6 +23,8 @@ def read_intrinsics(path: str | Path) -> np.ndarray:
         lines = Path(path).read_text().splitlines()
     except OSError as error:
         raise UserError(f"{path}: cannot read the camera's intrinsics ({error.strerror})") from error
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: is not a text file of lines `name = number`") from None
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -34,6 +36,8 @@ def read_intrinsics(path: str | Path) -> np.ndarray:
     missing = [key for key in ("fx", "fy", "cx", "cy") if key not in values]
     if missing:
         raise UserError(f"{path}: {', '.join(missing)} missing; the file needs fx, fy, cx and cy")
+    if not np.isfinite(list(values.values())).all():
+        raise UserError(f"{path}: all numbers must be finite")
     if min(values["fx"], values["fy"]) <= 0:
         raise UserError(f"{path}: fx and fy must be above zero")
     return np.array([[values["fx"], 0, values["cx"]], [0, values["fy"], values["cy"]], [0, 0, 1]])

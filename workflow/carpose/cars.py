@@ -45,13 +45,18 @@ def write(path: str | Path, table: pd.DataFrame) -> None:
         table.to_parquet(temporary, index=False)
 
 
-def read(path: str | Path) -> pd.DataFrame:
-    """Read a table written by `write`. Raises UserError where a column of the pose is missing."""
+def read(path: str | Path, scored: bool = False) -> pd.DataFrame:
+    """Read a table written by `write`. Raises UserError where a column of the pose is missing, or, where
+    predictions are needed, the score."""
     try:
         table = pd.read_parquet(path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such file") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: not a readable table of cars ({error}); make it again") from error
     missing = [column for column in ["ImageId", *POSE] if column not in table]
     if missing:
         raise UserError(f"{path}: columns missing from the table of cars: {', '.join(missing)}")
+    if scored and "score" not in table:
+        raise UserError(f"{path}: no column score; predictions are needed here, not labels")
     return table

@@ -13,7 +13,7 @@ import pandas as pd
 
 from . import UserError, cars, metric
 from .files import atomic, run_main
-from .kaggle import read_submission
+from .kaggle import read_sample
 
 BANDS = np.array([0, 20, 40, 60, 80, 120, np.inf])  # metres of depth z
 BAND_NAMES = ["0–20", "20–40", "40–60", "60–80", "80–120", ">120"]
@@ -148,7 +148,7 @@ def main() -> None:
         pd.read_parquet(args.folds),
         read_members(args.members),
         metric.read_truth(args.test_truth) if args.test_members else None,
-        read_submission(args.sample)[1] if args.test_members else None,
+        read_sample(args.sample) if args.test_members else None,
         read_members(args.test_members),
     )
     outputs = {args.output: table, args.bands_output: distance}

@@ -44,6 +44,8 @@ def check_writable(folder: Path) -> None:
 
 # What the machine lacks, not the program: one line says it all.
 LACKING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENODEV}
+# A name that was given wrongly.
+MISNAMED = {errno.ENOENT, errno.EISDIR, errno.ENOTDIR}
 
 
 def run_main(main: Callable[[], int | None]) -> None:
@@ -53,9 +55,12 @@ def run_main(main: Callable[[], int | None]) -> None:
     except UserError as error:
         sys.exit(_report(error))
     except OSError as error:
+        name = error.filename2 or error.filename  # the second is where a file was to be moved to
+        where = f"{name}: " if name else ""
+        if error.errno in MISNAMED and where:
+            sys.exit(_report(f"{where}{error.strerror}"))
         if error.errno not in LACKING:
             raise
-        where = f"{error.filename}: " if error.filename else ""
         sys.exit(_report(f"{where}{error.strerror}; nothing half-written is left, the same command goes on"))
     except KeyboardInterrupt:
         sys.exit(130)

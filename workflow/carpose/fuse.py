@@ -14,7 +14,7 @@ import pandas as pd
 from . import UserError, cars, ground, kaggle, rotation, runs
 from .calibration import logit, predict_logistic, sigmoid
 from .clustering import cluster, rays
-from .files import run_main
+from .files import check_writable, run_main
 from .folds import near_duplicates
 
 SIGMA = 0.05  # of log-depth, where a member does not say
@@ -288,9 +288,7 @@ def read_member(path: str | Path) -> tuple[pd.DataFrame, list[str]]:
     """Cars with score of a Parquet table or a submission CSV, and the images it is about."""
     if Path(path).suffix == ".csv":
         return kaggle.read_submission(path)
-    table = cars.read(path)
-    if "score" not in table:
-        raise UserError(f"{path}: no column score; predictions are needed here, not labels")
+    table = cars.read(path, scored=True)
     return table, list(table["ImageId"].unique())
 
 
@@ -308,11 +306,21 @@ def read_members(arguments: list[str]) -> tuple[dict[str, pd.DataFrame], list[st
     return members, list(images)
 
 
+def read_images(path: str | Path) -> pd.DataFrame:
+    """images.parquet of the check."""
+    try:
+        return pd.read_parquet(path)[["ImageId", "split", "excluded", "phash"]]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path}: not the images.parquet of the check ({error})") from error
+
+
 def read_fit(path: str | Path) -> dict:
     try:
         fit = json.loads(Path(path).read_text())
-        fit["members"], fit["gate"], fit["parts"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        fit["gate"], fit["parts"]
+        for member in fit["members"].values():
+            _ = [member[key] for key in NEUTRAL]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not a fit of carpose.fusion_fit ({error!r}); fit it again") from error
     return fit
 
@@ -340,17 +348,20 @@ def main() -> None:
     )
     parser.add_argument("--output", required=True, help="a submission (.csv) or a table of cars (.parquet)")
     args = parser.parse_args()
+    if (suffix := Path(args.output).suffix) not in (".csv", ".parquet"):
+        raise UserError(f"{args.output}: {suffix or 'no suffix'} is no format; name it .csv or .parquet")
+    check_writable(Path(args.output).parent)
     members, image_ids = read_members(args.inputs)
     fit = read_fit(args.weights) if args.weights else equal_fit(list(members))
     fused = fuse(members, fit)
     if args.images:
-        images = pd.read_parquet(args.images).query("split == 'test' and excluded == ''")
+        images = read_images(args.images).query("split == 'test' and excluded == ''")
         hashes = np.array([int(value, 16) for value in images["phash"]], np.uint64)
         groups = pd.Series(near_duplicates(hashes, args.hash_distance), images["ImageId"])
         fused = fuse_duplicates(fused, groups, sure_from(fit, paying(fit)))
         print(f"{groups.duplicated(keep=False).sum()} photos have a twin")
     if args.sample:
-        image_ids = kaggle.read_submission(args.sample)[1]
+        image_ids = kaggle.read_sample(args.sample)
     if Path(args.output).suffix == ".csv":
         kaggle.write_submission(args.output, fused, image_ids)
     else:

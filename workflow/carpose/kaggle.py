@@ -21,6 +21,8 @@ LABEL = ["model_type", *cars.POSE]
 PREDICTION = [*cars.POSE, "score"]
 HEADER = ["ImageId", "PredictionString"]
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+FARTHEST = 1e4  # metres
+SHOWN = 40  # characters of a name that is wrong
 ROUNDING = 1e-6  # what writing and reading numbers may add to a limit
 
 
@@ -45,23 +47,32 @@ def read_labels(path: str | Path) -> tuple[pd.DataFrame, list[str]]:
 
     Raises UserError with file, line, ImageId and token at the first thing wrong.
     """
-    return _read(path, LABEL)
+    table, rows, findings = parse(path, LABEL)
+    _stop_at_first(findings)
+    return table, rows["ImageId"].tolist()
 
 
 def read_submission(path: str | Path) -> tuple[pd.DataFrame, list[str]]:
     """A submission → table of cars with score, and the ImageIds of all its rows, in order.
 
-    Raises UserError with file, line, ImageId and token at the first thing wrong.
+    Raises UserError with file, line, ImageId and token at the first thing wrong, or a car that cannot be.
     """
-    return _read(path, PREDICTION)
+    table, rows, findings = parse(path, PREDICTION)
+    _stop_at_first(findings or impossible(path, table, rows))
+    return table, rows["ImageId"].tolist()
 
 
-def _read(path, fields):
-    table, rows, findings = parse(path, fields)
+def read_sample(path: str | Path) -> list[str]:
+    """The ImageIds of sample_submission.csv in order; its cars are none."""
+    _, rows, findings = parse(path, PREDICTION)
+    _stop_at_first(findings)
+    return rows["ImageId"].tolist()
+
+
+def _stop_at_first(findings):
     if findings:
         more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
         raise UserError(f"{findings[0]}{more}")
-    return table, rows["ImageId"].tolist()
 
 
 def parse(path: str | Path, fields: list[str]) -> tuple[pd.DataFrame, pd.DataFrame, list[Finding]]:
@@ -90,7 +101,8 @@ def parse(path: str | Path, fields: list[str]) -> tuple[pd.DataFrame, pd.DataFra
         wrong(line, image_id, "the ImageId was there before", "keep one row per image")
     for line, image_id in table[["line", "ImageId"]].itertuples(index=False):
         if not PLAIN_NAME.fullmatch(image_id):
-            wrong(line, image_id, f"ImageId {image_id!r} is not a plain name", "use letters, digits, _ - .")
+            name = image_id if len(image_id) <= SHOWN else image_id[:SHOWN] + "…"
+            wrong(line, name, f"ImageId {name!r} is not a plain name", "use letters, digits, _ - .")
 
     tokens = [string.split() for string in table.pop("PredictionString")]
     numbers, bad = _numbers(tokens, fields)
@@ -203,7 +215,7 @@ def validate(path: str | Path, sample: str | Path) -> list[Finding]:
     Raises UserError where one of the two files cannot be read at all.
     """
     table, rows, findings = parse(path, PREDICTION)
-    image_ids = read_submission(sample)[1]
+    image_ids = read_sample(sample)
 
     def wrong(line, image_id, finding, advice):
         findings.append(Finding("error", str(path), line, image_id, finding, advice))
@@ -225,14 +237,25 @@ def validate(path: str | Path, sample: str | Path) -> list[Finding]:
             line, image_ids[first], "the order differs from the sample from here on", "sort as the sample is"
         )
 
-    for bad, finding, advice in (
-        ((table[cars.ANGLES].abs() > np.pi + ROUNDING).any(axis=1), "an angle is outside ±π", "wrap it"),
+    turned = table.loc[(table[cars.ANGLES].abs() > np.pi + ROUNDING).any(axis=1), "ImageId"]
+    for image_id in turned.unique():
+        wrong(line_of[image_id], image_id, "an angle is outside ±π", "wrap it")
+    return findings + impossible(path, table, rows)
+
+
+def impossible(path: str | Path, table: pd.DataFrame, rows: pd.DataFrame) -> list[Finding]:
+    """Predicted cars that cannot be, one finding per kind and image. table and rows: of `parse`."""
+    line_of = dict(zip(rows["ImageId"], rows["line"], strict=True))
+    kinds = (
         (~table["score"].between(0, 1), "a score is outside [0, 1]", "scale the scores"),
         (table["z"] <= 0, "a car is not in front of the camera (z ≤ 0)", "take it out"),
-    ):
-        for image_id in table.loc[bad, "ImageId"].unique():
-            wrong(line_of[image_id], image_id, finding, advice)
-    return findings
+        ((table[cars.POSITION].abs() > FARTHEST).any(axis=1), "a car is farther than 10 km", "take it out"),
+    )
+    return [
+        Finding("error", str(path), line_of[image_id], image_id, finding, advice)
+        for bad, finding, advice in kinds
+        for image_id in table.loc[bad, "ImageId"].unique()
+    ]
 
 
 def _print_validation(path, sample) -> int:
@@ -242,6 +265,8 @@ def _print_validation(path, sample) -> int:
     if findings:
         return 1
     table, image_ids = read_submission(path)
+    if table.empty:
+        print(f"warning: {path}: there is no car in any of its images")
     print(
         f"{path}: valid, {len(image_ids)} images, {table['ImageId'].nunique()} of them with {len(table)} cars"
     )
@@ -250,7 +275,7 @@ def _print_validation(path, sample) -> int:
 
 def _write(args) -> int:
     """Write a submission from a Parquet table of cars and validate what was written."""
-    write_submission(args.output, cars.read(args.cars), read_submission(args.sample)[1])
+    write_submission(args.output, cars.read(args.cars, scored=True), read_sample(args.sample))
     return _print_validation(args.output, args.sample)
 
 

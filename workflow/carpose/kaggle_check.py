@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from . import UserError, camera, cars
 from .files import atomic
-from .kaggle import LABEL, PLAIN_NAME, PREDICTION, Finding, parse
+from .kaggle import FARTHEST, LABEL, PLAIN_NAME, PREDICTION, Finding, parse
 
 TABLES = {"train": ("train.csv", LABEL), "test": ("sample_submission.csv", PREDICTION)}
 OFF_ROAD = 0.1  # of the distance: the real labels keep to 0.015 (90 %)
@@ -85,11 +85,16 @@ def _read_tables(folder):
         except UserError as error:
             findings.append(Finding("error", str(path), None, "", _message(error, path), "mend the file"))
             continue
+        if table_rows.empty and not found:
+            findings.append(Finding("error", str(path), None, "", "has no row", "bring the whole file"))
+        elif split == "train" and table.empty and not found:
+            finding, advice = "has no car to learn from", "bring the labels"
+            findings.append(Finding("error", str(path), None, "", finding, advice))
         labels = table if split == "train" else labels
         findings += found
         rows.append(table_rows.assign(split=split))
     rows = pd.concat(rows) if rows else pd.DataFrame(columns=["split", "line", "ImageId"])
-    rows = rows[rows["ImageId"].map(lambda name: bool(PLAIN_NAME.fullmatch(name)))]
+    rows = rows[rows["ImageId"].map(lambda name: bool(PLAIN_NAME.fullmatch(name))).astype(bool)]
     rows = rows.drop_duplicates(["split", "ImageId"])
     for split, line, image_id in _records(rows[rows["ImageId"].duplicated()], "split", "line", "ImageId"):
         path = str(folder / TABLES[split][0])
@@ -235,11 +240,13 @@ def _check_cars(path, labels, lines, far, reason):
     report(
         "error", labels[labels["z"] <= 0], "a car with z = {z:g} m, not in front of the camera", "correct it"
     )
+    beyond = (labels[cars.POSITION].abs() > FARTHEST).any(axis=1)
+    report("error", labels[beyond & ~far], "a car at x, y, z = {x:g}, {y:g}, {z:g} m", "correct it")
     report("note", labels[far], "a car with z = {z:g} m is left out", reason or "nothing")
     upside_down = labels[labels["roll"].abs() < np.pi / 2]
     advice = "look at it: upside down or a wrong label"
     report("warning", upside_down, "a car with |roll| = {roll:.2f} below π/2", advice)
-    kept = labels[~far]
+    kept = labels[~far & ~beyond]
     above = _above_road(kept[cars.POSITION].to_numpy(float))
     limit = np.maximum(OFF_ROAD_METRES, OFF_ROAD * np.linalg.norm(kept[cars.POSITION], axis=1))
     flying = np.abs(above) > limit

@@ -5,6 +5,7 @@ In: two tables of cars, truth and predictions (with score). Out: mAP, the ten AP
 
 import argparse
 import json
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -169,6 +170,21 @@ def read_image_ids(path: str | Path) -> list[str]:
         raise UserError(f"{path}: no column ImageId can be read from it ({error})") from error
 
 
+def check_cover(path: str, image_ids: list[str], truth: pd.DataFrame) -> None:
+    """Images of the truth that a submission has no row for are not counted, which flatters it: a warning
+    on stderr. Raises UserError where it has none of them."""
+    with_cars = pd.Index(truth["ImageId"].unique())
+    left_out = with_cars[~with_cars.isin(image_ids)]
+    if len(left_out) == len(with_cars):
+        raise UserError(f"{path}: none of its images is in the truth; name the truth of the same photos")
+    if len(left_out):
+        print(
+            f"warning: {path} has no row for {len(left_out)} of the truth's {len(with_cars)} images, such as "
+            f"{left_out[0]}; they are not counted",
+            file=sys.stderr,
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description="Mean average precision of predictions, printed as JSON.",
@@ -185,11 +201,13 @@ def main() -> None:
     args = parser.parse_args()
     truth = read_truth(args.truth)
     if Path(args.predictions).suffix == ".parquet":
-        predictions, image_ids = cars.read(args.predictions), None
+        predictions, image_ids = cars.read(args.predictions, scored=True), None
     else:
         predictions, image_ids = kaggle.read_submission(args.predictions)
     if args.images:
         image_ids = read_image_ids(args.images)
+    elif image_ids is not None:
+        check_cover(args.predictions, image_ids, truth)
     result = evaluate(truth, predictions, image_ids, args.equal_confidence)
     print(json.dumps(result, indent=1))
 

@@ -127,6 +127,8 @@ def real_meshes(folder: Path, table: Path) -> tuple[list[Mesh], np.ndarray]:
     if not table.is_file():
         raise UserError(f"{table}: the table model_type,name of the car models is missing")
     names = pd.read_csv(table)
+    if missing := {"model_type", "name"} - set(names):
+        raise UserError(f"{table}: no column {min(missing)}; it must hold model_type,name")
     known = [
         (number, folder / f"{name}.json") for number, name in zip(names.model_type, names.name, strict=True)
     ]
