@@ -427,6 +427,17 @@ def test_errors_name_what_to_do(tmp_path, views):
     (tmp_path / "bad.json").write_text("[]")
     with pytest.raises(UserError, match="fit it again"):
         fuse.read_fit(tmp_path / "bad.json")
+    known = {"members": {"a": dict(fuse.NEUTRAL)}, "parts": {"calibration": {"on": True}}}
+    fit = known | dict.fromkeys(["used", "gate", "ground", "score", "threshold"])
+    for change in ({"parts": []}, {"members": {"a": {**fuse.NEUTRAL, "sigma": "x"}}}, {"score": ...}):
+        bad = {key: value for key, value in (fit | change).items() if value is not ...}
+        (tmp_path / "bad.json").write_text(json.dumps(bad))
+        with pytest.raises(UserError, match="bad.json: not a fit of carpose.fusion_fit"):
+            fuse.read_fit(tmp_path / "bad.json")
+    (tmp_path / "bad.json").write_bytes(bytes([255]) * 5000)
+    with pytest.raises(UserError, match="bad.json: not a fit") as error:
+        fuse.read_fit(tmp_path / "bad.json")
+    assert len(str(error.value)) < 300
     cars.write(tmp_path / "a.parquet", views["a"])
     with pytest.raises(UserError, match="two members are called a"):
         fuse.read_members([f"{tmp_path}/a.parquet", f"a={tmp_path}/a.parquet"])
@@ -486,10 +497,15 @@ def test_a_photo_without_cars_speaks_against_its_twin_s(truth):
     ("options", "message"),
     [
         (("--output", "fused.txt"), "fused.txt: .txt is no format; name it .csv or .parquet"),
-        (("--output", "folder.csv"), "folder.csv: Is a directory"),
-        (("--images", "nowhere.parquet"), "nowhere.parquet: not the images.parquet of the check"),
+        (("--output", "fused"), "fused: no suffix is no format; name it .csv or .parquet"),
+        (("--output", "folder.csv"), "folder.csv: is a folder; name a file"),
+        (("--output", "a.csv/fused.csv"), "a.csv: File exists"),
+        (("--images", "nowhere.parquet"), "nowhere.parquet: there is no such file"),
+        (("--images", "a.csv"), "a.csv: not the images.parquet of the check"),
         (("--inputs", "nowhere.parquet"), "nowhere.parquet: there is no such file"),
-        (("--weights", "fit.json"), "fit.json: not a fit of carpose.fusion_fit"),
+        (("--inputs", "behind.csv"), "behind.csv, line 2, image ID_a: a car is not in front of the camera"),
+        (("--weights", "nowhere.json"), "nowhere.json: there is no such file"),
+        (("--weights", "fit.json"), "fit.json: not a fit of carpose.fusion_fit (KeyError: 'bias'); fit it"),
     ],
 )
 def test_what_fuse_cannot_read_or_write(tmp_path, monkeypatch, options, message):
@@ -497,6 +513,7 @@ def test_what_fuse_cannot_read_or_write(tmp_path, monkeypatch, options, message)
     (tmp_path / "folder.csv").mkdir()
     (tmp_path / "fit.json").write_text('{"members": {"a": {}}, "gate": {}, "parts": {}}')
     kaggle.write_submission("a.csv", car(), ["ID_a"])
+    kaggle.write_submission("behind.csv", car(z=-30.0), ["ID_a"])
     defaults = {"--inputs": "a.csv", "--output": "fused.csv"} | dict([options])
     command = [word for pair in defaults.items() for word in pair]
     done = run_module("carpose.fuse", *command, check=False)

@@ -9,7 +9,7 @@ import pytest
 from conftest import run_module
 from PIL import Image
 
-from carpose import UserError, cars, kaggle, kaggle_check
+from carpose import UserError, cars, folds, kaggle, kaggle_check
 
 TABLES = "train.csv", "sample_submission.csv"
 
@@ -81,20 +81,42 @@ def test_all_that_is_right_is_read_and_all_that_is_wrong_is_reported(tmp_path):
         (PREDICTED.replace("16.0", "-16"), "not in front of the camera"),
         (PREDICTED.replace("0.9", "1.5"), "a score is outside"),
         (PREDICTED.replace("2.0", "1e300"), "farther than 10 km"),
+        (PREDICTED.replace("-3.1", "7"), "an angle is outside"),
     ],
 )
 def test_cars_that_cannot_be_are_not_read(tmp_path, car, message):
     path = write_csv(tmp_path / "s.csv", [("a", PREDICTED), ("b", car)])
-    with pytest.raises(UserError, match=f"s.csv, line 3, image b: .*{message}"):
+    with pytest.raises(UserError, match=f"s.csv, line 3, image b: .*{message}") as error:
         kaggle.read_submission(path)
+    assert [str(error.value)] == list(map(str, kaggle.validate(path, path)))
     assert kaggle.read_sample(path) == ["a", "b"]  # whose cars are none
 
 
-def test_a_long_name_is_not_shown_whole(tmp_path):
-    path = write_csv(tmp_path / "s.csv", [("a " * 2000, PREDICTED)])
-    with pytest.raises(UserError, match="is not a plain name") as error:
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (("a " * 2000, PREDICTED), "is not a plain name"),
+        (('"a\n' * 2000 + '"', PREDICTED), "line 3: .*quotation mark"),
+        (("a" * 4000,), "line 3, image a+…: 1 columns instead of 2"),
+        (("a", "x" * 4000 + PREDICTED[4:]), "token 1 .* 'x+…' is not a number"),
+    ],
+)
+def test_what_is_long_is_not_shown_whole(tmp_path, row, message):
+    path = write_csv(tmp_path / "s.csv", [("b", PREDICTED), row])
+    with pytest.raises(UserError, match=message) as error:
         kaggle.read_submission(path)
-    assert len(str(error.value)) < 300
+    assert len(str(error.value).removeprefix(str(path))) < 250 and "\n" not in str(error.value)
+
+
+def test_an_open_quotation_mark_is_named_where_it_stands(tmp_path):
+    rows = [("a", PREDICTED), ("", ""), ("b", '"' + PREDICTED), *((f"c{i}", PREDICTED) for i in range(9000))]
+    path = write_csv(tmp_path / "s.csv", rows)
+    path.write_text(path.read_text().replace("\n,\n", "\n\n"))  # a blank line, which is passed over
+    for text in (path.read_text(), path.read_text()[:2000]):  # more than Python's csv takes, and less
+        path.write_text(text)
+        with pytest.raises(UserError, match="s.csv, line 4: .*; close or remove the quotation mark") as error:
+            kaggle.read_submission(path)
+        assert len(str(error.value)) < 250
 
 
 def test_unreadable_files(tmp_path):
@@ -103,6 +125,10 @@ def test_unreadable_files(tmp_path):
     (tmp_path / "other.csv").write_text("image,cars\na,\n")
     with pytest.raises(UserError, match=r"other.csv, line 1: header"):
         kaggle.read_labels(tmp_path / "other.csv")
+    (tmp_path / "page.csv").write_text("<html>" * 1000)
+    with pytest.raises(UserError, match=r"line 1: header .* found '<html>") as error:
+        kaggle.read_labels(tmp_path / "page.csv")
+    assert len(str(error.value)) < 250
     (tmp_path / "binary.csv").write_bytes(bytes([255, 216, 255, 0]))
     with pytest.raises(UserError, match=r"binary.csv"):
         kaggle.read_labels(tmp_path / "binary.csv")
@@ -206,6 +232,19 @@ def test_validate_and_write_by_hand(tmp_path):
     write_csv(tmp_path / "s.csv", [("ID_1", "")])
     failed = command("validate", tmp_path / "s.csv", "--sample", sample)
     assert failed.returncode == 1 and "ID_0" in failed.stdout
+    write_csv(tmp_path / "s.csv", [("ID_1", ""), ("ID_0", "")])
+    empty = command("validate", tmp_path / "s.csv", "--sample", sample)
+    assert empty.returncode == 0 and "s.csv: there is no car in any of its images" in empty.stdout
+
+
+def test_labels_are_not_written_as_a_submission(tmp_path):
+    cars.write(tmp_path / "labels.parquet", random_cars(2, images=1).drop(columns="score"))
+    sample = write_csv(tmp_path / "sample.csv", [("ID_0", "")])
+    files = (tmp_path / "labels.parquet", "--sample", sample, "--output", tmp_path / "s.csv")
+    failed = command("write", *files)
+    assert failed.returncode == 2 and failed.stderr.count("\n") == 1
+    assert "labels.parquet: no column score; predictions are needed here" in failed.stderr
+    assert not (tmp_path / "s.csv").exists()
 
 
 def test_real_predictions_are_a_valid_submission(real, tmp_path):
@@ -343,22 +382,44 @@ def test_outliers_are_reported_and_the_depth_rule_applied(data):
     [
         (b"fx = nan\nfy = 110\ncx = 79.5\ncy = 60\n", "all numbers must be finite"),
         (bytes(range(256)), "is not a text file"),
+        (b"fx: 110, " * 500, "line 1: expected `name = number`, found 'fx: 110, "),
     ],
 )
 def test_intrinsics_that_are_none(data, text, message):
     (data / "camera/camera_intrinsic.txt").write_bytes(text)
     [error] = found(data, "error")
     assert "camera_intrinsic.txt" in error and message in error
+    assert len(error.removeprefix(str(data))) < 200
 
 
 def test_nothing_to_learn_from_or_to_predict(data):
     ids = [f"ID_{number}" for number in range(12)]
     write_csv(data / "train.csv", [(name, "") for name in ids])
-    assert found(data, "error") == [f"{data}/train.csv: has no car to learn from; bring the labels"]
+    no_car, no_image = (
+        f"{data}/{name}: has no {what}; bring the whole file, or leave out less"
+        for name, what in zip(TABLES, ("car to learn from", "image to predict"), strict=True)
+    )
+    assert found(data, "error") == [no_car]
+    write_csv(data / "train.csv", [("ID_0", CAR), ("ID_1", "")])
+    assert not found(data, "error")
+    assert found(data, "error", exclude={"ID_0": "sun"}) == [no_car]
+    assert found(data, "error", max_depth=10) == [no_car]
+    assert found(data, "error", exclude=dict.fromkeys(["ID_t0", "ID_t1"], "sun")) == [no_image]
     write_csv(data / "train.csv", [])
     write_csv(data / "sample_submission.csv", [])
-    errors = found(data, "error")
-    assert [f"{data}/{name}: has no row; bring the whole file" for name in TABLES] == errors
+    assert found(data, "error") == [no_car, no_image]
+    write_csv(data / "train.csv", [("ID_0", "x")])  # one reason is enough
+    assert ["line 2, image ID_0: 1 numbers" in error for error in found(data, "error")] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("count", "advice"), [(0, "exclude fewer"), (1, "exclude fewer"), (3, "use fewer folds")]
+)
+def test_too_few_photos_for_the_folds(count, advice):
+    images = [(f"ID_{i}", "train", "", f"{(1 << 16 * i) * 0xFFFF:016x}") for i in range(count)]
+    images = pd.DataFrame(images, columns=["ImageId", "split", "excluded", "phash"])
+    with pytest.raises(UserError, match=f"^{count} groups of .* cannot fill 4 folds; .*{advice}"):
+        folds.make_folds(images, cars.empty(), 4, seed=0, distance=2)
 
 
 def test_a_car_in_another_country(data):
@@ -366,6 +427,9 @@ def test_a_car_in_another_country(data):
     [error] = found(data, "error")
     assert "train.csv, line 2, image ID_0: a car at x, y, z = 2, 4, 1e+300 m" in error
     assert not found(data, "error", max_depth=100)
+    write_csv(data / "train.csv", [("ID_0", CAR.replace("-1.5", "-85.9")), ("ID_1", CAR)])
+    [error] = found(data, "error")
+    assert "line 2, image ID_0: a car with pitch, yaw, roll = 0.15, -85.9, -3.1, beyond a full turn" in error
 
 
 def test_intrinsics_of_another_size(data):

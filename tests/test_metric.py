@@ -158,6 +158,38 @@ def test_images_need_a_column(tmp_path):
         metric.read_image_ids(tmp_path / "i.csv")
 
 
+@pytest.mark.parametrize("named", ["p.parquet", "p.csv", "images.csv"])
+def test_no_image_in_common_with_the_truth(tmp_path, monkeypatch, named):
+    """And nothing to object to where only the image that is asked for is there, or no car was found."""
+    cars.write(tmp_path / "truth.parquet", pd.DataFrame([car(), car(image="b")]))
+    kaggle.write_submission(tmp_path / "p.csv", pd.DataFrame([car()]), ["a"])
+    cars.write(tmp_path / "p.parquet", pd.DataFrame([car()]))
+    (tmp_path / "images.csv").write_text("ImageId\na\n")
+
+    def run():
+        predictions = "p.parquet" if named == "images.csv" else named
+        images = [] if named == "p.parquet" else ["--images", "images.csv"]
+        words = ["metric", "--truth", "truth.parquet", "--predictions", predictions, *images]
+        monkeypatch.setattr("sys.argv", words)
+        metric.main()
+
+    monkeypatch.chdir(tmp_path)
+    run()
+    if named == "images.csv":
+        (tmp_path / named).write_text("ImageId\nelsewhere\n")
+    elif named == "p.csv":
+        kaggle.write_submission(named, cars.empty(kaggle.PREDICTION), [])
+        with pytest.raises(UserError, match="none of its images"):
+            run()
+        kaggle.write_submission(named, pd.DataFrame([car(image="elsewhere")]), ["elsewhere"])
+    else:
+        cars.write(named, cars.empty([*cars.POSE, "score"]))
+        run()
+        cars.write(named, pd.DataFrame([car(image="elsewhere")]))
+    with pytest.raises(UserError, match=f"^{named}: none of its images has a car in the truth"):
+        run()
+
+
 def test_images_that_a_submission_leaves_out_are_said(tmp_path):
     car = "0.15 -1.5 -3.1 2.0 4.0 16.0"
     truth, submission = tmp_path / "train.csv", tmp_path / "s.csv"
@@ -167,9 +199,11 @@ def test_images_that_a_submission_leaves_out_are_said(tmp_path):
     done = run_module(*command)
     assert json.loads(done.stdout)["truths"] == 1
     assert "no row for 1 of the truth's 2 images, such as b; they are not counted" in done.stderr
+    (tmp_path / "images.csv").write_text("ImageId\na\n")
+    assert not run_module(*command, "--images", tmp_path / "images.csv").stderr  # it was asked for
     submission.write_text(f"ImageId,PredictionString\nc,{car} 0.9\n")
     failed = run_module(*command, check=False)
-    assert failed.returncode == 2 and "none of its images is in the truth" in failed.stderr
+    assert failed.returncode == 2 and "s.csv: none of its images has a car in the truth" in failed.stderr
     cars.write(tmp_path / "labels.parquet", kaggle.read_labels(truth)[0])
     failed = run_module(*command[:-1], tmp_path / "labels.parquet", check=False)
     assert failed.returncode == 2 and "no column score; predictions are needed here" in failed.stderr

@@ -152,3 +152,6 @@ def test_a_table_of_car_models_without_its_columns(tmp_path):
     (tmp_path / "ids.csv").write_text("ImageId,PredictionString\n")
     with pytest.raises(UserError, match="ids.csv: no column model_type; it must hold model_type,name"):
         synth.real_meshes(tmp_path, tmp_path / "ids.csv")
+    (tmp_path / "ids.csv").write_text("")
+    with pytest.raises(UserError, match="ids.csv: cannot be read as the table model_type,name"):
+        synth.real_meshes(tmp_path, tmp_path / "ids.csv")

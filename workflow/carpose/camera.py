@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from . import UserError
+from .files import brief
 
 
 def read_intrinsics(path: str | Path) -> np.ndarray:
@@ -32,7 +33,9 @@ def read_intrinsics(path: str | Path) -> np.ndarray:
         try:
             values[key.strip()] = float(value.strip().rstrip(";"))
         except ValueError:
-            raise UserError(f"{path}, line {number}: expected `name = number`, found {line!r}") from None
+            raise UserError(
+                f"{path}, line {number}: expected `name = number`, found {brief(line)!r}"
+            ) from None
     missing = [key for key in ("fx", "fy", "cx", "cy") if key not in values]
     if missing:
         raise UserError(f"{path}: {', '.join(missing)} missing; the file needs fx, fy, cx and cy")

@@ -45,7 +45,8 @@ def check_writable(folder: Path) -> None:
 # What the machine lacks, not the program: one line says it all.
 LACKING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENODEV}
 # A name that was given wrongly.
-MISNAMED = {errno.ENOENT, errno.EISDIR, errno.ENOTDIR}
+MISNAMED = {errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EEXIST}
+QUOTED = 40  # characters
 
 
 def run_main(main: Callable[[], int | None]) -> None:
@@ -64,6 +65,12 @@ def run_main(main: Callable[[], int | None]) -> None:
         sys.exit(_report(f"{where}{error.strerror}; nothing half-written is left, the same command goes on"))
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def brief(text: str) -> str:
+    """What a message quotes of a file: its beginning, on one line."""
+    line = " ".join(text.split())
+    return line if len(line) <= QUOTED else line[:QUOTED] + "…"
 
 
 def _report(error: UserError | str) -> int:

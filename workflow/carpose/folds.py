@@ -40,7 +40,8 @@ def split(groups: np.ndarray, cars_per_image: np.ndarray, folds: int, seed: int)
     """
     sizes = np.column_stack([np.bincount(groups), np.bincount(groups, weights=cars_per_image)])
     if len(sizes) < folds:
-        raise UserError(f"{len(sizes)} groups of different photos cannot fill {folds} folds; use fewer folds")
+        advice = "use fewer folds" if len(sizes) > 1 else "bring more photos that differ, or exclude fewer"
+        raise UserError(f"{len(sizes)} groups of different photos cannot fill {folds} folds; {advice}")
     share = sizes / np.maximum(sizes.sum(axis=0), 1)
     shuffled = np.random.default_rng(seed).permutation(len(share))
     load = np.zeros((folds, 2))

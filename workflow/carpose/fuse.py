@@ -310,6 +310,8 @@ def read_images(path: str | Path) -> pd.DataFrame:
     """images.parquet of the check."""
     try:
         return pd.read_parquet(path)[["ImageId", "split", "excluded", "phash"]]
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such file") from None
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path}: not the images.parquet of the check ({error})") from error
 
@@ -317,11 +319,14 @@ def read_images(path: str | Path) -> pd.DataFrame:
 def read_fit(path: str | Path) -> dict:
     try:
         fit = json.loads(Path(path).read_text())
-        fit["gate"], fit["parts"]
-        for member in fit["members"].values():
-            _ = [member[key] for key in NEUTRAL]
+        paying(fit)
+        np.array(_of_members(fit, fit["members"], PARTS), float).reshape(-1, 9)
+        _ = [fit[key] for key in ("used", "gate", "ground", "score", "threshold")]
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such file") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: not a fit of carpose.fusion_fit ({error!r}); fit it again") from error
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"{path}: not a fit of carpose.fusion_fit ({reason}); fit it again") from error
     return fit
 
 
@@ -350,6 +355,8 @@ def main() -> None:
     args = parser.parse_args()
     if (suffix := Path(args.output).suffix) not in (".csv", ".parquet"):
         raise UserError(f"{args.output}: {suffix or 'no suffix'} is no format; name it .csv or .parquet")
+    if Path(args.output).is_dir():
+        raise UserError(f"{args.output}: is a folder; name a file")
     check_writable(Path(args.output).parent)
     members, image_ids = read_members(args.inputs)
     fit = read_fit(args.weights) if args.weights else equal_fit(list(members))

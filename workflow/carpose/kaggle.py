@@ -15,14 +15,13 @@ import numpy as np
 import pandas as pd
 
 from . import UserError, cars, rotation
-from .files import atomic, run_main
+from .files import atomic, brief, run_main
 
 LABEL = ["model_type", *cars.POSE]
 PREDICTION = [*cars.POSE, "score"]
 HEADER = ["ImageId", "PredictionString"]
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 FARTHEST = 1e4  # metres
-SHOWN = 40  # characters of a name that is wrong
 ROUNDING = 1e-6  # what writing and reading numbers may add to a limit
 
 
@@ -38,7 +37,7 @@ class Finding(NamedTuple):
 
     def __str__(self) -> str:
         line = f", line {self.line}" if self.line else ""
-        image = f", image {self.ImageId}" if self.ImageId else ""
+        image = f", image {brief(self.ImageId)}" if self.ImageId else ""
         return f"{self.file}{line}{image}: {self.finding}; {self.advice}"
 
 
@@ -55,7 +54,8 @@ def read_labels(path: str | Path) -> tuple[pd.DataFrame, list[str]]:
 def read_submission(path: str | Path) -> tuple[pd.DataFrame, list[str]]:
     """A submission → table of cars with score, and the ImageIds of all its rows, in order.
 
-    Raises UserError with file, line, ImageId and token at the first thing wrong, or a car that cannot be.
+    Raises UserError with file, line, ImageId and token at the first thing wrong, or a car that `validate`
+    objects to.
     """
     table, rows, findings = parse(path, PREDICTION)
     _stop_at_first(findings or impossible(path, table, rows))
@@ -101,8 +101,8 @@ def parse(path: str | Path, fields: list[str]) -> tuple[pd.DataFrame, pd.DataFra
         wrong(line, image_id, "the ImageId was there before", "keep one row per image")
     for line, image_id in table[["line", "ImageId"]].itertuples(index=False):
         if not PLAIN_NAME.fullmatch(image_id):
-            name = image_id if len(image_id) <= SHOWN else image_id[:SHOWN] + "…"
-            wrong(line, name, f"ImageId {name!r} is not a plain name", "use letters, digits, _ - .")
+            finding = f"ImageId {brief(image_id)!r} is not a plain name"
+            wrong(line, image_id, finding, "use letters, digits, _ - .")
 
     tokens = [string.split() for string in table.pop("PredictionString")]
     numbers, bad = _numbers(tokens, fields)
@@ -120,19 +120,26 @@ def parse(path: str | Path, fields: list[str]) -> tuple[pd.DataFrame, pd.DataFra
 
 def _csv_rows(path):
     """(line number, values) of each row after the header; blank lines are passed over."""
+    rows, line = [], 1
     try:
         with open(path, newline="", encoding="utf-8-sig") as handle:
-            reader = csv.reader(handle)
+            reader = csv.reader(handle, strict=True)  # else an open quotation mark takes all that follows
             header = next(reader, [])
             if header != HEADER:
-                raise UserError(
-                    f"{path}, line 1: header {','.join(HEADER)} expected, found {','.join(header)!r}"
-                )
-            return [(reader.line_num, row) for row in reader if row]
+                found = brief(",".join(header))
+                raise UserError(f"{path}, line 1: header {','.join(HEADER)} expected, found {found!r}")
+            line = reader.line_num + 1
+            for row in reader:
+                if row:
+                    rows.append((line, row))
+                line = reader.line_num + 1
+            return rows
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); is it the right folder?") from error
-    except (UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
         raise UserError(f"{path}: is not a CSV text file ({error})") from error
+    except csv.Error as error:
+        raise UserError(f"{path}, line {line}: {error}; close or remove the quotation mark") from error
 
 
 def _numbers(tokens, fields):
@@ -166,7 +173,7 @@ def _right(numbers, fields):
 def _first_wrong(tokens, fields):
     for position, token in enumerate(tokens):
         car, field = divmod(position, len(fields))
-        where = f"token {position + 1} ({fields[field]} of car {car + 1}) {token!r}"
+        where = f"token {position + 1} ({fields[field]} of car {car + 1}) {brief(token)!r}"
         try:
             right = _right(np.array([[float(token)]]), fields[field:]).all()
         except ValueError:
@@ -237,16 +244,15 @@ def validate(path: str | Path, sample: str | Path) -> list[Finding]:
             line, image_ids[first], "the order differs from the sample from here on", "sort as the sample is"
         )
 
-    turned = table.loc[(table[cars.ANGLES].abs() > np.pi + ROUNDING).any(axis=1), "ImageId"]
-    for image_id in turned.unique():
-        wrong(line_of[image_id], image_id, "an angle is outside ±π", "wrap it")
     return findings + impossible(path, table, rows)
 
 
 def impossible(path: str | Path, table: pd.DataFrame, rows: pd.DataFrame) -> list[Finding]:
-    """Predicted cars that cannot be, one finding per kind and image. table and rows: of `parse`."""
+    """Predicted cars that cannot be sent, one finding per kind and image. table and rows: of `parse`."""
     line_of = dict(zip(rows["ImageId"], rows["line"], strict=True))
+    turned = (table[cars.ANGLES].abs() > np.pi + ROUNDING).any(axis=1)
     kinds = (
+        (turned, "an angle is outside ±π", "wrap it"),
         (~table["score"].between(0, 1), "a score is outside [0, 1]", "scale the scores"),
         (table["z"] <= 0, "a car is not in front of the camera (z ≤ 0)", "take it out"),
         ((table[cars.POSITION].abs() > FARTHEST).any(axis=1), "a car is farther than 10 km", "take it out"),

@@ -72,6 +72,7 @@ def check(
     findings += _check_cars(str(folder / "train.csv"), labels, lines, far, max_depth_reason)
     labels = labels[~far].reset_index(drop=True)
     findings = [_relieve(finding, exclude) for finding in findings]
+    findings += _nothing_left(folder, images, labels, findings)
     return images, labels, sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
 
 
@@ -85,11 +86,6 @@ def _read_tables(folder):
         except UserError as error:
             findings.append(Finding("error", str(path), None, "", _message(error, path), "mend the file"))
             continue
-        if table_rows.empty and not found:
-            findings.append(Finding("error", str(path), None, "", "has no row", "bring the whole file"))
-        elif split == "train" and table.empty and not found:
-            finding, advice = "has no car to learn from", "bring the labels"
-            findings.append(Finding("error", str(path), None, "", finding, advice))
         labels = table if split == "train" else labels
         findings += found
         rows.append(table_rows.assign(split=split))
@@ -227,6 +223,20 @@ def _check_exclusions(folder, exclude, images):
     return findings
 
 
+def _nothing_left(folder, images, labels, findings):
+    """Nothing to learn from or to predict, unless another error of the table says why."""
+    tests = images[(images["split"] == "test") & (images["excluded"] == "")]
+    known = {finding.file for finding in findings if finding.severity == "error"}
+    left = {"train": (labels, "car to learn from"), "test": (tests, "image to predict")}
+    paths = {split: str(folder / name) for split, (name, _) in TABLES.items()}
+    advice = "bring the whole file, or leave out less"
+    return [
+        Finding("error", paths[split], None, "", f"has no {what}", advice)
+        for split, (table, what) in left.items()
+        if table.empty and paths[split] not in known
+    ]
+
+
 def _check_cars(path, labels, lines, far, reason):
     """Labels that cannot be, or hardly can be, right. far: (cars,) bool, left out by rule."""
     findings = []
@@ -242,6 +252,9 @@ def _check_cars(path, labels, lines, far, reason):
     )
     beyond = (labels[cars.POSITION].abs() > FARTHEST).any(axis=1)
     report("error", labels[beyond & ~far], "a car at x, y, z = {x:g}, {y:g}, {z:g} m", "correct it")
+    turned = (labels[cars.ANGLES].abs() > 2 * np.pi).any(axis=1)
+    angles = "a car with pitch, yaw, roll = {pitch:g}, {yaw:g}, {roll:g}, beyond a full turn"
+    report("error", labels[turned & ~far], angles, "correct it: angles are radians")
     report("note", labels[far], "a car with z = {z:g} m is left out", reason or "nothing")
     upside_down = labels[labels["roll"].abs() < np.pi / 2]
     advice = "look at it: upside down or a wrong label"

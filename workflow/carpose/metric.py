@@ -170,13 +170,18 @@ def read_image_ids(path: str | Path) -> list[str]:
         raise UserError(f"{path}: no column ImageId can be read from it ({error})") from error
 
 
-def check_cover(path: str, image_ids: list[str], truth: pd.DataFrame) -> None:
-    """Images of the truth that a submission has no row for are not counted, which flatters it: a warning
-    on stderr. Raises UserError where it has none of them."""
+def check_common(path: str, image_ids: Iterable[str], truth: pd.DataFrame) -> None:
+    """Raises UserError where the truth has no car in any of these images: the file is about others."""
+    if not truth["ImageId"].isin(image_ids).any():
+        raise UserError(
+            f"{path}: none of its images has a car in the truth; name files that are about the same photos"
+        )
+
+
+def warn_left_out(path: str, image_ids: list[str], truth: pd.DataFrame) -> None:
+    """Images of the truth that a submission has no row for are not counted, which flatters it."""
     with_cars = pd.Index(truth["ImageId"].unique())
     left_out = with_cars[~with_cars.isin(image_ids)]
-    if len(left_out) == len(with_cars):
-        raise UserError(f"{path}: none of its images is in the truth; name the truth of the same photos")
     if len(left_out):
         print(
             f"warning: {path} has no row for {len(left_out)} of the truth's {len(with_cars)} images, such as "
@@ -202,12 +207,16 @@ def main() -> None:
     truth = read_truth(args.truth)
     if Path(args.predictions).suffix == ".parquet":
         predictions, image_ids = cars.read(args.predictions, scored=True), None
+        if len(predictions):  # a table without cars does not say which images it is about
+            check_common(args.predictions, predictions["ImageId"], truth)
     else:
         predictions, image_ids = kaggle.read_submission(args.predictions)
+        check_common(args.predictions, image_ids, truth)
     if args.images:
         image_ids = read_image_ids(args.images)
+        check_common(args.images, image_ids, truth)
     elif image_ids is not None:
-        check_cover(args.predictions, image_ids, truth)
+        warn_left_out(args.predictions, image_ids, truth)
     result = evaluate(truth, predictions, image_ids, args.equal_confidence)
     print(json.dumps(result, indent=1))
 

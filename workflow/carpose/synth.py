@@ -126,7 +126,10 @@ def real_meshes(folder: Path, table: Path) -> tuple[list[Mesh], np.ndarray]:
     """The data set's meshes and their numbers, by the table model_type,name."""
     if not table.is_file():
         raise UserError(f"{table}: the table model_type,name of the car models is missing")
-    names = pd.read_csv(table)
+    try:
+        names = pd.read_csv(table)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{table}: cannot be read as the table model_type,name ({error})") from error
     if missing := {"model_type", "name"} - set(names):
         raise UserError(f"{table}: no column {min(missing)}; it must hold model_type,name")
     known = [
