@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import sysconfig
 import tomllib
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -67,7 +68,9 @@ def test_slurm_plugin_is_the_extras_version_and_not_in_the_default_environment(l
 
 
 def test_this_environment_is_the_locks(lock):
-    here = {normal(d.name): d.version.split("+")[0] for d in importlib.metadata.distributions()}
+    # Not all of sys.path: setuptools, once imported, puts copies of its own there.
+    installed = importlib.metadata.distributions(path=[sysconfig.get_path("purelib")])
+    here = {normal(d.name): d.version.split("+")[0] for d in installed}
     wrong = {name: here.get(name) for name, version in lock.items() if here.get(name) != version}
     if wrong and Path(sys.prefix) != REPOSITORY / ".venv":
         pytest.skip(f"not the environment that make installs; other versions here: {wrong}")
