@@ -67,12 +67,17 @@ def car(image="ID_a", x=0.0, y=3.0, z=30.0, yaw=0.3, roll=3.1, score=0.5, **more
 # Association
 
 
+def directions(rng, count, spread):
+    """Unit vectors about the camera's axis."""
+    drawn = rng.normal([0, 0, 1], spread, (count, 3))
+    return drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
+
+
 def test_a_cluster_holds_one_car_of_a_member_and_cars_of_one_image():
     rng = np.random.default_rng(2)
     n = 600
     image, member = rng.integers(0, 20, n), rng.integers(0, 5, n)
-    direction = rng.normal([0, 0, 1], 0.02, (n, 3))
-    direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+    direction = directions(rng, n, 0.02)
     tolerance = np.full(n, 0.05)
     labels = cluster(image, member, direction, rng.normal(3, 0.05, n), tolerance, tolerance, rng.random(n))
     assert labels.min() == 0 and set(labels) == set(range(labels.max() + 1))
@@ -113,8 +118,7 @@ def test_clusters_are_those_of_a_loop_over_cars(spread, recentre):
     rng = np.random.default_rng(4)
     n = 250
     image, member = rng.integers(0, 4, n), rng.integers(0, 5, n)
-    direction = rng.normal([0, 0, 1], spread, (n, 3))  # some behind the camera
-    direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+    direction = directions(rng, n, spread)  # some behind the camera
     log_range, along, across = rng.normal(3, 0.2, n), rng.uniform(0.01, 0.3, n), rng.uniform(0.005, 0.1, n)
     given = image, member, direction, log_range, along, across, rng.random(n), recentre
     labels = cluster(*given)
@@ -127,8 +131,7 @@ def test_crowded_is_the_nearest_stronger_car_of_the_image():
     rng = np.random.default_rng(5)
     n = 300
     image, log_range = rng.integers(0, 6, n), rng.normal(3, 0.2, n)
-    direction = rng.normal([0, 0, 1], 0.1, (n, 3))
-    direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+    direction = directions(rng, n, 0.1)
     strength = rng.random(n).round(1)  # of two that are alike the first is the stronger
     position, expected = direction * np.exp(log_range)[:, None], np.zeros(n)
     for i in range(n):

@@ -15,6 +15,17 @@ def test_between_is_what_a_look_at_all_pairs_finds():
     np.testing.assert_array_equal(runs.between(places, low, high), expected)
 
 
+def test_cars_of_like_distance_are_those_of_a_look_at_all_pairs():
+    rng = np.random.default_rng(1)
+    image, log_range = rng.integers(-1, 4, 60), rng.normal(3, 0.3, 60)
+    others, other_log_range = rng.integers(0, 4, 80), rng.normal(3, 0.3, 80)
+    apart = np.abs(np.exp(log_range)[:, None] / np.exp(other_log_range) - 1)
+    expected = np.argwhere((image[:, None] == others) & (apart < 0.1))
+    found = np.column_stack(runs.alike(image, log_range, others, other_log_range, 0.1))
+    assert len(expected) > 50 and np.all(np.diff(found[:, 0]) >= 0)
+    assert set(map(tuple, found)) == set(map(tuple, expected))
+
+
 def test_rank_counts_anew_in_every_run():
     assert runs.rank(np.array([0, 0, 3, 3, 3, 7])).tolist() == [0, 1, 0, 1, 2, 0]
     assert not len(runs.rank(np.array([], int)))

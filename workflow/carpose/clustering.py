@@ -49,6 +49,7 @@ def cluster(
     features = direction, log_range, along2, across2 = [
         feature[line] for feature in (direction, log_range, along**2, across**2)
     ]
+    members = member.max(initial=0) + 1
     widest = np.zeros(image.max(initial=-1) + 1)
     np.maximum.at(widest, image, across2)
 
@@ -69,7 +70,7 @@ def cluster(
         keep = np.flatnonzero(squared < 1)
         to, near = np.append(to[keep], np.arange(len(seed))), np.append(near[keep], seed)
         squared = np.append(squared[keep], np.full(len(seed), -1.0))
-        key = to * (member.max() + 1) + member[near]
+        key = to * members + member[near]
         order = np.lexsort((squared, key))
         order = order[np.diff(key[order], prepend=-1) != 0]
         return near[order], to[order]

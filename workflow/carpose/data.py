@@ -234,7 +234,7 @@ def stream(samples: Samples, epoch: int, batch: int, workers: int, device: torch
     pixels = recipe.batch_size * (recipe.input_width + 32) * (recipe.input_height + 32)
     maps = 8 * (pixels // codec.STRIDE**2)  # bytes of a batch's heat and ignore maps
     if device.type == "cuda":  # bytes are a quarter of the way to it; torch copies them while others are made
-        check_shared_memory((4 * pixels + maps) // distributed.size(), workers)
+        check_shared_memory(4 * pixels + maps, workers)  # of all processes together
         return iter(
             torch.utils.data.DataLoader(
                 samples,

@@ -28,14 +28,17 @@ def lease(gpus: int) -> Iterator[torch.device]:
     if gpus == 0 or not torch.cuda.is_available():
         yield torch.device("cpu")
         return
-    with contextlib.ExitStack() as stack:
-        if "LOCAL_RANK" in os.environ:
-            index, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
-            if index >= there:
-                raise UserError(f"gpus: process {index} of this machine finds {there} GPUs; start fewer")
-        else:
-            [(index, handle)] = acquire(1).items()
-            stack.enter_context(handle)
+    if "LOCAL_RANK" in os.environ:
+        index, lock, there = (
+            int(os.environ["LOCAL_RANK"]),
+            contextlib.nullcontext(),
+            torch.cuda.device_count(),
+        )
+        if index >= there:
+            raise UserError(f"gpus: process {index} of this machine finds {there} GPUs; start fewer")
+    else:
+        [(index, lock)] = acquire(1).items()
+    with lock:
         torch.cuda.set_device(index)
         repeatable()
         yield torch.device("cuda", index)

@@ -268,11 +268,7 @@ def _mean_rotation(quaternions, weight, labels, count):
 
 def _crowded(image, direction, log_range, strength, reach=0.1):
     """(C,) 0 … 1: how near the nearest stronger car of the image is (1: the same place, 0: out of reach)."""
-    # Of an image's cars, sorted by distance, those within reach follow one another: see metric._near_truths.
-    place = 100 * image + log_range
-    line = np.argsort(place)
-    car, other = runs.between(place[line], place + np.log1p(-reach) - 1e-6, place + np.log1p(reach) + 1e-6)
-    other = line[other]
+    other, car = runs.alike(image, log_range, image, log_range, reach)
     standing = np.empty(len(image), int)
     standing[np.lexsort((-strength, image))] = np.arange(len(image))
     stronger = standing[other] < standing[car]
@@ -319,6 +315,7 @@ def read_images(path: str | Path) -> pd.DataFrame:
 def read_fit(path: str | Path) -> dict:
     try:
         fit = json.loads(Path(path).read_text())
+        # What the fusion will ask of it.
         paying(fit)
         np.array(_of_members(fit, fit["members"], PARTS), float).reshape(-1, 9)
         _ = [fit[key] for key in ("used", "gate", "ground", "score", "threshold")]

@@ -116,20 +116,12 @@ def _near_truths(truth, predictions, image_of_truth, image_of_prediction):
 
     A farther truth never decides: where it is the nearest that remains, the prediction is a miss.
     """
-    # ‖p−g‖ < 0.1·‖g‖ takes a ‖p‖ within a tenth of ‖g‖: of an image's cars, sorted by distance, a few in a
-    # row. With logarithms on one line, images 100 apart, one search finds those of all.
     at, true = predictions[cars.POSITION].to_numpy(float), truth[cars.POSITION].to_numpy(float)
     range_at, range_true = (np.sqrt((x**2).sum(axis=1)) for x in (at, true))
     log_at, log_true = (np.log(np.clip(x, 1e-15, 1e15)) for x in (range_at, range_true))
-    place = 100 * image_of_truth + log_true
-    line = np.argsort(place, kind="stable")
-    middle = 100 * image_of_prediction + log_at
-    loosest, rounding = TRANSLATION[0], 1e-6
-    p, t = runs.between(
-        place[line], middle - np.log1p(loosest) - rounding, middle - np.log1p(-loosest) + rounding
-    )
-    t = line[t]
-    beside = np.abs(at[p, 0] - true[t, 0]) < (loosest + rounding) * range_true[t]  # most are not
+    loosest = TRANSLATION[0]
+    p, t = runs.alike(image_of_prediction, log_at, image_of_truth, log_true, loosest)
+    beside = np.abs(at[p, 0] - true[t, 0]) < (loosest + 1e-6) * range_true[t]  # most are not
     p, t = p[beside], t[beside]
     distance = np.sqrt(((at[p] - true[t]) ** 2).sum(axis=1)) / range_true[t]
     close = np.nonzero(distance < loosest)[0]

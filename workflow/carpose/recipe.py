@@ -97,7 +97,24 @@ class Recipe:
     retrain_epochs: int = _option(15, "epochs of every later round")
     batch_size: int = _option(8, "photos per step")
     accumulate: int = _option(1, "forward passes per step, each with its part of the batch: less memory")
-    optimizer: str = _option("adamw", "muon (carpose.muon), or an optimiser of timm: adamw, adam, sgd, …")
+    optimizer: str = _option(
+        "adamw",
+        "muon is carpose.muon, the others are timm's",
+        [
+            "muon",
+            "adamw",
+            "adam",
+            "nadamw",
+            "radam",
+            "adan",
+            "adopt",
+            "lamb",
+            "lion",
+            "sgd",
+            "rmsprop",
+            "madgrad",
+        ],
+    )
     schedule: str = _option(
         "cosine",
         "how the learning rate falls after the warm-up: schedules of timm",

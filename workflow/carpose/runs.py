@@ -17,6 +17,27 @@ def between(places: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[np.n
     return row, first[row] + rank(row)
 
 
+def alike(
+    image: np.ndarray,
+    log_range: np.ndarray,
+    others_image: np.ndarray,
+    others_log_range: np.ndarray,
+    share: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cars (N,) and others (M,) → (P,) a car, ascending, and (P,) one of the others, of the same image, whose
+    distance from the camera differs from the car's by at most `share` of its own.
+
+    So all are found that are nearer to the car than that. Images are ints ≥ 0, of a car also −1, whose
+    image no other is in; logarithms of distances between −40 and 40.
+    """
+    # With the logarithms on one line, images 100 apart, one search finds those of all (1e-6 for rounding).
+    place = 100 * others_image + others_log_range
+    line = np.argsort(place, kind="stable")
+    middle = 100 * image + log_range
+    car, at = between(place[line], middle - np.log1p(share) - 1e-6, middle - np.log1p(-share) + 1e-6)
+    return car, line[at]
+
+
 def rank(sorted_keys: np.ndarray) -> np.ndarray:
     """Sorted keys ≥ 0 → position of each within its run of equal keys."""
     starts = np.flatnonzero(np.diff(sorted_keys, prepend=-1))
