@@ -73,6 +73,18 @@ def test_shipped_configurations_are_valid(config, overlay):
         ("rounds", math.nan, "rounds: nan is not right; it must be of type integer"),
         ("train.pretrained", "no.pth", "train.pretrained: 'no.pth' is not right; use none, hub, or the path"),
         ("models.dla34.pretrained", "/", "models.dla34.pretrained: '/' is not right; use none, hub, or"),
+        (
+            "models.hourglass.pretrained",
+            "hub",
+            "models.hourglass.pretrained: the hub has no weights of hourglass at",
+        ),
+        (
+            "models.dla34.pretrained",
+            "hub",
+            "models.dla34.pretrained: the hub has no weights of dla34 at width 0.25",
+        ),
+        ("rounds", 2.0, "rounds: 2.0 is not right; it must be of type integer"),
+        ("rounds", True, "rounds: True is not right; it must be of type integer"),
         ("pseudo.precision_positive", 0.1, "pseudo.precision_positive: 0.1 is below precision_ignore, 0.2"),
         ("run", "..", "run: '..' is not right; use a name of letters"),
         ("run", ".", "run: '.' is not right; use a name of letters"),
@@ -100,6 +112,7 @@ def test_errors_name_the_key_and_what_is_right(config, path, value, message):
 
 def test_what_a_recipe_may_name(config, tmp_path):
     (tmp_path / "w.pth").touch()
+    config["models"]["dla34"]["width"] = 1.0
     for source in ("none", "hub", str(tmp_path / "w.pth")):
         config["models"]["dla34"]["pretrained"] = source
         check(config)

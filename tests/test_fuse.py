@@ -507,6 +507,7 @@ def test_a_photo_without_cars_speaks_against_its_twin_s(truth):
         (("--images", "a.csv"), "a.csv: not the images.parquet of the check"),
         (("--inputs", "nowhere.parquet"), "nowhere.parquet: there is no such file"),
         (("--inputs", "behind.csv"), "behind.csv, line 2, image ID_a: a car is not in front of the camera"),
+        (("--inputs", "behind.parquet"), "behind.parquet, image ID_a: a car is not in front of the camera"),
         (("--weights", "nowhere.json"), "nowhere.json: there is no such file"),
         (("--weights", "fit.json"), "fit.json: not a fit of carpose.fusion_fit (KeyError: 'bias'); fit it"),
     ],
@@ -517,6 +518,7 @@ def test_what_fuse_cannot_read_or_write(tmp_path, monkeypatch, options, message)
     (tmp_path / "fit.json").write_text('{"members": {"a": {}}, "gate": {}, "parts": {}}')
     kaggle.write_submission("a.csv", car(), ["ID_a"])
     kaggle.write_submission("behind.csv", car(z=-30.0), ["ID_a"])
+    cars.write("behind.parquet", car(z=-30.0))
     defaults = {"--inputs": "a.csv", "--output": "fused.csv"} | dict([options])
     command = [word for pair in defaults.items() for word in pair]
     done = run_module("carpose.fuse", *command, check=False)

@@ -13,12 +13,17 @@ from . import UserError
 
 SCHEMA = Path(__file__).parents[1] / "schemas" / "config.schema.yaml"
 TYPES = jsonschema.Draft202012Validator.TYPE_CHECKER
-# NaN is neither below a minimum nor above a maximum, so it would pass for any number.
+# NaN is neither below a minimum nor above a maximum, so it would pass for any number. JSON Schema takes 2.0
+# for an integer, Python does not.
 Validator = jsonschema.validators.extend(
     jsonschema.Draft202012Validator,
-    type_checker=TYPES.redefine(
-        "number",
-        lambda _, item: TYPES.is_type(item, "number") and (isinstance(item, int) or math.isfinite(item)),
+    type_checker=TYPES.redefine_many(
+        {
+            "number": lambda _, item: (
+                TYPES.is_type(item, "number") and (isinstance(item, int) or math.isfinite(item))
+            ),
+            "integer": lambda _, item: isinstance(item, int) and not isinstance(item, bool),
+        }
     ),
 )
 FORMATS = jsonschema.FormatChecker(formats=())
@@ -115,6 +120,13 @@ def _contradictions(config: dict) -> list[str]:
         for name, recipe in recipes.items()
         if (photos := recipe["batch_size"]) % (gpus := max(recipe.get("gpus", 1), 1))
     ]
+    for name, recipe in recipes.items():
+        backbone, width = recipe.get("backbone"), recipe.get("width", 1)
+        if recipe.get("pretrained") == "hub" and (width != 1 or backbone == "hourglass"):
+            lines.append(
+                f"models.{name}.pretrained: the hub has no weights of {backbone} at width {width:g};"
+                " take none, or the path of a file"
+            )
     positive, ignore = config["pseudo"]["precision_positive"], config["pseudo"]["precision_ignore"]
     if positive < ignore:
         lines.append(

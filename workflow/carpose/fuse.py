@@ -281,10 +281,14 @@ def _crowded(image, direction, log_range, strength, reach=0.1):
 
 
 def read_member(path: str | Path) -> tuple[pd.DataFrame, list[str]]:
-    """Cars with score of a Parquet table or a submission CSV, and the images it is about."""
+    """Cars with score of a Parquet table or a submission CSV, and the images it is about.
+
+    Raises UserError where a car could not be sent.
+    """
     if Path(path).suffix == ".csv":
         return kaggle.read_submission(path)
     table = cars.read(path, scored=True)
+    kaggle.stop_at_first(kaggle.impossible(path, table))
     return table, list(table["ImageId"].unique())
 
 

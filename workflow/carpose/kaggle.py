@@ -47,7 +47,7 @@ def read_labels(path: str | Path) -> tuple[pd.DataFrame, list[str]]:
     Raises UserError with file, line, ImageId and token at the first thing wrong.
     """
     table, rows, findings = parse(path, LABEL)
-    _stop_at_first(findings)
+    stop_at_first(findings)
     return table, rows["ImageId"].tolist()
 
 
@@ -58,18 +58,19 @@ def read_submission(path: str | Path) -> tuple[pd.DataFrame, list[str]]:
     objects to.
     """
     table, rows, findings = parse(path, PREDICTION)
-    _stop_at_first(findings or impossible(path, table, rows))
+    stop_at_first(findings or impossible(path, table, rows))
     return table, rows["ImageId"].tolist()
 
 
 def read_sample(path: str | Path) -> list[str]:
     """The ImageIds of sample_submission.csv in order; its cars are none."""
     _, rows, findings = parse(path, PREDICTION)
-    _stop_at_first(findings)
+    stop_at_first(findings)
     return rows["ImageId"].tolist()
 
 
-def _stop_at_first(findings):
+def stop_at_first(findings: list[Finding]) -> None:
+    """Raises UserError with the first of them, and how many more there are."""
     if findings:
         more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
         raise UserError(f"{findings[0]}{more}")
@@ -247,9 +248,10 @@ def validate(path: str | Path, sample: str | Path) -> list[Finding]:
     return findings + impossible(path, table, rows)
 
 
-def impossible(path: str | Path, table: pd.DataFrame, rows: pd.DataFrame) -> list[Finding]:
-    """Predicted cars that cannot be sent, one finding per kind and image. table and rows: of `parse`."""
-    line_of = dict(zip(rows["ImageId"], rows["line"], strict=True))
+def impossible(path: str | Path, table: pd.DataFrame, rows: pd.DataFrame | None = None) -> list[Finding]:
+    """Predicted cars that cannot be sent, one finding per kind and image. rows: of `parse`, where the file
+    has lines to name."""
+    line_of = {} if rows is None else dict(zip(rows["ImageId"], rows["line"], strict=True))
     turned = (table[cars.ANGLES].abs() > np.pi + ROUNDING).any(axis=1)
     kinds = (
         (turned, "an angle is outside ±π", "wrap it"),
@@ -258,7 +260,7 @@ def impossible(path: str | Path, table: pd.DataFrame, rows: pd.DataFrame) -> lis
         ((table[cars.POSITION].abs() > FARTHEST).any(axis=1), "a car is farther than 10 km", "take it out"),
     )
     return [
-        Finding("error", str(path), line_of[image_id], image_id, finding, advice)
+        Finding("error", str(path), line_of.get(image_id), image_id, finding, advice)
         for bad, finding, advice in kinds
         for image_id in table.loc[bad, "ImageId"].unique()
     ]
