@@ -17,7 +17,7 @@ import torch
 from benchmarks import measure, roofline
 from benchmarks.training import bare
 from carpose import data, predict, train
-from carpose.device import number_format, repeatable
+from carpose.device import keep_freed_memory, number_format, repeatable
 from carpose.recipe import Recipe
 
 
@@ -85,6 +85,7 @@ def main() -> None:
     args = parser.parse_args()
     if not args.any_bits:
         repeatable()  # as a training and a prediction are
+    keep_freed_memory()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     figures = {"device": device.type}
     cards = {amp: card(device, number_format(device, amp) or torch.float32) for amp in args.formats}

@@ -22,6 +22,7 @@ from benchmarks import measure
 from carpose import export, metric, predict
 from carpose.checkpoint import build, load_checkpoint
 from carpose.data import network_input
+from carpose.device import keep_freed_memory
 
 CPU = torch.device("cpu")
 
@@ -141,6 +142,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, help="folder of a finished run, for the mAP")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed_memory()  # as a prediction does
     pictures = torch.randint(0, 255, (args.batch_size, 512, 1536, 4), dtype=torch.uint8)
     figures = {}
     missing = [name for name in ("openvino", "onnx", "onnxruntime") if not installed(name)]

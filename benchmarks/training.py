@@ -19,6 +19,7 @@ import torch
 
 from benchmarks import measure
 from carpose import data, train
+from carpose.device import keep_freed_memory
 
 
 def bare(training: train.Training, pictures: torch.Tensor, cells: torch.Tensor) -> None:
@@ -44,6 +45,7 @@ def main() -> None:
     args = parser.parse_args()
     recipe = measure.recipe(args.model, args.config)
     torch.set_num_threads(recipe.threads)
+    keep_freed_memory()  # as a training does
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)

@@ -5,6 +5,7 @@ At width 1 each is exactly the network whose published weights timm has (see `pu
 
 from functools import partial
 
+import torch
 from timm.models._efficientnet_builder import decode_arch_def, round_channels
 from timm.models.efficientnet import EfficientNetFeatures
 from torch import nn
@@ -35,6 +36,14 @@ STAGES = [
 FROM_TENSORFLOW = {"b6", "b7", "lite0", "lite1", "lite2", "lite3", "lite4"}
 
 
+class SiLU(nn.SiLU):
+    """In place in a prediction, but not in a training, whose autograd copies the input first: a thirteenth
+    of all that such a step moves through memory."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.silu(x, inplace=self.inplace and not torch.is_grad_enabled())
+
+
 def published_name(backbone: str) -> str:
     """timm's name of the network that has published weights and the same tensors."""
     return f"tf_{backbone}" if backbone.removeprefix("efficientnet_") in FROM_TENSORFLOW else backbone
@@ -55,7 +64,7 @@ def efficientnet(backbone: str, width: float, in_channels: int) -> nn.Module:
         stem_size=scaled(32, width) if lite else 32,
         fix_stem=lite,
         round_chs_fn=partial(round_channels, multiplier=channels * width),
-        act_layer=nn.ReLU6 if lite else nn.SiLU,
+        act_layer=nn.ReLU6 if lite else SiLU,
         norm_layer=partial(nn.BatchNorm2d, eps=1e-3) if tensorflow else nn.BatchNorm2d,
         pad_type="same" if tensorflow else "",
     )
