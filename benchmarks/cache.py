@@ -44,7 +44,7 @@ def make_photos(folder: Path, count: int) -> pd.DataFrame:
 
 
 def main() -> None:
-    parser = measure.parser(__doc__.splitlines()[0])
+    parser = measure.begin(__doc__.splitlines()[0])
     parser.add_argument("--photos", type=int, default=24)
     parser.add_argument("--jobs", type=int, default=2)
     args = parser.parse_args()

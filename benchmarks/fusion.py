@@ -12,7 +12,7 @@ from carpose import fuse
 
 
 def main() -> None:
-    parser = measure.parser(__doc__.splitlines()[0])
+    parser = measure.begin(__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=2021)
     parser.add_argument("--tables", type=int, default=30)
     parser.add_argument("--cars", type=int, default=11, help="per image")

@@ -17,7 +17,7 @@ import torch
 from benchmarks import measure, roofline
 from benchmarks.training import bare
 from carpose import data, predict, train
-from carpose.device import keep_freed_memory, number_format, repeatable
+from carpose.device import number_format, repeatable
 from carpose.recipe import Recipe
 
 
@@ -76,7 +76,7 @@ def study(recipe: Recipe, device: torch.device, compiled: bool, repeats: int) ->
 
 
 def main() -> None:
-    parser = measure.parser(__doc__.splitlines()[0])
+    parser = measure.begin(__doc__.splitlines()[0])
     roofline.add_options(parser)
     parser.add_argument("--formats", nargs="+", default=["off", "bf16"], help="off is float32")
     parser.add_argument("--repeats", type=int, default=20)
@@ -85,7 +85,6 @@ def main() -> None:
     args = parser.parse_args()
     if not args.any_bits:
         repeatable()  # as a training and a prediction are
-    keep_freed_memory()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     figures = {"device": device.type}
     cards = {amp: card(device, number_format(device, amp) or torch.float32) for amp in args.formats}

@@ -96,7 +96,7 @@ def draw(figures: dict, path: Path) -> None:
 
 
 def main() -> None:
-    parser = measure.parser(__doc__.splitlines()[0])
+    parser = measure.begin(__doc__.splitlines()[0])
     parser.add_argument("--plot", type=Path, help="PNG")
     args = parser.parse_args()
     figures = {}

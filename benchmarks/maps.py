@@ -30,7 +30,7 @@ def perfect_maps(targets: codec.Targets, size: tuple[int, int], heads: dict[str,
 
 
 def main() -> None:
-    parser = measure.parser(__doc__.splitlines()[0])
+    parser = measure.begin(__doc__.splitlines()[0])
     parser.add_argument("--cars", type=int, default=30, help="per photo")
     args = parser.parse_args()
     torch.set_num_threads(1)

@@ -16,6 +16,7 @@ import pandas as pd
 import yaml
 
 from carpose import camera, cars
+from carpose.memory import keep_freed_memory
 from carpose.recipe import Recipe, recipe_of
 
 ROOT = Path(__file__).parents[1]
@@ -48,8 +49,9 @@ def alternately(
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def parser(doc: str) -> argparse.ArgumentParser:
-    """A parser with --output, which `finish` needs."""
+def begin(doc: str) -> argparse.ArgumentParser:
+    """A parser with --output, which `finish` needs. From here on freed memory is kept, as in every stage."""
+    keep_freed_memory()
     result = argparse.ArgumentParser(description=doc, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     result.add_argument("--output", type=Path, help="JSON file for the figures")
     return result

@@ -34,7 +34,7 @@ def peak(process: subprocess.Popen) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = measure.parser(__doc__.splitlines()[0])
+    parser = measure.begin(__doc__.splitlines()[0])
     parser.add_argument("--photos", type=int, nargs="+", default=[100, 4262])
     parser.add_argument("--steps", type=int, default=1064, help="at least")
     parser.add_argument("--model", default="hourglass")

@@ -13,7 +13,7 @@ from carpose import kaggle, metric
 
 
 def main() -> None:
-    parser = measure.parser(__doc__.splitlines()[0])
+    parser = measure.begin(__doc__.splitlines()[0])
     parser.add_argument("data", type=Path, help="folder with train.csv and val_predictions.csv")
     args = parser.parse_args()
     truth, _ = kaggle.read_labels(args.data / "train.csv")

@@ -22,7 +22,6 @@ from benchmarks import measure
 from carpose import export, metric, predict
 from carpose.checkpoint import build, load_checkpoint
 from carpose.data import network_input
-from carpose.device import keep_freed_memory
 
 CPU = torch.device("cpu")
 
@@ -132,7 +131,7 @@ def accuracy(results: Path) -> dict:
 
 
 def main() -> None:
-    parser = measure.parser(__doc__.splitlines()[0])
+    parser = measure.begin(__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", default=["efficientnet", "dla34", "hourglass"])
     parser.add_argument("--batch-size", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
@@ -142,7 +141,6 @@ def main() -> None:
     parser.add_argument("--results", type=Path, help="folder of a finished run, for the mAP")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    keep_freed_memory()  # as a prediction does
     pictures = torch.randint(0, 255, (args.batch_size, 512, 1536, 4), dtype=torch.uint8)
     figures = {}
     missing = [name for name in ("openvino", "onnx", "onnxruntime") if not installed(name)]

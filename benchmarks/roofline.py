@@ -222,7 +222,7 @@ def works(recipe: Recipe) -> dict[str, Traffic]:
 
 
 def main() -> None:
-    parser = measure.parser(__doc__.splitlines()[0])
+    parser = measure.begin(__doc__.splitlines()[0])
     add_options(parser)
     parser.add_argument("--cards", nargs="+", default=["h200"], choices=list(CARDS))
     parser.set_defaults(formats=["bf16"])  # as the cards' peaks

@@ -19,7 +19,6 @@ import torch
 
 from benchmarks import measure
 from carpose import data, train
-from carpose.device import keep_freed_memory
 
 
 def bare(training: train.Training, pictures: torch.Tensor, cells: torch.Tensor) -> None:
@@ -32,7 +31,7 @@ def bare(training: train.Training, pictures: torch.Tensor, cells: torch.Tensor) 
 
 
 def main() -> None:
-    parser = measure.parser(__doc__.splitlines()[0])
+    parser = measure.begin(__doc__.splitlines()[0])
     parser.add_argument("--model", default="hourglass", help="of the configuration")
     parser.add_argument("--config", default="config.yaml", help="or one of configs/*.yaml")
     parser.add_argument("--workers", type=int, default=1, help="processes that prepare samples")
@@ -45,7 +44,6 @@ def main() -> None:
     args = parser.parse_args()
     recipe = measure.recipe(args.model, args.config)
     torch.set_num_threads(recipe.threads)
-    keep_freed_memory()  # as a training does
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)

@@ -118,7 +118,7 @@ def shares(path: Path, start_seconds: dict[str, float]) -> dict:
 
 
 def main() -> None:
-    parser = measure.parser(__doc__.splitlines()[0])
+    parser = measure.begin(__doc__.splitlines()[0])
     parser.add_argument("--log", type=Path, help="Snakemake's log of a whole run")
     args = parser.parse_args()
     figures = {"plan of 45 trainings": plan(), "start of each program, processor s": starts()}

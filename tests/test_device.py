@@ -2,7 +2,6 @@
 
 import fcntl
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -12,7 +11,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmarks.measure import environment
 from carpose import UserError, device, distributed
 from carpose.device import number_format
 
@@ -33,31 +31,6 @@ def test_bf16_where_it_is_fast(monkeypatch, capabilities, expected):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     assert number_format(CPU, "auto") is expected
     assert number_format(CPU, "off") is None and number_format(CPU, "bf16") is torch.bfloat16
-
-
-TWICE = """
-import resource
-import numpy as np
-from carpose import device
-{}
-def faults():
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    np.ones(2**24) + 1  # 128 MiB twice
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-print(faults(), faults())
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries do as they do")
-@pytest.mark.parametrize("kept", [True, False])
-def test_freed_memory_is_used_again(kept):
-    program = TWICE.format("device.keep_freed_memory()" if kept else "")
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=environment(), capture_output=True, text=True, check=True
-    )
-    first, second = map(int, done.stdout.split())
-    assert first > 100  # where pages are of 2 MiB; of 4 KiB it is 65,536
-    assert second < 0.02 * first if kept else second > 0.5 * first
 
 
 # Which GPU. There is none here: torch's answers are pretended, the locks are real.

@@ -5,7 +5,6 @@ CUDA_VISIBLE_DEVICES holds only what the job owns, so the lock is always free.
 """
 
 import contextlib
-import ctypes
 import fcntl
 import os
 import random
@@ -19,8 +18,6 @@ import torch
 
 from . import UserError
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
-
 
 @contextlib.contextmanager
 def lease(gpus: int) -> Iterator[torch.device]:
@@ -28,7 +25,6 @@ def lease(gpus: int) -> Iterator[torch.device]:
 
     A process that torchrun started takes the device of its number among those that it sees.
     """
-    keep_freed_memory()
     if gpus == 0 or not torch.cuda.is_available():
         yield torch.device("cpu")
         return
@@ -79,17 +75,6 @@ def acquire(count: int) -> dict[int, IO]:
             print(f"waiting for {count} of {there} GPUs to be free", flush=True)
         said = True
         time.sleep(random.uniform(1, 3))  # not in step with another one that waits
-
-
-def keep_freed_memory() -> None:
-    """From now on this process and those that it forks keep memory that is freed, for the next tensor.
-
-    glibc gives large blocks back at once, and the system hands out new ones page by page, each filled with
-    zeros: up to two fifths of a prediction at 1536×512 (docs/benchmarks.md). Other C libraries do as they do.
-    """
-    if hasattr(library := ctypes.CDLL(None), "mallopt"):
-        library.mallopt(M_MMAP_MAX, 0)  # no block comes straight from the system
-        library.mallopt(M_TRIM_THRESHOLD, -1)  # none at the end of the heap goes back
 
 
 def repeatable() -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from . import UserError
+from .memory import keep_freed_memory
 
 
 @contextlib.contextmanager
@@ -51,6 +52,7 @@ QUOTED = 40  # characters
 
 def run_main(main: Callable[[], int | None]) -> None:
     """Run a command line: a UserError, or a disk that does not take or give, becomes one clear message."""
+    keep_freed_memory()
     try:
         sys.exit(main())
     except UserError as error:

@@ -1,0 +1,33 @@
+"""Memory that is freed is used again."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks.measure import environment
+
+TWICE = """
+import resource
+import numpy as np
+from carpose import memory
+{}
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    np.ones(2**24) + 1  # 128 MiB twice
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print(faults(), faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries do as they do")
+@pytest.mark.parametrize("kept", [True, False])
+def test_freed_memory_is_used_again(kept):
+    program = TWICE.format("memory.keep_freed_memory()" if kept else "")
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment(), capture_output=True, text=True, check=True
+    )
+    first, second = map(int, done.stdout.split())
+    assert first > 100  # where pages are of 2 MiB; of 4 KiB it is 65,536
+    assert second < 0.02 * first if kept else second > 0.5 * first
