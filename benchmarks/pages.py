@@ -1,0 +1,79 @@
+"""What it costs to give freed memory back to the system: steps and predictions with and without keeping it.
+
+Each case is a process of its own, since it depends on how the heap has grown; those of a pair follow each
+other. Float32, one thread. Out: milliseconds on the processor and page faults, of a step or a photo.
+
+    python -m benchmarks.pages
+"""
+
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+
+import torch
+
+from benchmarks import measure, roofline
+from carpose import predict, train
+from carpose.memory import keep_freed_memory
+
+CASES = {
+    "a step at 384×96": ("step", 384, 96, 4, 25),
+    "a step at 1536×512": ("step", 1536, 512, 4, 3),
+    "predicted at 1536×512, by 2": ("predict", 1536, 512, 2, 5),
+    "predicted at 1536×512, by 8": ("predict", 1536, 512, 8, 5),
+}
+
+
+def run(model: str, case: str) -> dict:
+    """In this process."""
+    what, width, height, batch, repeats = CASES[case]
+    torch.set_num_threads(1)
+    shape = {"input_width": width, "input_height": height, "batch_size": batch}
+    recipe = measure.recipe(model, **shape, amp="off", pretrained="none")
+    training = train.Training(recipe, False, None, roofline.CPU)
+    pictures, targets = roofline.constant_batch(recipe, roofline.CPU)
+    network = predict.placed(training.model, recipe, roofline.CPU, "torch")
+
+    def once() -> None:
+        if what == "step":
+            training.step(pictures, targets, 1e-4)
+        else:
+            predict.forward(network, pictures, recipe, roofline.CPU)
+
+    for _ in range(2):
+        once()
+    times, before = [], resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(repeats):
+        start = time.process_time()
+        once()
+        times.append(time.process_time() - start)
+    faults = (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / repeats
+    photos = 1 if what == "step" else batch
+    return {"ms": round(1e3 * statistics.median(times) / photos, 1), "faults": round(faults / photos)}
+
+
+def main() -> None:
+    parser = measure.begin(__doc__.splitlines()[0])
+    parser.add_argument("--models", nargs="+", default=["efficientnet", "dla34", "hourglass"])
+    args = parser.parse_args()
+    figures = {}
+    for model in args.models:
+        for case in CASES:
+            for kept in ("given back", "kept"):
+                words = [sys.executable, "-m", "benchmarks.pages", kept, model, case]
+                done = subprocess.run(words, env=measure.environment(), stdout=subprocess.PIPE, check=True)
+                figures[f"{model}, {case}, {kept}"] = json.loads(done.stdout)
+                print(f"{model}, {case}, {kept}", figures[f"{model}, {case}, {kept}"], flush=True)
+    measure.finish(args, figures)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] in (["kept"], ["given back"]):
+        if sys.argv[1] == "kept":
+            keep_freed_memory()
+        print(json.dumps(run(*sys.argv[2:])))
+    else:
+        main()
