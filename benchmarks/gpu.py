@@ -99,7 +99,11 @@ def main() -> None:
         for compiled in (False,) if args.no_compile else (False, True):
             case = f"{name} compiled" if compiled else name
             try:
-                figures[case] = study(recipe, device, compiled, args.repeats) | floors
+                seen = study(recipe, device, compiled, args.repeats)
+                for mine, what in (("bare network", "training"), ("prediction", "prediction")):
+                    most = floors[f"{what}, floor"]["photos/s"]
+                    seen[f"{mine} / floor"] = round(seen[f"{mine} photos/s"] / most, 3)
+                figures[case] = seen | floors
             except torch.OutOfMemoryError:
                 figures[case] = "does not fit"
             print(case, figures[case], flush=True)

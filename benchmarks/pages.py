@@ -6,12 +6,12 @@ other. Float32, one thread. Out: milliseconds on the processor and page faults, 
     python -m benchmarks.pages
 """
 
-import json
+import itertools
+import multiprocessing
 import resource
 import statistics
-import subprocess
-import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 
 import torch
 
@@ -27,8 +27,10 @@ CASES = {
 }
 
 
-def run(model: str, case: str) -> dict:
-    """In this process."""
+def run(model: str, case: str, kept: bool) -> dict:
+    """One case in this process, from now on."""
+    if kept:
+        keep_freed_memory()
     what, width, height, batch, repeats = CASES[case]
     torch.set_num_threads(1)
     shape = {"input_width": width, "input_height": height, "batch_size": batch}
@@ -60,20 +62,15 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["efficientnet", "dla34", "hourglass"])
     args = parser.parse_args()
     figures = {}
-    for model in args.models:
-        for case in CASES:
-            for kept in ("given back", "kept"):
-                words = [sys.executable, "-m", "benchmarks.pages", kept, model, case]
-                done = subprocess.run(words, env=measure.environment(), stdout=subprocess.PIPE, check=True)
-                figures[f"{model}, {case}, {kept}"] = json.loads(done.stdout)
-                print(f"{model}, {case}, {kept}", figures[f"{model}, {case}, {kept}"], flush=True)
+    # Neither forked nor used again: a heap as a new program has it.
+    own = {"max_workers": 1, "max_tasks_per_child": 1, "mp_context": multiprocessing.get_context("spawn")}
+    with ProcessPoolExecutor(**own) as pool:
+        for model, case, kept in itertools.product(args.models, CASES, (False, True)):
+            name = f"{model}, {case}, {'kept' if kept else 'given back'}"
+            figures[name] = pool.submit(run, model, case, kept).result()
+            print(name, figures[name], flush=True)
     measure.finish(args, figures)
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] in (["kept"], ["given back"]):
-        if sys.argv[1] == "kept":
-            keep_freed_memory()
-        print(json.dumps(run(*sys.argv[2:])))
-    else:
-        main()
+    main()

@@ -6,6 +6,7 @@ import timm
 import torch
 
 from carpose import UserError
+from carpose.recipe import on_hub
 
 from .efficientnet import published_name
 
@@ -21,10 +22,8 @@ def load_pretrained(own: dict[str, torch.Tensor], backbone: str, width: float, s
 def from_hub(backbone: str, width: float) -> dict[str, torch.Tensor]:
     """The published ImageNet weights. Raises UserError where there are none or the hub is out of reach."""
     remedy = "set pretrained: none, or the path of a file of weights"
-    if backbone == "hourglass":
-        raise UserError(f"the hub has no weights of the hourglass; {remedy}")
-    if width != 1:
-        raise UserError(f"the hub's weights of {backbone} are for width 1, not {width:g}; {remedy}")
+    if not on_hub(backbone, width):
+        raise UserError(f"the hub has no weights of {backbone} at width {width:g}; {remedy}")
     name = published_name(backbone)
     try:
         return timm.create_model(name, pretrained=True).state_dict()

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from conftest import run_module
 
-from carpose import UserError, camera, cars, kaggle, meshes, plots, rotation
+from carpose import UserError, camera, cars, drawing, kaggle, meshes, plots, rotation
 
 SIZE = (423, 339)  # pixels: an eighth of the data set's photos
 INTRINSICS = np.array([[288.0, 0, 210.8], [0, 288.2, 169.4], [0, 0, 1]])
@@ -117,7 +117,7 @@ def test_nothing_visible_has_no_outline(wedge):
 def test_cars_are_drawn_where_they_are_and_nowhere_else(wedge, known):
     photo = np.zeros((*SIZE[::-1], 3), np.uint8)
     car = POSES.iloc[[2]]
-    drawn = plots.draw_cars(photo, INTRINSICS, car, {16: wedge} if known else None, "#ffffff")
+    drawn = drawing.draw_cars(photo, INTRINSICS, car, {16: wedge} if known else None, "#ffffff")
     assert not photo.any(), "the photo itself must stay as it was"
     u, v = camera.project(INTRINSICS, car[cars.POSITION].to_numpy(float))[0].round().astype(int)
     assert (drawn[v, u] == 255).all()
@@ -131,7 +131,7 @@ def test_arrow_points_to_the_front():
     for yaw, sign in ((np.pi / 2, 1), (-np.pi / 2, -1)):
         car = POSES.iloc[[2]].assign(pitch=0.0, yaw=yaw, roll=0.0)
         assert rotation.matrix(car[cars.ANGLES])[0, 0, 2] == pytest.approx(sign)
-        columns = np.nonzero(plots.draw_cars(photo, INTRINSICS, car, None, "#ffffff"))[1] - 210.8
+        columns = np.nonzero(drawing.draw_cars(photo, INTRINSICS, car, None, "#ffffff"))[1] - 210.8
         reach = columns.max() + columns.min()
         assert np.sign(reach) == sign and abs(reach) > 15
 
@@ -140,31 +140,31 @@ def test_box_across_the_camera_is_cut_not_turned_inside_out():
     """A car beside the camera reaches behind it: what lies before the near plane stays finite and drawn."""
     photo = np.zeros((*SIZE[::-1], 3), np.uint8)
     car = POSES.iloc[[0]].assign(pitch=0.0, yaw=0.0, x=2.5, y=1.5, z=1.5)
-    drawn = plots.draw_cars(photo, INTRINSICS, car, None, "#ffffff")
+    drawn = drawing.draw_cars(photo, INTRINSICS, car, None, "#ffffff")
     assert drawn[:, 211:].any() and not drawn[:, :211].any()
-    behind = plots.draw_cars(photo, INTRINSICS, car.assign(z=-5.0), None, "#ffffff")
+    behind = drawing.draw_cars(photo, INTRINSICS, car.assign(z=-5.0), None, "#ffffff")
     assert not behind.any()
 
 
 def test_spread_goes_from_few_cars_to_many():
     counts = pd.Series({"few": 0, "two": 2, "five": 5, "nine": 9, "many": 30, "most": 31})
-    assert plots.spread(counts, 3) == ["two", "nine", "most"]
-    assert plots.spread(counts, 99) == ["few", "two", "five", "nine", "many", "most"]
+    assert drawing.spread(counts, 3) == ["two", "nine", "most"]
+    assert drawing.spread(counts, 99) == ["few", "two", "five", "nine", "many", "most"]
 
 
 def test_predictions_show_both_colours(data, tmp_path):
     shifted = POSES.assign(x=POSES["x"] + 2)
-    both = pixels(plots.predictions_figure(data, POSES, shifted, 3), tmp_path)
-    alone = pixels(plots.predictions_figure(data, POSES, None, 3), tmp_path)
-    assert min(amount(both, plots.PREDICTED), amount(both, plots.TRUE)) > 200
-    assert amount(alone, plots.PREDICTED) > 200 and amount(alone, plots.TRUE) == 0
+    both = pixels(drawing.predictions_figure(data, POSES, shifted, 3), tmp_path)
+    alone = pixels(drawing.predictions_figure(data, POSES, None, 3), tmp_path)
+    assert min(amount(both, drawing.PREDICTED), amount(both, drawing.TRUE)) > 200
+    assert amount(alone, drawing.PREDICTED) > 200 and amount(alone, drawing.TRUE) == 0
 
 
 def test_predictions_of_an_empty_table(data, tmp_path):
-    picture = pixels(plots.predictions_figure(data, cars.empty(), None, 2), tmp_path)
+    picture = pixels(drawing.predictions_figure(data, cars.empty(), None, 2), tmp_path)
     assert amount(picture, "#5a5a5a") > 10_000  # the grey photos are there
-    few = amount(picture, plots.PREDICTED)
-    assert few < amount(pixels(plots.predictions_figure(data, POSES, None, 2), tmp_path), plots.PREDICTED)
+    few = amount(picture, drawing.PREDICTED)
+    assert few < amount(pixels(drawing.predictions_figure(data, POSES, None, 2), tmp_path), drawing.PREDICTED)
 
 
 def test_history_draws_what_was_measured(tmp_path):
@@ -205,7 +205,7 @@ def test_evaluation_is_sorted_and_complete():
 
 def test_frames_are_drawn(real, tmp_path):
     """Each frame becomes a picture, twice as wide, changed where there are cars: below the horizon."""
-    written = plots.draw_frames(real, tmp_path)
+    written = drawing.draw_frames(real, tmp_path)
     assert len(written) == 5
     for path in written:
         drawn, frame = cv2.imread(str(path)), cv2.imread(str(real / "frames" / path.name))
@@ -230,7 +230,7 @@ def test_outlines_follow_the_edges_of_real_cars(real):
         grey = cv2.GaussianBlur(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE), (0, 0), 1)
         gradient = np.hypot(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1))
         size = grey.shape[::-1]
-        view = camera.crop_and_resize(plots.FULL_SIZE, plots.FRAME_CROPS[piece], size)
+        view = camera.crop_and_resize(drawing.FULL_SIZE, drawing.FRAME_CROPS[piece], size)
         poses = zip(
             rotation.matrix(table[cars.ANGLES]),
             table[cars.POSITION].to_numpy(),
@@ -238,7 +238,9 @@ def test_outlines_follow_the_edges_of_real_cars(real):
             strict=True,
         )
         for turn, position, model_type in poses:
-            polygons = meshes.outline(view @ plots.FULL_INTRINSICS, turn, position, models[model_type], size)
+            polygons = meshes.outline(
+                view @ drawing.FULL_INTRINSICS, turn, position, models[model_type], size
+            )
             canvas = np.zeros_like(gradient)
             for polygon in polygons:
                 cv2.polylines(canvas, [polygon.round().astype(np.int32)], True, 1)
@@ -272,4 +274,4 @@ def test_command_lines(data, tmp_path):
 
 def test_a_folder_without_photos_is_explained(tmp_path):
     with pytest.raises(UserError, match="test_images"):
-        plots.predictions_figure(tmp_path, POSES, None, 2)
+        drawing.predictions_figure(tmp_path, POSES, None, 2)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from . import analysis_plots, camera, cars, meshes, metric, plots, rotation
+from . import analysis_plots, camera, cars, drawing, meshes, metric, plots, rotation
 from .evaluation import BAND_NAMES, BANDS, LOOSEST, MIDDLE, read_members
 from .files import atomic, run_main
 
@@ -62,7 +62,7 @@ def seen_side(table: pd.DataFrame) -> np.ndarray:
 
 def rectangles(table: pd.DataFrame, intrinsics: np.ndarray, photo_size: tuple[int, int]) -> np.ndarray:
     """(N, 4) left, top, right, bottom in pixels of a box of a car's size at each pose, cut to the photo."""
-    corners = np.einsum("nij,kj->nki", rotation.matrix(table[cars.ANGLES]), plots.CAR.vertices)
+    corners = np.einsum("nij,kj->nki", rotation.matrix(table[cars.ANGLES]), drawing.CAR.vertices)
     corners = corners + table[cars.POSITION].to_numpy(float)[:, None]
     corners[..., 2] = np.maximum(corners[..., 2], meshes.NEAR)
     pixels = camera.project(intrinsics, corners)
@@ -312,13 +312,13 @@ def _errors(args: argparse.Namespace) -> None:
         "groups": analysis_plots.groups_figure({name: each["groups"] for name, each in found.items()}),
         "causes": analysis_plots.causes_figure(tables["thresholds"], tables["oracles"]),
         "calibration": analysis_plots.calibration_figure(tables["scores"], tables["depth"]),
-        "worst": plots.cars_figure(
+        "worst": drawing.cars_figure(
             {
                 image_id: args.data / "train_images" / f"{image_id}.jpg"
                 for image_id in tables["worst"]["ImageId"].head(args.worst)
             },
             intrinsics,
-            [(truth, plots.TRUE), (_sure(members[first]), plots.PREDICTED)],
+            [(truth, drawing.TRUE), (_sure(members[first]), drawing.PREDICTED)],
         ),
     }
     for name, figure in figures.items():

@@ -5,7 +5,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from .plots import DPI, PALETTE
+from .drawing import DPI
+from .plots import PALETTE
 
 SHARES = {
     "hit": PALETTE[2],

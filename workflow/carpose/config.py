@@ -10,6 +10,7 @@ import jsonschema
 import yaml
 
 from . import UserError
+from .recipe import Recipe, on_hub
 
 SCHEMA = Path(__file__).parents[1] / "schemas" / "config.schema.yaml"
 TYPES = jsonschema.Draft202012Validator.TYPE_CHECKER
@@ -121,8 +122,8 @@ def _contradictions(config: dict) -> list[str]:
         if (photos := recipe["batch_size"]) % (gpus := max(recipe.get("gpus", 1), 1))
     ]
     for name, recipe in recipes.items():
-        backbone, width = recipe.get("backbone"), recipe.get("width", 1)
-        if recipe.get("pretrained") == "hub" and (width != 1 or backbone == "hourglass"):
+        backbone, width = recipe.get("backbone", Recipe.backbone), recipe.get("width", Recipe.width)
+        if recipe.get("pretrained") == "hub" and not on_hub(backbone, width):
             lines.append(
                 f"models.{name}.pretrained: the hub has no weights of {backbone} at width {width:g};"
                 " take none, or the path of a file"

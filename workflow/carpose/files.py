@@ -51,7 +51,10 @@ QUOTED = 40  # characters
 
 
 def run_main(main: Callable[[], int | None]) -> None:
-    """Run a command line: a UserError, or a disk that does not take or give, becomes one clear message."""
+    """Run a command line: a UserError, or a disk that does not take or give, becomes one clear message.
+
+    Freed memory is kept.
+    """
     keep_freed_memory()
     try:
         sys.exit(main())

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from . import analysis_plots, camera, cars, plots
+from . import analysis_plots, camera, cars, drawing, plots
 from .cache import open_cache
 from .checkpoint import load_checkpoint
 from .data import Photos, View, network_input
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> None:
     """The command line of `carpose.analysis receptive-field`."""
     torch.set_num_threads(args.threads)
     distances = cars.read(args.labels)["z"].quantile(NEAR_QUANTILES).to_numpy()
-    length, height = plots.CAR_SIZE[2], plots.CAR_SIZE[1]
+    length, height = drawing.CAR_SIZE[2], drawing.CAR_SIZE[1]
     rows, fields = [], {}
     for path in args.checkpoints:
         model, recipe, _ = load_checkpoint(path)

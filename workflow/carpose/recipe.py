@@ -18,6 +18,11 @@ def _option(default, text: str, choices: list[str] | None = None):
     return field(default=default, metadata=metadata)
 
 
+def on_hub(backbone: str, width: float) -> bool:
+    """Whether there are published weights of it."""
+    return backbone != "hourglass" and width == 1
+
+
 @dataclass(frozen=True)
 class Recipe:
     # The network
