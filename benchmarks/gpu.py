@@ -59,7 +59,7 @@ def study(recipe: Recipe, device: torch.device, compiled: bool, repeats: int) ->
     if compiled:
         training.model.compile()
     step = seconds(lambda: training.step(pictures, targets, 1e-4), device, repeats)
-    memory = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else float("nan")
+    memory = round(torch.cuda.max_memory_allocated() / 2**30, 2) if device.type == "cuda" else None
     inputs = data.network_input(pictures, device, recipe)
     network = seconds(lambda: bare(training, inputs, targets["cell"]), device, repeats)
     model = predict.placed(training.model, recipe, device, "torch")
@@ -70,7 +70,7 @@ def study(recipe: Recipe, device: torch.device, compiled: bool, repeats: int) ->
         "training photos/s": round(recipe.batch_size / step, 1),
         "bare network photos/s": round(recipe.batch_size / network, 1),
         "training / bare": round(network / step, 3),
-        "training GiB": round(memory, 2),
+        "training GiB": memory,
         "prediction photos/s": round(recipe.batch_size / forward, 1),
     }
 

@@ -123,3 +123,8 @@ os.execv(sys.executable, [sys.executable, "-c", "print('there', flush=True); inp
         program.communicate("\n")
     with open(tmp_path / "lock", "w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_no_more_workers_than_cores():
+    assert device.worker_count("0") == 0 and device.worker_count("1") == 1
+    assert device.worker_count("1000") == len(os.sched_getaffinity(0))

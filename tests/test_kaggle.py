@@ -54,6 +54,7 @@ def test_a_file_without_any_car(tmp_path):
         (("b", CAR.replace("-1.5", "x1")), "line 3, image b: token 3 .*yaw of car 1.*'x1' is not a number"),
         (("b", f"{CAR} {CAR.replace('16.0', 'nan')}"), "line 3, image b: token 14 .*z of car 2.*not finite"),
         (("b", CAR.replace("16 ", "1.5 ")), "line 3, image b: token 1 .*model_type.*whole number"),
+        (("b", CAR.replace("16 ", "1e300 ")), "line 3, image b: token 1 .*model_type.*whole number"),
         (("b", CAR[:-5]), "line 3, image b: 6 numbers, which is not a multiple of 7"),
         (("a", CAR), "line 3, image a: the ImageId was there before"),
         (("../a", CAR), "line 3, image ../a: .*not a plain name"),

@@ -1,6 +1,8 @@
 """The metric against a literal per-car loop, against known values, and on real predictions."""
 
 import json
+import os
+import subprocess
 from math import pi
 
 import numpy as np
@@ -207,3 +209,15 @@ def test_images_that_a_submission_leaves_out_are_said(tmp_path):
     cars.write(tmp_path / "labels.parquet", kaggle.read_labels(truth)[0])
     failed = run_module(*command[:-1], tmp_path / "labels.parquet", check=False)
     assert failed.returncode == 2 and "no column score; predictions are needed here" in failed.stderr
+
+
+def test_a_reader_that_has_gone_is_no_error(tmp_path):
+    """`… | head`: what is written into a pipe that nobody reads."""
+    (tmp_path / "train.csv").write_text("ImageId,PredictionString\na,16 0.15 -1.5 -3.1 2.0 4.0 16.0\n")
+    (tmp_path / "s.csv").write_text("ImageId,PredictionString\na,0.15 -1.5 -3.1 2.0 4.0 16.0 0.9\n")
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = ("carpose.metric", "--truth", tmp_path / "train.csv", "--predictions", tmp_path / "s.csv")
+    done = run_module(*command, check=False, capture_output=False, stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    assert not done.stderr and done.returncode == 141

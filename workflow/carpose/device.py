@@ -44,6 +44,12 @@ def lease(gpus: int) -> Iterator[torch.device]:
         yield torch.device("cuda", index)
 
 
+def worker_count(text: str) -> int:
+    """An option's number of worker processes: no more than cores, on which they would only be in each
+    other's way."""
+    return min(int(text), len(os.sched_getaffinity(0)))
+
+
 def acquire(count: int) -> dict[int, IO]:
     """The numbers of so many free GPUs with the open files that hold their locks, waiting for them.
 

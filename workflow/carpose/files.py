@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -57,9 +58,14 @@ def run_main(main: Callable[[], int | None]) -> None:
     """
     keep_freed_memory()
     try:
-        sys.exit(main())
+        status = main()
+        sys.stdout.flush()  # here, where a reader that has gone is known what to do about
+        sys.exit(status)
     except UserError as error:
         sys.exit(_report(error))
+    except BrokenPipeError:  # of `… | head`, which has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left must go somewhere
+        sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
         name = error.filename2 or error.filename  # the second is where a file was to be moved to
         where = f"{name}: " if name else ""

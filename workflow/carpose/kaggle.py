@@ -164,10 +164,10 @@ def _numbers(tokens, fields):
 
 
 def _right(numbers, fields):
-    """(cars, fields) → bool: finite, and the model type a whole number."""
+    """(cars, fields) → bool: finite, and the model type a whole number that an int32 holds."""
     right = np.isfinite(numbers)
     if fields[0] == "model_type":
-        right[:, 0] &= numbers[:, 0] == np.floor(numbers[:, 0])
+        right[:, 0] &= (numbers[:, 0] == np.floor(numbers[:, 0])) & (np.abs(numbers[:, 0]) < 2**31)
     return right
 
 

@@ -23,7 +23,7 @@ from .cache import open_cache
 from .checkpoint import load_checkpoint
 from .codec import STRIDE, decode
 from .data import Photos, View, network_input
-from .device import lease, number_format
+from .device import lease, number_format, worker_count
 from .files import run_main
 from .fuse import fuse
 from .recipe import Recipe
@@ -256,7 +256,7 @@ def main() -> int:
     )
     parser.add_argument("--threshold", type=float, default=0.05, help="lowest score kept, 0 … 1")
     parser.add_argument("--batch-size", type=int, default=8, help="photos per forward pass")
-    parser.add_argument("--workers", type=int, default=0, help="processes that read photos")
+    parser.add_argument("--workers", type=worker_count, default=0, help="processes that read photos")
     parser.add_argument("--threads", type=int, default=1, help="threads of the network on the CPU")
     parser.add_argument(
         "--runtime",

@@ -27,7 +27,7 @@ from . import UserError, codec, data, distributed, ground, losses, state
 from .average import MovingAverage
 from .cars import POSE
 from .checkpoint import build, load_checkpoint, save_checkpoint
-from .device import lease, number_format
+from .device import lease, number_format, worker_count
 from .files import atomic, check_writable, run_main
 from .metric import evaluate
 from .optim import make_optimizer, rate_schedule, scaled_rate
@@ -368,7 +368,7 @@ def main() -> int:
     running.add_argument("--name", default="train", help="name in the log")
     running.add_argument("--validate-every", type=int, default=1, help="epochs; 0: only the last")
     running.add_argument("--save-minutes", type=float, default=10, help="minutes between states in an epoch")
-    running.add_argument("--workers", type=int, default=0, help="processes that prepare samples")
+    running.add_argument("--workers", type=worker_count, default=0, help="processes that prepare samples")
     running.add_argument("--gpus", type=int, default=1, help="how many share the training; 0: the CPU")
     add_options(parser)
     args = parser.parse_args()
