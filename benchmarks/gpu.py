@@ -65,7 +65,9 @@ def study(recipe: Recipe, device: torch.device, compiled: bool, repeats: int) ->
     model = predict.placed(training.model, recipe, device, "torch")
     if compiled:
         model.compile()
-    forward = seconds(lambda: predict.forward(model, pictures, recipe, device), device, repeats)
+    forward = seconds(
+        lambda: predict.forward(model, pictures, recipe, device).poses(targets["peak"]), device, repeats
+    )
     return {
         "training photos/s": round(recipe.batch_size / step, 1),
         "bare network photos/s": round(recipe.batch_size / network, 1),

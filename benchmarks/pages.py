@@ -43,7 +43,7 @@ def run(model: str, case: str, kept: bool) -> dict:
         if what == "step":
             training.step(pictures, targets, 1e-4)
         else:
-            predict.forward(network, pictures, recipe, roofline.CPU)
+            predict.forward(network, pictures, recipe, roofline.CPU).poses(targets["peak"])
 
     for _ in range(2):
         once()

@@ -1,5 +1,5 @@
 """Prediction at 1536×512 on the CPU: number formats, channels last, batch norms folded into convolutions,
-compiled, other runtimes; their mAP.
+poses at cars alone, compiled, other runtimes; their mAP.
 
 Speed is that of fresh networks, in turn in one process. OpenVINO and ONNX Runtime (with `onnx`) join in
 where installed. With --results (a finished run's folder) formats, folding and OpenVINO also predict
@@ -12,6 +12,7 @@ import importlib.util
 import io
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from benchmarks import measure
 from carpose import export, metric, predict
 from carpose.checkpoint import build, load_checkpoint
 from carpose.data import network_input
+from carpose.recipe import Recipe
+from models.predictor import Predictor
 
 CPU = torch.device("cpu")
 
@@ -62,16 +65,26 @@ class Last(torch.nn.Module):
 
 def runtimes(model, recipe) -> dict:
     """Name → function as in `variants`, of those other runtimes that are installed."""
-    networks = {}
+    found = {}
     if installed("openvino"):
-        networks["OpenVINO, float32"] = export.Network(model, recipe)
-        networks["OpenVINO, bf16"] = export.Network(model, recipe, precision="bf16")
+        for precision, name in (("f32", "float32"), ("bf16", "bf16")):
+            found[f"OpenVINO, {name}"] = seen_by(export.Network(model, recipe, precision), recipe)
     if installed("onnx", "onnxruntime"):
-        networks["ONNX Runtime, float32"] = onnx_session(model, recipe)
-    return {
-        name: lambda pictures, network=network: network(network_input(pictures, CPU, recipe))
-        for name, network in networks.items()
-    }
+        session = onnx_session(model, recipe)
+        found["ONNX Runtime, float32, all maps"] = lambda pictures: session(
+            network_input(pictures, CPU, recipe)
+        )
+    return found
+
+
+def seen_by(network: Predictor, recipe: Recipe) -> Callable:
+    """What a prediction computes: the heat map, and the poses of 30 cars per photo."""
+
+    def look(pictures):
+        cells = torch.arange(30 * len(pictures)) * 1601  # spread over the maps
+        return predict.forward(network, pictures, recipe, CPU).poses(cells)
+
+    return look
 
 
 def variants(recipe, compiled: bool) -> dict:
@@ -96,9 +109,10 @@ def variants(recipe, compiled: bool) -> dict:
         "float32, channels last": run(model, None, True),
         "bf16": run(plain, torch.bfloat16, False),
         "bf16, channels last": run(model, torch.bfloat16, True),
-        "float32, channels last, folded": run(folded, None, True),
-        "bf16, channels last, folded": run(folded, torch.bfloat16, True),
-        "default": lambda pictures: predict.forward(folded, pictures, recipe, CPU),
+        "float32, channels last, folded": run(folded.network, None, True),
+        "bf16, channels last, folded": run(folded.network, torch.bfloat16, True),
+        "float32, channels last, folded, poses at cars": seen_by(folded, replace(recipe, amp="off")),
+        "bf16, channels last, folded, poses at cars": seen_by(folded, replace(recipe, amp="bf16")),
     }
     result.update(runtimes(model, recipe))
     if compiled:
@@ -116,7 +130,7 @@ def accuracy(results: Path) -> dict:
     for path in sorted(results.glob("round0/*/fold0/model.pt")):
         model, recipe, _ = load_checkpoint(path)
         folded = predict.placed(model, recipe, CPU, "torch")
-        teams = {amp: (model, replace(recipe, amp=amp)) for amp in ("off", "bf16")}
+        teams = {amp: (Predictor(model), replace(recipe, amp=amp)) for amp in ("off", "bf16")}
         teams |= {f"{amp}, folded": (folded, replace(recipe, amp=amp)) for amp in ("off", "bf16")}
         if installed("openvino"):
             teams["OpenVINO"] = (export.Network(model, recipe), recipe)

@@ -8,7 +8,7 @@ from carpose import UserError
 from .dla34 import dla34
 from .efficientnet import SIZES, efficientnet
 from .hourglass import hourglass
-from .layers import batch_to_group_norm, make_heads
+from .layers import Heads, batch_to_group_norm, make_heads
 from .necks import NECKS
 from .pretrained import load_pretrained
 
@@ -24,7 +24,12 @@ class EncoderNet(nn.Module):
         self.neck = neck(encoder.feature_info.channels(), neck_channels)
         self.heads = make_heads(neck_channels, neck_channels, heads)
 
-    def forward(self, x: torch.Tensor, cells: torch.Tensor | None = None) -> list[dict[str, torch.Tensor]]:
+    @property
+    def last_heads(self) -> Heads:
+        return self.heads
+
+    def features(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """What the heads read, as the only entry of a list."""
         height, width = x.shape[2:]
         ragged = height % 32 or width % 32
         if ragged:
@@ -32,7 +37,10 @@ class EncoderNet(nn.Module):
         features = self.neck(self.encoder(x))
         if ragged:
             features = features[:, :, : -(-height // 4), : -(-width // 4)]
-        return [self.heads(features, cells)]
+        return [features]
+
+    def forward(self, x: torch.Tensor, cells: torch.Tensor | None = None) -> list[dict[str, torch.Tensor]]:
+        return [self.heads(features, cells) for features in self.features(x)]
 
 
 class WithCoordinates(nn.Module):
@@ -42,12 +50,24 @@ class WithCoordinates(nn.Module):
         super().__init__()
         self.network = network
 
+    @property
+    def last_heads(self) -> Heads:
+        return self.network.last_heads
+
+    def features(self, x: torch.Tensor) -> list[torch.Tensor]:
+        return self.network.features(self.placed(x))
+
     def forward(self, x: torch.Tensor, cells: torch.Tensor | None = None) -> list[dict[str, torch.Tensor]]:
+        return self.network(self.placed(x), cells)
+
+    @staticmethod
+    def placed(x: torch.Tensor) -> torch.Tensor:
+        """The pictures with the two channels."""
         rows = torch.linspace(-1, 1, x.shape[2], device=x.device, dtype=x.dtype)
         columns = torch.linspace(-1, 1, x.shape[3], device=x.device, dtype=x.dtype)
         grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij"))
         grid = grid.expand(len(x), -1, -1, -1).contiguous(memory_format=torch.channels_last)
-        return self.network(torch.cat([x, grid], dim=1), cells)
+        return torch.cat([x, grid], dim=1)
 
 
 def build_model(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from .layers import Residual, conv, make_heads, scaled, upsample_to
+from .layers import Heads, Residual, conv, make_heads, scaled, upsample_to
 
 CHANNELS = (256, 256, 384, 384, 384, 512)  # of Hourglass-104, from stride 4 to stride 128
 STEM = 128  # of Hourglass-104, at stride 2
@@ -68,19 +68,22 @@ class HourglassNet(nn.Module):
         self.feed = nn.ModuleList(conv(here, here, 1, act=False) for _ in between)
         self.between = nn.ModuleList(Residual(here, here) for _ in between)
 
+    @property
+    def last_heads(self) -> Heads:
+        return self.heads[-1]
+
+    def features(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """What the heads of each stack read."""
+        x, found = self.stem(x), []
+        for index, (hourglass, after) in enumerate(zip(self.hourglasses, self.after, strict=True)):
+            found.append(after(hourglass(x)))
+            if index < len(self.hourglasses) - 1:
+                x = self.between[index](torch.relu(self.carry[index](x) + self.feed[index](found[-1])))
+        return found
+
     def forward(self, x: torch.Tensor, cells: torch.Tensor | None = None) -> list[dict[str, torch.Tensor]]:
-        x = self.stem(x)
-        outputs = []
-        for index, (hourglass, after, heads) in enumerate(
-            zip(self.hourglasses, self.after, self.heads, strict=True)
-        ):
-            features = after(hourglass(x))
-            last = index == len(self.hourglasses) - 1
-            if self.training or last:
-                outputs.append(heads(features, cells))
-            if not last:
-                x = self.between[index](torch.relu(self.carry[index](x) + self.feed[index](features)))
-        return outputs
+        stacks = list(zip(self.heads, self.features(x), strict=True))
+        return [heads(features, cells) for heads, features in (stacks if self.training else stacks[-1:])]
 
 
 def hourglass(

@@ -71,8 +71,12 @@ class Heads(nn.ModuleDict):
         """
         if cells is None:
             return {name: head(features) for name, head in self.items()}
+        return {DENSE: self[DENSE](features), **self.at(features, cells)}
+
+    def at(self, features: torch.Tensor, cells: torch.Tensor) -> dict[str, torch.Tensor]:
+        """All but the heat map, at these cells alone."""
         around = neighbourhoods(features, cells)
-        return {name: head(features) if name == DENSE else head.at(around) for name, head in self.items()}
+        return {name: head.at(around) for name, head in self.items() if name != DENSE}
 
 
 def neighbourhoods(features: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:

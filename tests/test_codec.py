@@ -48,6 +48,23 @@ def perfect_maps(targets, recipe):
     return maps
 
 
+def decoded(maps, recipe, threshold):
+    return codec.decode(maps["heatmap"], codec.poses_of(maps), INTRINSICS, FOCAL, recipe, threshold)
+
+
+@pytest.mark.parametrize("threshold, most", [(0.2, 1000), (0.6, 1000), (0.2, 7), (2.0, 7)])
+def test_peaks_are_those_found_cell_by_cell(threshold, most):
+    """In coarse steps, so that neighbours and peaks tie."""
+    score = torch.randint(0, 20, (3, 17, 23), generator=torch.Generator().manual_seed(0)) / 20
+    cell = codec.peaks(score, threshold, most)
+    expected = []
+    for picture, one in enumerate(score.numpy()):
+        cells = [(row, column) for row, column in baselines.peaks(one, threshold)]
+        cells.sort(key=lambda place: -one[place])  # stable, as ours
+        expected += [picture * one.size + row * 23 + column for row, column in cells[:most]]
+    assert cell.tolist() == expected and bool(expected) == (threshold < 1)
+
+
 @pytest.mark.parametrize("depth", ["log", "direct", "inverse", "sigmoid"])
 @pytest.mark.parametrize("yaw", ["egocentric", "allocentric"])
 @pytest.mark.parametrize("uncertainty", [True, False])
@@ -55,7 +72,7 @@ def test_decode_inverts_encode(depth, yaw, uncertainty, change=None):
     recipe = Recipe(**{"depth": depth, "yaw": yaw, "depth_uncertainty": uncertainty} | (change or {}))
     xyz, turn = scene()
     targets = codec.encode(xyz, turn, np.ones(len(xyz)), INTRINSICS, SIZE, FOCAL, recipe)
-    found = codec.decode(perfect_maps(targets, recipe), INTRINSICS, FOCAL, recipe, 0.99)
+    found = decoded(perfect_maps(targets, recipe), recipe, 0.99)
     assert len(found["xyz"]) == len(xyz)
     order = np.argsort(found["xyz"][:, 0] / found["xyz"][:, 2])
     expected = np.argsort(xyz[:, 0] / xyz[:, 2])
@@ -84,7 +101,7 @@ def test_constant_pitch_and_roll():
     xyz, turn = scene()
     targets = codec.encode(xyz, turn, np.ones(len(xyz)), INTRINSICS, SIZE, FOCAL, recipe)
     assert targets.rotation.shape[1] == codec.heads(recipe)["rotation"] == 2
-    found = codec.decode(perfect_maps(targets, recipe), INTRINSICS, FOCAL, recipe, 0.99)
+    found = decoded(perfect_maps(targets, recipe), recipe, 0.99)
     np.testing.assert_allclose(found["angles"][:, [0, 2]], [[0.2, -3.0]] * len(xyz))
     yaw = rotation.angles(turn)[np.argsort(xyz[:, 0] / xyz[:, 2]), 1]
     order = np.argsort(found["xyz"][:, 0] / found["xyz"][:, 2])
@@ -97,10 +114,10 @@ def test_two_depths_are_merged_by_their_uncertainty():
     maps["heatmap"][0, 0, 20, 60] = 1
     maps["depth"][0, 1], maps["height"][0, 1], maps["height"][0, 0] = -2.0, -5.0, 0.1
     alone = codec.DEPTH["inverse"][1](0.1) * codec.TYPICAL_DEPTH
-    (z,) = codec.decode(maps, INTRINSICS, FOCAL, recipe, 0.9)["xyz"][:, 2]
+    (z,) = decoded(maps, recipe, 0.9)["xyz"][:, 2]
     assert alone < z < alone * 1.01, "the sure one all but decides"
     maps["depth"][0, 1], maps["height"][0, 1] = -5.0, -2.0
-    (z,) = codec.decode(maps, INTRINSICS, FOCAL, recipe, 0.9)["xyz"][:, 2]
+    (z,) = decoded(maps, recipe, 0.9)["xyz"][:, 2]
     assert codec.TYPICAL_DEPTH * 0.99 < z < codec.TYPICAL_DEPTH
 
 
@@ -265,16 +282,18 @@ def test_flipped_prediction_maps_back():
     )
     answers = {False: perfect_maps(targets, recipe), True: perfect_maps(mirrored, recipe)}
 
-    def network(inputs):
-        is_mirror = bool(inputs[0, 0, 0, 0] < inputs[0, 0, 0, -1])
-        maps = {name: value.clone() for name, value in answers[is_mirror].items()}
-        maps["heatmap"] = torch.logit(maps["heatmap"].clamp(1e-6, 1 - 1e-6))
-        return [maps]
+    class Knowing:
+        def __call__(self, inputs):
+            maps = answers[bool(inputs[0, 0, 0, 0] < inputs[0, 0, 0, -1])]
+            return torch.logit(maps["heatmap"].clamp(1e-6, 1 - 1e-6)), maps
+
+        def poses(self, maps, cells):
+            return codec.poses_of(maps)(cells)
 
     picture = torch.zeros(1, 160, 512, 4, dtype=torch.uint8)
     picture[:, :, 0] = 255
-    maps = flipped_forward(network, picture, recipe, torch.device("cpu"))
-    found = codec.decode(maps, INTRINSICS, FOCAL, recipe, 0.9)
+    sight = flipped_forward(Knowing(), picture, recipe, torch.device("cpu"))
+    found = codec.decode(sight.heatmap, sight.poses, INTRINSICS, FOCAL, recipe, 0.9)
     assert len(found["xyz"]) == len(xyz)
     order = np.argsort(found["xyz"][:, 0] / found["xyz"][:, 2])
     expected = np.argsort(xyz[:, 0] / xyz[:, 2])

@@ -15,6 +15,7 @@ from conftest import run_module
 from carpose import UserError, export, predict
 from carpose.checkpoint import build, load_checkpoint, save_checkpoint
 from carpose.recipe import Recipe
+from models.predictor import Predictor
 
 RECIPE = Recipe(backbone="dla34", width=0.125, neck_channels=16, input_width=192, input_height=64)
 CPU = torch.device("cpu")
@@ -64,7 +65,7 @@ def same(a, b):
     ],
     ids=str,
 )
-def test_maps_are_those_of_torch(change):
+def test_it_sees_what_torch_sees(change):
     recipe = replace(RECIPE, **change)
     model = lively(recipe)
     network = export.Network(model, recipe).eval()
@@ -72,12 +73,13 @@ def test_maps_are_those_of_torch(change):
         pictures = torch.randint(
             0, 255, (batch, recipe.input_height, recipe.input_width, 4), dtype=torch.uint8
         )
-        expected = predict.flipped_forward(model, pictures, replace(recipe, amp="off"), CPU)
-        maps = predict.flipped_forward(network, pictures, recipe, CPU)
-        assert list(maps) == list(expected)
-        for name, values in expected.items():
+        expected = predict.flipped_forward(Predictor(model), pictures, replace(recipe, amp="off"), CPU)
+        sight = predict.flipped_forward(network, pictures, recipe, CPU)
+        cells = torch.arange(expected.heatmap.numel())
+        ours = {"heatmap": sight.heatmap, **sight.poses(cells)}
+        for name, values in {"heatmap": expected.heatmap, **expected.poses(cells)}.items():
             assert values.max() - values.min() > 1e-3
-            torch.testing.assert_close(maps[name], values, rtol=1e-4, atol=1e-4, msg=name)
+            torch.testing.assert_close(ours[name], values, rtol=1e-4, atol=1e-4, msg=name)
 
 
 @installed
@@ -149,7 +151,7 @@ def test_without_the_package_one_line_says_what_to_do(tmp_path, monkeypatch):
         with pytest.raises(UserError, match=r"OpenVINO cannot be imported .*`pip install openvino`.*torch"):
             call()
     assert [file.name for file in tmp_path.iterdir()] == ["model.pt"]
-    assert isinstance(predict.load_teams([[path]], CPU)[0][0][0][0], torch.nn.Module)
+    assert isinstance(predict.load_teams([[path]], CPU)[0][0][0][0], Predictor)
 
 
 def test_torch_needs_nothing_of_it():

@@ -77,14 +77,18 @@ def test_mirrored_photo_has_mirrored_cars(prepared, tmp_path, change):
     path = checkpoint(tmp_path / "model.pt", seed=1, **change)
     ((model, recipe),) = predict.load_teams([[path]], CPU)[0][0]
     pictures = torch.randint(0, 255, (2, 64, 192, 4), dtype=torch.uint8)
-    model.eval()
     once = predict.flipped_forward(model, pictures, recipe, CPU)
     twice = predict.flipped_forward(model, pictures.flip(2), recipe, CPU)
-    torch.testing.assert_close(twice["heatmap"].flip(3), once["heatmap"])
+    torch.testing.assert_close(twice.heatmap.flip(3), once.heatmap)
+    cells = torch.arange(once.heatmap.numel())
+    mirrored = cells.view(once.heatmap.shape).flip(3).flatten()
+    once, twice = once.poses(cells), twice.poses(mirrored)
     yaw = 1 if recipe.rotation == "quaternion" else 0  # of the sine's channel
-    turn = -twice["rotation"].flip(3)[:, yaw]
+    turn = -twice["rotation"][:, yaw]
     sign = torch.sign(turn * once["rotation"][:, yaw]) if recipe.rotation == "quaternion" else 1
     torch.testing.assert_close(sign * turn, once["rotation"][:, yaw])
+    torch.testing.assert_close(twice["depth"], once["depth"])
+    torch.testing.assert_close(-twice["offset"][:, 0], once["offset"][:, 0])
 
 
 def test_rolled_camera_gives_back_the_same_frame(prepared, models):
@@ -113,7 +117,8 @@ def test_turned_view_is_turned_back():
     for name in ("offset", "depth", "rotation"):
         values = torch.from_numpy(getattr(targets, name)).T
         maps[name][0, : len(values), targets.cell // 128, targets.cell % 128] = values
-    (car,) = predict.table(maps, view, RECIPE, ["ID_1"], 0.99, turn).itertuples()
+    sight = predict.Sight(maps["heatmap"], codec.poses_of(maps))
+    (car,) = predict.table(sight, view, RECIPE, ["ID_1"], 0.99, turn).itertuples()
     np.testing.assert_allclose([car.x, car.y, car.z], xyz[0], rtol=1e-4)
     np.testing.assert_allclose([car.pitch, car.yaw, car.roll], [0.15, 0.4, -3.1], atol=1e-4)
 

@@ -8,6 +8,7 @@ none of which jumps at ±π; 2 where pitch and roll are constants; or the 4 of a
 """
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -225,33 +226,55 @@ def gather(output: torch.Tensor, cell: torch.Tensor) -> torch.Tensor:
     """Maps (B, C, H, W) and cells counted through the batch → (N, C); what is (N, C) already stays so."""
     if output.dim() == 2:
         return output
-    return output.permute(0, 2, 3, 1).reshape(-1, output.shape[1])[cell]
+    height, width = output.shape[2:]
+    return output[cell // (height * width), :, cell // width % height, cell % width]
+
+
+def poses_of(maps: dict[str, torch.Tensor]) -> Callable[[torch.Tensor], dict[str, torch.Tensor]]:
+    """Whole maps by head → what `decode` asks for cells; carpose.export writes networks that give maps."""
+    return lambda cells: {name: gather(each, cells) for name, each in maps.items() if name != "heatmap"}
+
+
+def peaks(score: torch.Tensor, threshold: float, most: int) -> torch.Tensor:
+    """Maps (B, height, width) → cells, counted through the batch, of at least that score and no less than
+    their eight neighbours: of each picture the `most` highest, the highest first."""
+    picture, row, column = torch.nonzero(score >= threshold, as_tuple=True)
+    # Few cells come so far: to look at their neighbours is cheaper than a maximum at every cell.
+    step = torch.arange(3, device=score.device)
+    edged = F.pad(score, (1, 1, 1, 1), value=-torch.inf)
+    around = edged[picture[:, None, None], row[:, None, None] + step[:, None], column[:, None, None] + step]
+    value = around[:, 1, 1]
+    highest = (around <= value[:, None, None]).flatten(1).all(1)
+    picture, row, column, value = (a[highest] for a in (picture, row, column, value))
+    order = torch.argsort(-value, stable=True)
+    order = order[torch.argsort(picture[order], stable=True)]
+    picture = picture[order]
+    rank = torch.arange(len(picture), device=score.device) - torch.searchsorted(picture, picture)
+    cell = (picture * score.shape[1] + row[order]) * score.shape[2] + column[order]
+    return cell[rank < most]
 
 
 def decode(
-    maps: dict[str, torch.Tensor],
+    heatmap: torch.Tensor,
+    poses: Callable[[torch.Tensor], dict[str, torch.Tensor]],
     intrinsics: np.ndarray,
     focal_reference: float,
     recipe: Recipe,
     threshold: float,
     most: int = 64,
 ) -> dict[str, np.ndarray]:
-    """Output maps of a batch → its cars, in the camera frame of `intrinsics`.
+    """What a network makes of a batch → its cars, in the camera frame of `intrinsics`.
 
-    maps: heatmap already as probability; intrinsics 3×3 of the output maps; threshold: lowest score kept;
-    most: cars per picture at most. Returns arrays over all cars: picture (index in the batch), score,
-    xyz (N, 3), angles (N, 3) pitch yaw roll, depth_sigma (standard deviation of log z).
+    heatmap (B, 1, height, width): probabilities; poses: cells (N,), counted through the batch → (N, channels)
+    of each other head; intrinsics 3×3 of the maps; threshold: lowest score kept; most: cars per picture at
+    most. Returns arrays over all cars: picture (index in the batch), score, xyz (N, 3), angles (N, 3) pitch
+    yaw roll, depth_sigma (standard deviation of log z).
     """
-    score = maps["heatmap"][:, 0]
-    batch, height, width = score.shape
-    peaks = torch.where(F.max_pool2d(score, 3, 1, 1) == score, score, score.new_zeros(()))
-    best, flat = peaks.reshape(batch, -1).topk(min(most, height * width))
-    picture, rank = torch.nonzero(best >= threshold, as_tuple=True)
-    position = flat[picture, rank]
-    cell = picture * height * width + position
-    score = best[picture, rank].double().cpu().numpy()
-    found = {name: gather(maps[name], cell).double().cpu().numpy() for name in maps if name != "heatmap"}
-    position = position.cpu().numpy()
+    height, width = heatmap.shape[2:]
+    cell = peaks(heatmap[:, 0], threshold, most)
+    score = heatmap.reshape(-1)[cell].double().cpu().numpy()
+    found = {name: value.double().cpu().numpy() for name, value in poses(cell).items()}
+    picture, position = np.divmod(cell.cpu().numpy(), height * width)
 
     scale = TYPICAL_DEPTH * camera.focal(intrinsics) / focal_reference
     z, sigma = _depth(found["depth"], DEPTH[recipe.depth][1], scale)
@@ -270,7 +293,7 @@ def decode(
         roll = np.full_like(yaw, recipe.constant_roll + np.pi)
     turn = matrix_of(np.column_stack([pitch, yaw, roll - np.pi]))
     return {
-        "picture": picture.cpu().numpy(),
+        "picture": picture,
         "score": score,
         "xyz": xyz,
         "angles": angles_of(turn),

@@ -9,6 +9,7 @@ digest, provenance, mean and standard deviation.
 """
 
 import argparse
+import copy
 import importlib
 import json
 import sys
@@ -19,6 +20,8 @@ from types import ModuleType
 
 import numpy as np
 import torch
+
+from models.predictor import Predictor
 
 from . import UserError
 from .checkpoint import load_checkpoint
@@ -45,21 +48,29 @@ class Maps(torch.nn.Module):
 
     def __init__(self, network: torch.nn.Module):
         super().__init__()
-        self.network = network
+        self.network = network.eval()
 
     def forward(self, pictures: torch.Tensor) -> dict[str, torch.Tensor]:
         return self.network(pictures.permute(0, 3, 1, 2))[-1]
 
 
-def convert(model: torch.nn.Module, recipe: Recipe):
-    """A network (on the CPU, put into evaluation mode) → OpenVINO's model, for batches of any length."""
+class Prediction(Predictor):
+    """The same for what a prediction needs of all cells; features come as pictures go, the channels last."""
+
+    def forward(self, pictures: torch.Tensor) -> dict[str, torch.Tensor]:
+        heatmap, features = super().forward(pictures.permute(0, 3, 1, 2))
+        return {"heatmap": heatmap, "features": features.permute(0, 2, 3, 1)}
+
+
+def convert(model: Maps | Prediction, recipe: Recipe):
+    """A network on the CPU → OpenVINO's model, for batches of any length."""
     runtime = openvino()
     example = torch.zeros(1, recipe.input_height, recipe.input_width, 4 if recipe.mask_channel else 3)
     with warnings.catch_warnings(), torch.no_grad():
         # What Python computes of the size becomes a constant: the size is fixed.
         warnings.simplefilter("ignore", torch.jit.TracerWarning)
         warnings.filterwarnings("ignore", "`torch.jit", DeprecationWarning)
-        traced = torch.jit.trace(Maps(model).eval(), example, check_trace=False, strict=False)
+        traced = torch.jit.trace(model, example, check_trace=False, strict=False)
         # Weights of its own: shared ones are gone with torch's network.
         converted = runtime.convert_model(traced, share_weights=False)
     # The grid of coordinates is as long as the batch that was traced.
@@ -68,7 +79,8 @@ def convert(model: torch.nn.Module, recipe: Recipe):
 
 
 class Network(torch.nn.Module):
-    """A network that OpenVINO computes on the CPU with torch's number of threads; called like torch's own.
+    """A models.predictor.Predictor that OpenVINO computes on the CPU with torch's number of threads; the few
+    poses are left to torch.
 
     One photo after another, whose size is known when it is compiled: as fast as batches, and it needs no
     more memory for long ones. precision: f32, which agrees with torch to 1e-6, whatever the recipe's amp is;
@@ -77,7 +89,7 @@ class Network(torch.nn.Module):
 
     def __init__(self, model: torch.nn.Module, recipe: Recipe, precision: str = "f32"):
         super().__init__()
-        converted = convert(model, recipe)
+        converted = convert(Prediction(model), recipe)
         converted.reshape([1, *list(converted.input(0).partial_shape)[1:]])
         settings = {
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
@@ -88,15 +100,21 @@ class Network(torch.nn.Module):
         if recipe.norm == "group":
             settings["SNIPPETS_MODE"] = "DISABLE"  # 2026.4 crashes where it fuses them at a fixed size
         self.compiled = openvino().Core().compile_model(converted, "CPU", settings)
-        self.names = [output.any_name for output in self.compiled.outputs]
+        self.heads = copy.deepcopy(model.last_heads).eval()
 
-    def forward(self, x: torch.Tensor) -> list[dict[str, torch.Tensor]]:
-        """(B, C, H, W) float32, best channels last → the maps, as the only entry of a list."""
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, C, H, W) float32, best channels last → heat map and features, as of a Predictor."""
         pictures = x.permute(0, 2, 3, 1).contiguous().numpy()
         each = [self.compiled([picture[None]], share_inputs=True) for picture in pictures]
-        return [
-            {name: torch.from_numpy(np.concatenate([maps[name] for maps in each])) for name in self.names}
-        ]
+        names = ("heatmap", "features")
+        joined = (np.concatenate([found[name] for found in each]) for name in names)
+        heatmap, features = map(torch.from_numpy, joined)
+        return heatmap, features.permute(0, 3, 1, 2)
+
+    def poses(self, features: torch.Tensor, cells: torch.Tensor) -> dict[str, torch.Tensor]:
+        """As of a Predictor, in float32 like all the rest."""
+        with torch.autocast("cpu", enabled=False):
+            return self.heads.at(features, cells)
 
 
 def write(checkpoint: Path, output: Path) -> None:
@@ -105,7 +123,7 @@ def write(checkpoint: Path, output: Path) -> None:
         raise UserError(f"--output {output}: OpenVINO's files end in .xml")
     runtime = openvino()
     model, recipe, provenance = load_checkpoint(checkpoint)
-    converted = convert(model, recipe)
+    converted = convert(Maps(model), recipe)
     about = {
         "recipe": asdict(recipe),
         "digest": recipe.digest(),

@@ -7,8 +7,8 @@ Several models that share a grid can be predicted as one, their raw maps average
 """
 
 import argparse
-import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ import torch
 from tqdm import tqdm
 
 from models.folding import fold_batch_norms
+from models.predictor import Predictor
 
 from . import UserError, cars, ground, rotation, slots
 from .cache import open_cache
@@ -28,8 +29,8 @@ from .files import run_main
 from .fuse import fuse
 from .recipe import Recipe
 
-Maps = dict[str, torch.Tensor]
-Member = tuple[torch.nn.Module, Recipe]
+Poses = dict[str, torch.Tensor]
+Member = tuple[Predictor, Recipe]
 # What the meaning of a cell's outputs depends on: models that agree in it can have their maps averaged.
 GRID = (
     *("input_width", "input_height", "crop", "perspective"),
@@ -38,32 +39,50 @@ GRID = (
 )
 
 
-@torch.inference_mode()
-def forward(model: torch.nn.Module, pictures: torch.Tensor, recipe: Recipe, device: torch.device) -> Maps:
-    """(B, H, W, 4) uint8 → output maps in float32, the heat map as probability."""
+@dataclass
+class Sight:
+    """What one network, or the mean of several, sees on a batch of pictures."""
+
+    heatmap: torch.Tensor  # (B, 1, H/4, W/4) float32, probabilities
+    poses: Callable[[torch.Tensor], Poses]  # cells (N,) counted through the batch → what is there
+
+
+def forward(model: Predictor, pictures: torch.Tensor, recipe: Recipe, device: torch.device) -> Sight:
+    """What the network sees on pictures (B, H, W, 4) uint8."""
     dtype = number_format(device, recipe.amp)
-    with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-        maps = model(network_input(pictures, device, recipe))[-1]
-    maps = {name: value.float() for name, value in maps.items()}
-    maps["heatmap"] = maps["heatmap"].sigmoid()
-    return maps
+
+    def autocast() -> torch.autocast:
+        return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+
+    with torch.inference_mode(), autocast():
+        logits, features = model(network_input(pictures, device, recipe))
+        heatmap = logits.float().sigmoid()
+
+    def poses(cells: torch.Tensor) -> Poses:
+        with torch.inference_mode(), autocast():
+            return {name: value.float() for name, value in model.poses(features, cells).items()}
+
+    return Sight(heatmap, poses)
 
 
-def flipped_forward(
-    model: torch.nn.Module, pictures: torch.Tensor, recipe: Recipe, device: torch.device
-) -> Maps:
-    """The mean of the maps of the picture and of its mirror image, mapped back.
+def flipped_forward(model: Predictor, pictures: torch.Tensor, recipe: Recipe, device: torch.device) -> Sight:
+    """The mean of what the network sees on the picture and on its mirror image, mapped back.
 
     An array flip is what a camera with mirrored cx sees of the mirrored scene: exact, no resampling.
     """
-    plain = forward(model, pictures, recipe, device)
-    mirror = {name: value.flip(3) for name, value in forward(model, pictures.flip(2), recipe, device).items()}
-    mirror["offset"] = mirror["offset"] * plain["offset"].new_tensor([-1, 1]).view(1, 2, 1, 1)
+    plain, other = (forward(model, each, recipe, device) for each in (pictures, pictures.flip(2)))
+    width = plain.heatmap.shape[3]
     # sin yaw and sin(roll + π) change sign with x → −x; pitch and all cosines do not.
     signs = [1, -1, -1, 1] if recipe.rotation == "quaternion" else [-1, 1, 1, 1, -1, 1]
-    channels = plain["rotation"].shape[1]
-    mirror["rotation"] = mirror["rotation"] * plain["rotation"].new_tensor(signs[:channels]).view(1, -1, 1, 1)
-    return mean([plain, mirror], recipe)
+
+    def poses(cells: torch.Tensor) -> Poses:
+        column = cells % width
+        found = other.poses(cells - column + (width - 1 - column))
+        turn = found["rotation"]
+        turned = turn * turn.new_tensor(signs[: turn.shape[1]])
+        return found | {"offset": found["offset"] * turn.new_tensor([-1, 1]), "rotation": turned}
+
+    return mean([plain, Sight(other.heatmap.flip(3), poses)], recipe)
 
 
 def loader(
@@ -82,15 +101,16 @@ def loader(
 
 
 def table(
-    maps: Maps,
+    sight: Sight,
     view: View,
     recipe: Recipe,
     image_ids: list[str],
     threshold: float,
     scene: np.ndarray,
 ) -> pd.DataFrame:
-    """Maps of a batch → table of cars in the photo's own camera frame; scene: how that was turned."""
-    found = decode(maps, view.map_intrinsics, view.focal_reference, recipe, threshold)
+    """A batch → table of cars in the photo's own camera frame; scene: how that was turned."""
+    intrinsics, focal = view.map_intrinsics, view.focal_reference
+    found = decode(sight.heatmap, sight.poses, intrinsics, focal, recipe, threshold)
     angles = rotation.angles(scene.T @ rotation.matrix(found["angles"]))
     columns = np.column_stack([angles, found["xyz"] @ scene])
     result = pd.DataFrame(columns, columns=cars.POSE)
@@ -109,9 +129,9 @@ def predict_cars(
     label: str | None = None,
     **options,
 ) -> tuple[pd.DataFrame, list[pd.DataFrame]]:
-    """Cars from the averaged maps of all models, and from those of each team by itself (if several).
+    """Cars from what all models see on average, and from what each team sees by itself (if several).
 
-    teams: models with their recipes, all on one grid, put into evaluation mode; rotate_deg: predict the
+    teams: models with their recipes, all on one grid; rotate_deg: predict the
     photos also as a camera rolled by ± so many degrees sees them, and fuse the cars of the three; grounds:
     of each team, what carpose.ground knows of its labels: cars are moved to their photo's ground; label:
     name of the progress bar, None shows none; options: of `predict_view`.
@@ -158,38 +178,44 @@ def predict_view(
     scene = np.eye(3) if scene is None else scene
     recipe = teams[0][0][1]
     view = View(open_cache(cache_folder), recipe)
-    for model, _ in itertools.chain(*teams):
-        model.eval()
     run = flipped_forward if flip else forward
-    together: list[pd.DataFrame] = []
-    alone: list[list[pd.DataFrame]] = [[] for _ in teams]
-    stream = loader(cache_folder, image_ids, recipe, batch, workers, scene)
-    total = -(-len(image_ids) // batch)
-    for pictures, names in tqdm(stream, total=total, desc=label, disable=label is None, mininterval=5):
+
+    def look(pictures: torch.Tensor, names: list[str]) -> list[pd.DataFrame]:
+        """A batch's cars by all together and, if several, by each team."""
         pictures = pictures.to(device)
         each = [mean([run(model, pictures, own, device) for model, own in team], recipe) for team in teams]
         if mask_filter:
             seen = pictures[:, STRIDE // 2 :: STRIDE, STRIDE // 2 :: STRIDE, 3] <= 127
-            for maps in each:
-                maps["heatmap"] = maps["heatmap"] * seen[:, None]
-        together.append(table(mean(each, recipe), view, recipe, names, threshold, scene))
-        if len(teams) > 1:
-            for list_, maps in zip(alone, each, strict=True):
-                list_.append(table(maps, view, recipe, names, threshold, scene))
+            for sight in each:
+                sight.heatmap = sight.heatmap * seen[:, None]
+        sights = [mean(each, recipe), *(each if len(teams) > 1 else [])]
+        return [table(sight, view, recipe, names, threshold, scene) for sight in sights]
+
+    stream = loader(cache_folder, image_ids, recipe, batch, workers, scene)
+    total = -(-len(image_ids) // batch)
+    bar = tqdm(stream, total=total, desc=label, disable=label is None, mininterval=5)
+    found = [look(pictures, names) for pictures, names in bar]
     none = cars.empty([*cars.POSE, "score", "depth_sigma"])
-    return cars.concat([none, *together]), [cars.concat([none, *parts]) for parts in alone if parts]
+    together, *alone = [cars.concat([none, *parts]) for parts in zip(*found, strict=True)] or [none]
+    return together, alone
 
 
-def mean(maps: list[Maps], recipe: Recipe) -> Maps:
-    """The mean of several networks' maps; q and −q being one rotation, the first one's sign is taken."""
-    if recipe.rotation == "quaternion":
-        first = maps[0]["rotation"]
-        signs = [torch.where((each["rotation"] * first).sum(1, keepdim=True) < 0, -1.0, 1.0) for each in maps]
-        maps = [each | {"rotation": each["rotation"] * sign} for each, sign in zip(maps, signs, strict=True)]
-    return {name: sum(each[name] for each in maps) / len(maps) for name in maps[0]}
+def mean(sights: list[Sight], recipe: Recipe) -> Sight:
+    """The mean of what several networks see; q and −q being one rotation, the first one's sign is taken."""
+
+    def poses(cells: torch.Tensor) -> Poses:
+        each = [sight.poses(cells) for sight in sights]
+        if recipe.rotation == "quaternion":
+            first = each[0]["rotation"]
+            for found in each:
+                same = (found["rotation"] * first).sum(1, keepdim=True) >= 0
+                found["rotation"] = torch.where(same, found["rotation"], -found["rotation"])
+        return {name: sum(found[name] for found in each) / len(each) for name in each[0]}
+
+    return Sight(sum(sight.heatmap for sight in sights) / len(sights), poses)
 
 
-def placed(model: torch.nn.Module, recipe: Recipe, device: torch.device, runtime: str) -> torch.nn.Module:
+def placed(model: torch.nn.Module, recipe: Recipe, device: torch.device, runtime: str) -> Predictor:
     """The network as and where it will predict, apart from the given one. runtime: torch, or openvino,
     which is for the CPU alone."""
     if runtime == "openvino" and device.type == "cpu":
@@ -197,7 +223,7 @@ def placed(model: torch.nn.Module, recipe: Recipe, device: torch.device, runtime
 
         return Network(model, recipe)
     folded = fold_batch_norms(model, 4 if recipe.mask_channel else 3)
-    return folded.to(device, memory_format=torch.channels_last)
+    return Predictor(folded).to(device, memory_format=torch.channels_last)
 
 
 def load_teams(
