@@ -108,7 +108,10 @@ def main() -> None:
                 figures[case] = seen | floors
             except torch.OutOfMemoryError:
                 figures[case] = "does not fit"
+            except RuntimeError as error:  # of a compiler or of cuDNN: the other cases go on
+                figures[case] = f"{type(error).__name__}: {error}"[:300]
             print(case, figures[case], flush=True)
+            measure.keep(args, figures)
     measure.finish(args, figures)
 
 

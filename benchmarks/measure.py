@@ -59,6 +59,11 @@ def begin(doc: str) -> argparse.ArgumentParser:
 
 def finish(args: argparse.Namespace, figures: dict) -> None:
     """Print the figures and, with --output, keep them with machine and command."""
+    print(keep(args, figures))
+
+
+def keep(args: argparse.Namespace, figures: dict) -> str:
+    """The figures so far with machine and command, as JSON; into the file of --output, too."""
     module = Path(sys.argv[0]).stem
     record = {
         "command": shlex.join(["python", "-m", f"benchmarks.{module}", *sys.argv[1:]]),
@@ -66,10 +71,10 @@ def finish(args: argparse.Namespace, figures: dict) -> None:
         "figures": figures,
     }
     text = json.dumps(record, indent=1, default=lambda number: number.item())
-    print(text)
     if args.output:
         args.output.parent.mkdir(parents=True, exist_ok=True)
         args.output.write_text(text + "\n")
+    return text
 
 
 def machine() -> str:
@@ -84,6 +89,7 @@ def machine() -> str:
         words.append(f"PyTorch {torch.__version__}")
         if torch.cuda.is_available():
             words.append(torch.cuda.get_device_name())
+            words.append(f"cuDNN {torch.backends.cudnn.version()}")
     return ", ".join(words)
 
 

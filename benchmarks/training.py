@@ -19,6 +19,7 @@ import torch
 
 from benchmarks import measure
 from carpose import data, train
+from carpose.device import repeatable
 
 
 def bare(training: train.Training, pictures: torch.Tensor, cells: torch.Tensor) -> None:
@@ -42,9 +43,11 @@ def main() -> None:
     )
     parser.add_argument("--cars", type=int, default=8, help="cars per photo")
     args = parser.parse_args()
-    recipe = measure.recipe(args.model, args.config)
+    recipe = measure.recipe(args.model, args.config, pretrained="none")
     torch.set_num_threads(recipe.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cuda":
+        repeatable()  # as a training is
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         left, top, right, bottom = recipe.crop

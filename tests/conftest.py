@@ -23,7 +23,8 @@ def run_module(*arguments, check: bool = True, **kwargs) -> subprocess.Completed
     """Run `python -m …` with the library on the path."""
     path = os.pathsep.join([str(REPOSITORY / "workflow"), str(REPOSITORY)])
     command = [sys.executable, "-m", *map(str, arguments)]
-    kwargs = {"capture_output": True, "text": True, "env": {**os.environ, "PYTHONPATH": path}} | kwargs
+    environment = {**os.environ, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ""}  # the same on every machine
+    kwargs = {"capture_output": True, "text": True, "env": environment} | kwargs
     done = subprocess.run(command, **kwargs)
     assert done.returncode == 0 or not check, f"{command}\n{done.stdout}{done.stderr}"
     return done

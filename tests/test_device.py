@@ -125,6 +125,16 @@ os.execv(sys.executable, [sys.executable, "-c", "print('there', flush=True); inp
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+def test_a_gpu_that_torch_cannot_use_is_said(tmp_path, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    device.check_no_gpu(str(tmp_path / "none"))
+    with pytest.raises(UserError, match="has NVIDIA's driver, but PyTorch .* finds no GPU"):
+        device.check_no_gpu(str(tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # hidden on purpose
+    device.check_no_gpu(str(tmp_path))
+
+
 def test_no_more_workers_than_cores():
     assert device.worker_count("0") == 0 and device.worker_count("1") == 1
     assert device.worker_count("1000") == len(os.sched_getaffinity(0))

@@ -93,12 +93,14 @@ def test_killed_at_random_it_ends_bit_identical(prepared, undisturbed, tmp_path)
     assert (tmp_path / "model.pt").read_bytes() == (undisturbed / "model.pt").read_bytes()
 
 
-def test_sigterm_saves_and_leaves(prepared, undisturbed, tmp_path):
-    command = options(prepared, tmp_path)
-    process = run_background(command)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_sigterm_saves_and_leaves(prepared, undisturbed, tmp_path, workers):
+    """To the whole group of processes, as Slurm and torchrun send it."""
+    command = options(prepared, tmp_path, "--workers", workers)
+    process = run_background(command, start_new_session=True)
     while "epoch 1/3" not in process.stdout.readline():
         assert process.poll() is None
-    process.send_signal(signal.SIGTERM)
+    os.killpg(process.pid, signal.SIGTERM)
     assert process.wait(60) == 143
     assert (tmp_path / "state.pt").exists() and not (tmp_path / "model.pt").exists()
     assert "going on at epoch" in run_module(*command).stdout
@@ -126,7 +128,7 @@ def run_background(command, **more):
     path = os.pathsep.join([str(REPOSITORY / "workflow"), str(REPOSITORY)])
     return subprocess.Popen(
         [sys.executable, "-m", *map(str, command)],
-        env={**os.environ, "PYTHONPATH": path},
+        env={**os.environ, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ""},
         stdout=subprocess.PIPE,
         text=True,
         **more,

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from conftest import REPOSITORY
 
-from carpose import UserError
+from carpose import UserError, kaggle
 from carpose.forecast import forecast, planned_jobs
 
 CI = ["--configfile", str(REPOSITORY / "configs" / "ci.yaml")]
@@ -148,10 +148,10 @@ def finished(tmp_path_factory):
 
 def test_run_ends_with_a_valid_submission(finished):
     results = finished / "results" / "ci"
-    command = ["python", "-m", "carpose.kaggle", "validate", str(results / "submission.csv")]
-    command += ["--sample", str(results / "demo" / "sample_submission.csv")]
-    path = {**os.environ, "PYTHONPATH": f"{REPOSITORY / 'workflow'}:{REPOSITORY}"}
-    assert subprocess.run(command, env=path).returncode == 0
+    fused = pd.read_parquet(results / "fused_test.parquet")
+    for name, expected in (("submission", fused), ("submission_sure", fused[fused["sure"]])):
+        assert kaggle.validate(results / f"{name}.csv", results / "demo" / "sample_submission.csv") == []
+        assert len(kaggle.read_submission(results / f"{name}.csv")[0]) == len(expected)
     table = pd.read_csv(results / "evaluation.csv")
     names = {f"round{r}/{m}" for r in (0, 1) for m in ("dla34", "hourglass", "maps")} | {"fused"}
     assert set(table["name"]) == names

@@ -241,6 +241,7 @@ def stream(samples: Samples, epoch: int, batch: int, workers: int, device: torch
                 collate_fn=samples.collate,
                 num_workers=workers,
                 multiprocessing_context="fork" if workers else None,
+                worker_init_fn=slots.apart,
                 pin_memory=True,
                 **options,
             )

@@ -23,8 +23,11 @@ from . import UserError
 def lease(gpus: int) -> Iterator[torch.device]:
     """Yield the CPU (gpus = 0) or a CUDA device nobody else of ours computes on, waiting for one.
 
-    A process that torchrun started takes the device of its number among those that it sees.
+    A process that torchrun started takes the device of its number among those that it sees. Raises UserError
+    where NVIDIA's driver is there, but torch cannot use it.
     """
+    if gpus > 0 and not torch.cuda.is_available():
+        check_no_gpu()
     if gpus == 0 or not torch.cuda.is_available():
         yield torch.device("cpu")
         return
@@ -42,6 +45,15 @@ def lease(gpus: int) -> Iterator[torch.device]:
         torch.cuda.set_device(index)
         repeatable()
         yield torch.device("cuda", index)
+
+
+def check_no_gpu(driver: str = "/dev/nvidiactl") -> None:
+    """Raises UserError where there is a driver all the same: days on the CPU are not what was meant."""
+    if os.path.exists(driver) and os.environ.get("CUDA_VISIBLE_DEVICES") != "":
+        raise UserError(
+            f"gpus: this machine has NVIDIA's driver, but PyTorch {torch.__version__} finds no GPU: install "
+            f"a build for this driver (nvidia-smi says its CUDA version), or compute on the CPU with gpus: 0"
+        )
 
 
 def worker_count(text: str) -> int:

@@ -1,10 +1,10 @@
 """A trained network for OpenVINO, which computes on the CPU what torch does, and faster.
 
 In: a checkpoint. Out: its network as OpenVINO reads it, a file .xml with the weights in a .bin beside it.
-Input: `pictures` (B, H, W, 3 or 4) float32, H and W the recipe's, what carpose.data.network_input makes of a
-photo (RGB less the mean, by the standard deviation; the mask 0 … 1) but with the channels last. Outputs: the
-maps by name (B, channels, H/4, W/4), the heat map before its sigmoid. Under `carpose` in the .xml: recipe,
-digest, provenance, mean and standard deviation.
+Input: `pictures` (B, H, W, 3 or 4) float32, H and W the recipe's, a photo as carpose.data.network_input
+gives it ((RGB − mean) / standard deviation; mask 0 … 1), but channels last. Outputs: the maps by name
+(B, channels, H/4, W/4), the heat map before its sigmoid. Under `carpose` in the .xml: recipe, digest,
+provenance, mean and standard deviation.
 `carpose.predict --runtime openvino` reads no such file, it converts the checkpoint by itself.
 """
 

@@ -1,7 +1,7 @@
 """What is known of each member of a fusion: how far its cars lie from the true ones.
 
 In: true cars and tables of predictions. Out: per member bias and spread of its depth, spread of its
-directions and rotations, how sure its scores are, and how much it counts beside members that err alike.
+directions and rotations, how reliable its scores are, and its share beside members with like errors.
 """
 
 from collections.abc import Iterable

@@ -282,9 +282,16 @@ def _print_validation(path, sample) -> int:
 
 
 def _write(args) -> int:
-    """Write a submission from a Parquet table of cars and validate what was written."""
-    write_submission(args.output, cars.read(args.cars, scored=True), read_sample(args.sample))
-    return _print_validation(args.output, args.sample)
+    """Write submissions from a Parquet table of cars and validate what was written."""
+    table, image_ids = cars.read(args.cars, scored=True), read_sample(args.sample)
+    write_submission(args.output, table, image_ids)
+    wrong = _print_validation(args.output, args.sample)
+    if args.sure_output:
+        if "sure" not in table:
+            raise UserError(f"{args.cars}: no column sure; --sure-output is for what carpose.fuse writes")
+        write_submission(args.sure_output, table[table["sure"]], image_ids)
+        wrong |= _print_validation(args.sure_output, args.sample)
+    return wrong
 
 
 def main() -> int:
@@ -319,6 +326,10 @@ def main() -> int:
     writing.add_argument("cars", help="Parquet table of cars with score")
     writing.add_argument("--sample", required=True, help="sample_submission.csv: the images and their order")
     writing.add_argument("--output", required=True, help="the submission CSV to write")
+    writing.add_argument(
+        "--sure-output",
+        help="another one, of those cars alone that are worth keeping where all confidences count the same",
+    )
     writing.set_defaults(run=_write)
     args = parser.parse_args()
     return args.run(args)

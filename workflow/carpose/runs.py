@@ -1,4 +1,4 @@
-"""Runs in sorted numbers: what lies between two bounds, and the how many-th of its run each is.
+"""Runs in sorted numbers: what lies between two bounds, and the rank of each within its run.
 
 Two searches find all near pairs of many sets at once, without a look at every pair.
 """

@@ -7,6 +7,7 @@ threads. For a small network that is more than its losses take (docs/benchmarks.
 import itertools
 import math
 import mmap
+import os
 from collections.abc import Callable, Iterator
 
 import torch
@@ -57,6 +58,14 @@ class Slots:
         return found
 
 
+def apart(number: int) -> None:
+    """In a new worker: leave the group of processes, all of which Slurm and torchrun send SIGTERM.
+
+    A worker dies of it and takes the training along, which was to save its state. It ends its workers itself.
+    """
+    os.setpgid(0, 0)
+
+
 def loader(
     dataset: torch.utils.data.Dataset, collate: Callable, largest: int, workers: int, **options
 ) -> Iterator[tuple]:
@@ -73,6 +82,7 @@ def loader(
         num_workers=workers,
         prefetch_factor=slots.AHEAD,
         multiprocessing_context="fork",
+        worker_init_fn=apart,
         **options,
     )
     return map(slots.take, batches)

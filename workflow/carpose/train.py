@@ -205,7 +205,7 @@ def run(args: argparse.Namespace, recipe: Recipe, device: torch.device) -> None:
         if progress.epoch + 1 == epochs:
             coming = None  # the workers go before those of the last validation come
         spent = {"seconds": time.monotonic() - began, "cpu_seconds": time.process_time() - cpu_began}
-        row = finish_epoch(args, training, valid_ids, per_epoch, epochs, spent)
+        row = finish_epoch(args, training, valid_ids, per_epoch, epochs, spent, digest)
         save_state(args, digest, training)
         report(args, row, epochs, training.progress.weights)
     if not distributed.first():
@@ -243,7 +243,8 @@ def run_epoch(
         progress.step += 1
         progress.batch += 1
         for name, value in values.items():
-            progress.sums[name] = progress.sums.get(name, 0.0) + value
+            if math.isfinite(value):  # the norm is not, where float16 overflowed and the step was left out
+                progress.sums[name] = progress.sums.get(name, 0.0) + value
         if not silent:
             means = {name: f"{total / progress.batch:.3f}" for name, total in progress.sums.items()}
             bar.set_postfix(means)
@@ -262,6 +263,7 @@ def finish_epoch(
     per_epoch: int,
     epochs: int,
     spent: dict[str, float],
+    digest: str,
 ) -> dict[str, float]:
     """Close the epoch: mean losses and, when it is due, the metric on the fold's own photos."""
     progress, recipe = training.progress, training.recipe
@@ -272,6 +274,8 @@ def finish_epoch(
     row |= {name: round(value, 2) for name, value in spent.items()}
     due = progress.epoch + 1 == epochs
     due |= bool(args.validate_every) and (progress.epoch + 1) % args.validate_every == 0
+    if due:
+        save_state(args, digest, training)  # a validation can take longer than Slurm waits after SIGTERM
     if due and distributed.first():
         model = placed(training.ema.module, recipe, training.device, "torch")
         found, _ = predict_cars(

@@ -52,12 +52,13 @@ rule fuse:
 
 
 rule write_submission:
-    "Write submission.csv and validate it."
+    "Write and validate submission.csv, and one of the sure cars alone, for scoring that ignores confidences."
     input:
         cars=rules.fuse.output[0],
         sample=f"{DATA}/sample_submission.csv",
     output:
-        f"{RESULTS}/submission.csv",
+        all=f"{RESULTS}/submission.csv",
+        sure=f"{RESULTS}/submission_sure.csv",
     log:
         f"{RESULTS}/logs/write_submission.log",
     conda:
@@ -65,4 +66,5 @@ rule write_submission:
     resources:
         **asks("small"),
     shell:
-        "python -m carpose.kaggle write {input.cars} --sample {input.sample:q} --output {output} 2>&1 | tee {log}"
+        "python -m carpose.kaggle write {input.cars} --sample {input.sample:q} --output {output.all}"
+        " --sure-output {output.sure} 2>&1 | tee {log}"
