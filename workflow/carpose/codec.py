@@ -238,10 +238,14 @@ def poses_of(maps: dict[str, torch.Tensor]) -> Callable[[torch.Tensor], dict[str
 def peaks(score: torch.Tensor, threshold: float, most: int) -> torch.Tensor:
     """Maps (B, height, width) → cells, counted through the batch, of at least that score and no less than
     their eight neighbours: of each picture the `most` highest, the highest first."""
-    picture, row, column = torch.nonzero(score >= threshold, as_tuple=True)
-    # Few cells come so far: to look at their neighbours is cheaper than a maximum at every cell.
-    step = torch.arange(3, device=score.device)
     edged = F.pad(score, (1, 1, 1, 1), value=-torch.inf)
+    inner, before, after = slice(1, -1), slice(-2), slice(2, None)
+    highest = score >= threshold
+    for rows, columns in ((before, inner), (after, inner), (inner, before), (inner, after)):
+        highest &= score >= edged[:, rows, columns]
+    # Few cells come so far: the corners are looked up.
+    picture, row, column = torch.nonzero(highest, as_tuple=True)
+    step = torch.arange(3, device=score.device)
     around = edged[picture[:, None, None], row[:, None, None] + step[:, None], column[:, None, None] + step]
     value = around[:, 1, 1]
     highest = (around <= value[:, None, None]).flatten(1).all(1)
