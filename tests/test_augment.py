@@ -24,9 +24,16 @@ CAR = np.array([[sx, sy, sz] for sx in (-0.9, 0.9) for sy in (-0.7, 0.7) for sz 
 
 
 @settings(max_examples=50)
-@given(st.integers(0, 2**31), st.floats(-15, 15), st.floats(5, 100), st.floats(-3.1, 3.1))
-def test_every_point_of_a_car_stays_on_the_picture(seed, x, z, yaw):
-    placement = augment.sample(RECIPE, VIEW, np.random.default_rng(seed))
+@given(
+    st.integers(0, 2**31),
+    st.floats(-15, 15),
+    st.floats(5, 100),
+    st.floats(-3.1, 3.1),
+    st.sampled_from([0, 2.3]),
+)
+def test_every_point_of_a_car_stays_on_the_picture(seed, x, z, yaw, level):
+    recipe = Recipe(**{**vars(RECIPE), "level_deg": level})
+    placement = augment.sample(recipe, VIEW, np.random.default_rng(seed))
     xyz = np.array([[x, 1.463 + 0.0402 * x + 0.1597 * z, z]])
     turn = rotation.matrix([[0.15, yaw, -3.1]])
     before = camera.project(INTRINSICS, CAR @ turn[0].T + xyz)
@@ -42,6 +49,20 @@ def test_every_point_of_a_car_stays_on_the_picture(seed, x, z, yaw):
     assert np.linalg.det(turn[0]) == pytest.approx(1)
 
 
+def test_levelled_road_is_as_high_on_the_left_as_on_the_right():
+    """And a mirror leaves it so."""
+    tilt = 0.0402
+    x, z = np.array([[-8.0, 8, -8, 8], [20, 20, 60, 60]])
+    road = np.column_stack([x, 1.463 + tilt * x + 0.1597 * z, z])
+    for flip in (0.0, 1.0):
+        still = {"flip": flip, "rotate_deg": [0, 0, 0], "level_deg": np.degrees(np.arctan(tilt))}
+        placement = augment.sample(Recipe(**{**vars(RECIPE), **still}), VIEW, np.random.default_rng(0))
+        assert (np.linalg.det(placement.scene) < 0) == bool(flip)
+        xyz, _ = placement.apply(road, np.tile(np.eye(3), (4, 1, 1)))
+        across, *_ = np.linalg.lstsq(np.column_stack([xyz[:, 0], xyz[:, 2], np.ones(4)]), xyz[:, 1])[0]
+        assert across == pytest.approx(0, abs=1e-9)
+
+
 def test_flip_is_about_the_principal_point():
     """x → −x, yaw → −yaw, roll → −roll, pitch stays."""
     placement = augment.Placement(rotation.MIRROR, VIEW)
@@ -52,9 +73,12 @@ def test_flip_is_about_the_principal_point():
     np.testing.assert_allclose(at, VIEW @ [INTRINSICS[0, 2], 400, 1])
 
 
-def test_flip_about_the_middle_is_off_by_twice_the_distance_of_cx():
-    recipe = Recipe(**{**vars(RECIPE), "flip": 1.0, "rotate_deg": [0, 0, 0], "zoom": 0, "shift": 0})
-    photo = np.array([300.0, 400, 1])
+@pytest.mark.parametrize("level", [0, 2.3])
+def test_flip_about_the_middle_is_off_by_twice_the_distance_of_cx(level):
+    still = {"flip": 1.0, "rotate_deg": [0, 0, 0], "zoom": 0, "shift": 0, "level_deg": level}
+    recipe = Recipe(**{**vars(RECIPE), **still})
+    # Seen at 300, 400 in the levelled photo.
+    photo = INTRINSICS @ augment.level(recipe).T @ np.linalg.inv(INTRINSICS) @ [300.0, 400, 1]
     places = []
     for about in ("camera", "middle"):
         own = Recipe(**{**vars(recipe), "flip_about": about})

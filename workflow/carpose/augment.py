@@ -1,6 +1,6 @@
 """Augmentation that moves pose and picture together.
 
-The scene is transformed by an orthogonal matrix Q (a mirror x → −x, then a small rotation of the camera)
+The scene is transformed by an orthogonal matrix Q (levelled, a mirror x → −x, a small rotation of the camera)
 and the picture by the homography V·K·Q·K⁻¹, V being the view with its random zoom and shift. Both are
 exact: the warped picture is what a camera with intrinsics V·K sees of the transformed scene, for every car
 at every depth (zoom and shift live in the intrinsics, the mirror is about cx). One interpolation does all.
@@ -24,13 +24,17 @@ class Placement:
 
     scene: np.ndarray  # Q, 3×3 orthogonal
     view: np.ndarray  # V, 3×3, photo pixels → network pixels
-    mirror: np.ndarray | None = None  # photo pixels → photo pixels, where the mirror is not about cx
+    # Where the mirror is not about cx: pixels of the levelled photo → the same, and how it was levelled.
+    mirror: np.ndarray | None = None
+    level: np.ndarray | None = None
 
     def homography(self, intrinsics: np.ndarray) -> np.ndarray:
         """Photo pixels → network pixels, 3×3."""
         inverse = np.linalg.inv(intrinsics)
-        result = self.view @ intrinsics @ self.scene @ inverse
-        return result if self.mirror is None else result @ intrinsics @ MIRROR @ inverse @ self.mirror
+        if self.mirror is None:
+            return self.view @ intrinsics @ self.scene @ inverse
+        after = self.view @ intrinsics @ self.scene @ self.level.T @ MIRROR @ inverse
+        return after @ self.mirror @ intrinsics @ self.level @ inverse
 
     def apply(self, xyz: np.ndarray, rotation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Positions (N, 3) and rotations (N, 3, 3) of cars as the network's camera sees them."""
@@ -38,12 +42,17 @@ class Placement:
         return xyz @ self.scene.T, self.scene @ rotation @ car
 
 
+def level(recipe: Recipe) -> np.ndarray:
+    """The rotation of the camera frame after which the road is as high on the left as on the right."""
+    return matrix(np.radians([0, 0, -recipe.level_deg]))[0]
+
+
 def sample(recipe: Recipe, view: np.ndarray, rng: np.random.Generator) -> Placement:
     """Draw a placement around the nominal view."""
-    scene, mirror = np.eye(3), None
+    scene, mirror = level(recipe), None
     width, height = recipe.input_width, recipe.input_height
     if rng.random() < recipe.flip:
-        scene = MIRROR
+        scene = MIRROR @ scene
         if recipe.flip_about == "middle":
             # The usual way, wrong by twice the distance of cx from the middle: to measure what that costs.
             mirror = np.linalg.inv(view) @ [[-1, 0, width - 1], [0, 1, 0], [0, 0, 1]] @ view
@@ -54,7 +63,7 @@ def sample(recipe: Recipe, view: np.ndarray, rng: np.random.Generator) -> Placem
     centre = np.array([(width - 1) / 2, (height - 1) / 2])
     shift = centre * (1 - zoom) + [dx, dy]
     jitter = np.array([[zoom, 0, shift[0]], [0, zoom, shift[1]], [0, 0, 1]])
-    return Placement(scene, jitter @ view, mirror)
+    return Placement(scene, jitter @ view, mirror, level(recipe))
 
 
 def stronger(recipe: Recipe, factor: float) -> Recipe:

@@ -48,9 +48,9 @@ class Photos(torch.utils.data.Dataset):
     def __init__(
         self, cache_folder: Path, image_ids: list[str], recipe: Recipe, scene: np.ndarray | None = None
     ):
-        """scene: 3×3 rotation of the camera frame (see carpose.augment)."""
+        """scene: 3×3 rotation of the camera frame, see carpose.augment; without it the recipe's own."""
         self.cache_folder, self.image_ids, self.recipe = cache_folder, image_ids, recipe
-        self.scene = np.eye(3) if scene is None else scene
+        self.scene = augment.level(recipe) if scene is None else scene
         self.cache = None
         unknown = set(image_ids) - set(open_cache(cache_folder).rows)
         if unknown:

@@ -14,6 +14,7 @@ from .recipe import Recipe
 
 Tensors = dict[str, torch.Tensor]
 BALANCE_RATE = 0.01  # of a loss weight's logarithm, per step
+USUAL_SCALE = -2.5  # logarithm of a depth's Laplace scale: where depth_beta leaves an error its weight
 TURN_TERMS = {
     "angles": 6,
     "quaternion": 4,
@@ -93,6 +94,8 @@ def compute(
                 noise = torch.stack([targets[f"{name}_noise"] for name in depths])
                 s = torch.logaddexp(2 * s, 2 * noise.log()) / 2
             error = error * torch.exp(-s) + s
+            if recipe.depth_beta:  # else what is unsure hardly learns
+                error = error * torch.exp(recipe.depth_beta * (s.detach() - USUAL_SCALE))
         for name, value in zip(depths, ((error * weight).sum((1, 2)) / total["cells"]).unbind(), strict=True):
             add(name, value)
         turn = (found["rotation"] - targets["rotation"]).abs()

@@ -20,6 +20,7 @@ from models.folding import fold_batch_norms
 from models.predictor import Predictor
 
 from . import UserError, cars, ground, rotation, slots
+from .augment import level
 from .cache import open_cache
 from .checkpoint import load_checkpoint
 from .codec import STRIDE, decode
@@ -33,7 +34,7 @@ Poses = dict[str, torch.Tensor]
 Member = tuple[Predictor, Recipe]
 # What the meaning of a cell's outputs depends on: models that agree in it can have their maps averaged.
 GRID = (
-    *("input_width", "input_height", "crop", "perspective"),
+    *("input_width", "input_height", "crop", "level_deg", "perspective"),
     *("depth", "depth_uncertainty", "height_cue", "position"),
     *("rotation", "yaw", "pitch_roll", "constant_pitch", "constant_roll"),
 )
@@ -139,7 +140,7 @@ def predict_cars(
     turns = [0.0, rotate_deg, -rotate_deg] if rotate_deg else [0.0]
     views = []
     for turn in turns:
-        scene = rotation.matrix(np.radians([0, 0, turn]))[0]
+        scene = rotation.matrix(np.radians([0, 0, turn]))[0] @ level(teams[0][0][1])
         name = None if label is None else f"{label} {turn:+g}°" if turn else label
         views.append(predict_view(teams, cache_folder, image_ids, device, scene=scene, label=name, **options))
 
@@ -167,7 +168,7 @@ def predict_view(
     workers: int = 0,
     flip: bool = False,
     mask_filter: bool = False,
-    scene: np.ndarray | None = None,
+    scene: np.ndarray,
     label: str | None = None,
 ) -> tuple[pd.DataFrame, list[pd.DataFrame]]:
     """What `predict_cars` returns, from photos as the camera turned by `scene` (3×3) sees them.
@@ -175,7 +176,6 @@ def predict_view(
     threshold: lowest score kept; batch: photos per forward pass; workers: processes that read photos;
     flip: average with the mirror image; mask_filter: no car whose centre lies in the photo's mask.
     """
-    scene = np.eye(3) if scene is None else scene
     recipe = teams[0][0][1]
     view = View(open_cache(cache_folder), recipe)
     run = flipped_forward if flip else forward

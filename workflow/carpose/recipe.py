@@ -40,6 +40,9 @@ class Recipe:
     input_width: int = _option(1536, "pixels, a multiple of 32")
     input_height: int = _option(512, "pixels, a multiple of 32")
     crop: list = _option([0.0, 0.5, 1.0, 1.0], "left top right bottom, fractions of the photo; may pad")
+    level_deg: float = _option(
+        0.0, "degrees by which the camera is rolled against the road: the picture is turned back"
+    )
     perspective: float = _option(
         0.0, "magnify the top (the distance) of the input by 1 + this, the bottom less"
     )
@@ -95,6 +98,9 @@ class Recipe:
     depth_weight: float = _option(0.7, "weight of the depth loss")
     rotation_weight: float = _option(30.0, "weight of the rotation loss")
     depth_uncertainty: bool = _option(True, "predict a Laplace scale with the depth and weigh by it")
+    depth_beta: float = _option(
+        0.0, "with uncertainty: an error weighs by its scale to this power, 0 … 1 (Seitzer et al. 2022)"
+    )
     # Optimisation
     epochs: int = _option(
         30, "epochs of round 0; an epoch draws as many samples as there are labelled photos"
