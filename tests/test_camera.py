@@ -53,3 +53,15 @@ def test_bad_intrinsics_are_explained(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(UserError, match=message):
         camera.read_intrinsics(path)
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.5])
+def test_focal_length_grows_as_the_zoom_whatever_the_view(strength):
+    view = camera.magnify_top((384, 96), strength) @ camera.crop_and_resize(
+        (846, 678), [0, 0.592, 1, 0.872], (384, 96)
+    )
+    intrinsics = np.array([[576.14, 0, 421.2], [0, 576.47, 338.4], [0, 0, 1]])
+    for shift in (0, 25):
+        zoom = np.array([[1.05, 0, shift], [0, 1.05, -shift], [0, 0, 1]])
+        ratio = camera.focal(zoom @ view @ intrinsics) / camera.focal(view @ intrinsics)
+        assert ratio == pytest.approx(1.05)

@@ -97,6 +97,8 @@ def cells(stride: int) -> np.ndarray:
 
 
 def focal(intrinsics: np.ndarray) -> np.ndarray:
-    """One focal length in pixels: √(fx·fy). Apparent size is this over the depth. (..., 3, 3) → (...)."""
-    k = np.asarray(intrinsics)
-    return np.sqrt(k[..., 0, 0] * k[..., 1, 1] - k[..., 0, 1] * k[..., 1, 0])
+    """One focal length in pixels: √(fx·fy). Apparent size is this over the depth. (..., 3, 3) → (...).
+
+    The determinant: a zoom by f multiplies it by f², where the view is a perspective one, too.
+    """
+    return np.sqrt(np.linalg.det(intrinsics))
