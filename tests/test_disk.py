@@ -41,7 +41,8 @@ def test_full_disk_for_the_state_costs_no_training(prepared, undisturbed, disk, 
     (disk / "state.pt.lock").touch()
     fill(disk)
     done = run_module(*options(prepared, tmp_path, "--state", disk / "state.pt"))
-    assert done.stdout.count("the state could not be saved") == 3 and "No space left" in done.stdout
+    # Before and after the validation of each of three epochs.
+    assert done.stdout.count("the state could not be saved") == 6 and "No space left" in done.stdout
     assert (tmp_path / "model.pt").read_bytes() == undisturbed
     assert not (disk / "state.pt").exists()
 
