@@ -263,6 +263,23 @@ def test_losses_vanish_for_perfect_maps():
         assert abs(float(value)) < 1e-5, name
 
 
+def test_beta_weighs_an_error_by_its_scale():
+    """Twice the scale, 2^β times the weight; at the usual scale and for β = 0 as by the likelihood alone."""
+    xyz, turn = scene()
+    targets = codec.encode(xyz, turn, np.ones(len(xyz)), INTRINSICS, SIZE, FOCAL, Recipe()).tensors()
+    maps = {name: torch.zeros(1, n, SIZE[1], SIZE[0]) for name, n in codec.heads(Recipe()).items()}
+
+    def pull(scale, **change):
+        depth = torch.cat([torch.zeros(1, 1, *SIZE[::-1]), torch.full((1, 1, *SIZE[::-1]), scale)], 1)
+        depth.requires_grad_()
+        losses.compute([{**maps, "depth": depth}], targets, Recipe(**change))["depth"].backward()
+        return float(depth.grad[:, 0].abs().sum())
+
+    usual, wide = losses.USUAL_SCALE, losses.USUAL_SCALE + np.log(2)
+    assert pull(usual, depth_beta=0.5) == pytest.approx(pull(usual))
+    assert pull(wide, depth_beta=0.5) == pytest.approx(pull(wide) * 2**0.5)
+
+
 def test_flipped_prediction_maps_back():
     """flipped_forward of a network that knows the answer for a picture and its mirror image is the answer."""
     from carpose.predict import flipped_forward

@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import run_module
 
-from carpose import UserError, camera, codec, data, ground, predict, rotation
+from carpose import UserError, augment, camera, cars, codec, data, ground, predict, rotation
 from carpose.checkpoint import build, save_checkpoint
 from carpose.recipe import Recipe
 
@@ -121,6 +121,32 @@ def test_turned_view_is_turned_back():
     (car,) = predict.table(sight, view, RECIPE, ["ID_1"], 0.99, turn).itertuples()
     np.testing.assert_allclose([car.x, car.y, car.z], xyz[0], rtol=1e-4)
     np.testing.assert_allclose([car.pitch, car.yaw, car.roll], [0.15, 0.4, -3.1], atol=1e-4)
+
+
+def test_a_levelled_photo_is_predicted_as_it_is_learnt_from(prepared, models):
+    """The same picture; its cars are in the photo's own frame; levelled and turned back it is the photo."""
+    ids = pd.read_parquet(prepared / "folds.parquet").ImageId.tolist()[:2]
+    still = {"flip": 0.0, "rotate_deg": [0, 0, 0], "zoom": 0, "shift": 0, "colour": 0}
+    recipe = replace(RECIPE, level_deg=2.3, **still)
+    learnt = data.Samples(prepared / "cache", ids, cars.empty([*cars.POSE, "weight"]), recipe)
+    seen = data.Photos(prepared / "cache", ids, recipe)
+    for index in range(len(ids)):
+        assert np.array_equal(learnt[0, index, index].picture, seen[index])
+        assert not np.array_equal(data.Photos(prepared / "cache", ids, RECIPE)[index], seen[index])
+    teams, _ = predict.load_teams([[models[0][0]]], CPU)
+    network = teams[0][0][0]
+    options = {"threshold": 0.001}
+    plain, _ = predict.predict_cars([[(network, RECIPE)]], prepared / "cache", ids, CPU, **options)
+    back = rotation.matrix(np.radians([0, 0, 2.3]))[0]
+    turned, _ = predict.predict_view(
+        [[(network, recipe)]], prepared / "cache", ids, CPU, scene=back @ augment.level(recipe), **options
+    )
+    same(turned, plain)
+    levelled = [predict.predict_cars([[(network, recipe)]], prepared / "cache", ids, CPU, **options)[0]]
+    levelled += predict.predict_view(
+        [[(network, recipe)]], prepared / "cache", ids, CPU, scene=augment.level(recipe), **options
+    )[:1]
+    same(*levelled)
 
 
 def test_no_car_in_the_mask(prepared, models):

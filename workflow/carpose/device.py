@@ -26,9 +26,9 @@ def lease(gpus: int) -> Iterator[torch.device]:
     A process that torchrun started takes the device of its number among those that it sees. Raises UserError
     where NVIDIA's driver is there, but torch cannot use it.
     """
-    if gpus > 0 and not torch.cuda.is_available():
-        check_no_gpu()
     if gpus == 0 or not torch.cuda.is_available():
+        if gpus:
+            check_no_gpu()
         yield torch.device("cpu")
         return
     if "LOCAL_RANK" in os.environ:
