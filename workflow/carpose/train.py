@@ -265,8 +265,10 @@ def finish_epoch(
     spent: dict[str, float],
     digest: str,
 ) -> dict[str, float]:
-    """Close the epoch: mean losses and, when it is due, the metric on the fold's own photos, with all that was
-    trained saved before."""
+    """Close the epoch: mean losses and, when it is due, the metric on the fold's own photos.
+
+    The state is saved before that metric.
+    """
     progress, recipe = training.progress, training.recipe
     row = {"epoch": progress.epoch + 1, "lr": training.optimizer.param_groups[0]["lr"]}
     row |= {name: total / per_epoch for name, total in progress.sums.items()}
