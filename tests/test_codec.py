@@ -48,8 +48,10 @@ def perfect_maps(targets, recipe):
     return maps
 
 
-def decoded(maps, recipe, threshold):
-    return codec.decode(maps["heatmap"], codec.poses_of(maps), INTRINSICS, FOCAL, recipe, threshold)
+def decoded(maps, recipe, threshold, **options):
+    return codec.decode(
+        maps["heatmap"], codec.poses_of(maps), INTRINSICS, FOCAL, recipe, threshold, **options
+    )
 
 
 @pytest.mark.parametrize("threshold, most", [(0.2, 1000), (0.6, 1000), (0.2, 7), (2.0, 7)])
@@ -119,6 +121,59 @@ def test_two_depths_are_merged_by_their_uncertainty():
     maps["depth"][0, 1], maps["height"][0, 1] = -5.0, -2.0
     (z,) = decoded(maps, recipe, 0.9)["xyz"][:, 2]
     assert codec.TYPICAL_DEPTH * 0.99 < z < codec.TYPICAL_DEPTH
+
+
+@pytest.mark.parametrize("change", [{}, {"height_cue": True}, {"depth": "inverse"}], ids=str)
+def test_pooled_depths_of_perfect_maps_are_those_of_the_centres(change):
+    """Far-apart cars, whose neighbouring cells have learnt nothing else."""
+    recipe = Recipe(**change)
+    xyz, turn = scene()
+    maps = perfect_maps(codec.encode(xyz, turn, np.ones(len(xyz)), INTRINSICS, SIZE, FOCAL, recipe), recipe)
+    plain, pooled = (decoded(maps, recipe, 0.9, pool_depth=pool) for pool in (False, True))
+    for name in plain:
+        np.testing.assert_allclose(pooled[name], plain[name], rtol=1e-5, atol=1e-5)
+
+
+def test_pooled_depths_agree_with_the_literal_loop():
+    """Random outputs at all cells of a batch, those at the edges among them."""
+    generator = torch.Generator().manual_seed(0)
+    size = width, height = 7, 5
+    maps = {
+        name: torch.randn(3, channels, height, width, generator=generator)
+        for name, channels in codec.heads(Recipe(height_cue=True)).items()
+    }
+    cells = torch.arange(3 * width * height)
+    plain = codec.poses_of(maps)(cells)
+    pooled = codec.pool_depths(codec.poses_of(maps), cells, size)
+    assert pooled.keys() == plain.keys()
+    for name in ("offset", "rotation"):
+        torch.testing.assert_close(pooled[name], plain[name])
+    for name in ("depth", "height"):
+        for cell in cells.tolist():
+            picture, row, column = cell // 35, cell // 7 % 5, cell % 7
+            centre = np.array([column, row]) + plain["offset"][cell].numpy()
+            total, weights = np.zeros(2), 0.0
+            for y in range(max(row - 1, 0), min(row + 2, height)):
+                for x in range(max(column - 1, 0), min(column + 2, width)):
+                    other = picture * 35 + y * 7 + x
+                    offset, value = plain["offset"][other].numpy(), plain[name][other].numpy()
+                    apart = np.hypot(*(np.array([x, y]) + offset - centre)) / codec.SAME_CENTRE
+                    precision = np.exp(-value[1]) ** 2
+                    weight = precision * np.exp(-(offset @ offset) / 2) * np.exp(-(apart**2) / 2)
+                    total, weights = total + weight * value, weights + weight
+            np.testing.assert_allclose(pooled[name][cell], total / weights, rtol=1e-4, atol=1e-5)
+
+
+def test_the_surest_cell_of_the_car_gives_the_depth():
+    """Not one that is as sure and means another car."""
+    recipe = Recipe()
+    maps = {name: torch.zeros(1, n, 40, 128) for name, n in codec.heads(recipe).items()}
+    maps["heatmap"][0, 0, 20, 60] = 1
+    maps["offset"][0, 0, 20, 61] = -1.0  # the same centre
+    maps["depth"][0, :, 20, 61] = torch.tensor([0.1, -5.0])
+    maps["depth"][0, :, 20, 59] = torch.tensor([-0.5, -5.0])  # its centre: a cell away
+    z = [decoded(maps, recipe, 0.9, pool_depth=pool)["xyz"][0, 2] for pool in (False, True)]
+    np.testing.assert_allclose(z, codec.TYPICAL_DEPTH * np.exp([0, 0.1]), rtol=0.01)
 
 
 def batch_of_four(recipe):

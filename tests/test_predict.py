@@ -91,11 +91,11 @@ def test_mirrored_photo_has_mirrored_cars(prepared, tmp_path, change):
     torch.testing.assert_close(-twice["offset"][:, 0], once["offset"][:, 0])
 
 
-def test_rolled_camera_gives_back_the_same_frame(prepared, models):
-    """Turned by next to nothing, the three views have the same strongest cars."""
+def test_turned_camera_gives_back_the_same_frame(prepared, models):
+    """Turned by next to nothing, all views have the same strongest cars."""
     (first, _), _ = models
     plain = found(prepared, [[first]])[0]
-    barely = found(prepared, [[first]], rotate_deg=1e-7)[0]
+    barely = found(prepared, [[first]], turns_deg=[[0, 0, 1e-7], [0, 1e-7, 0], [1e-7, 0, 0]])[0]
     assert list(barely) == list(plain)
     order = ["ImageId", "score"]
     plain, barely = (t.sort_values(order).reset_index(drop=True) for t in (plain, barely))
@@ -105,8 +105,8 @@ def test_rolled_camera_gives_back_the_same_frame(prepared, models):
 
 
 def test_turned_view_is_turned_back():
-    """A car on the maps of a rolled camera comes out where it stands."""
-    turn = rotation.matrix(np.radians([0, 0, 5.0]))[0]
+    """A car on the maps of a turned camera comes out where it stands."""
+    turn = augment.turned(1.0, -2.0, 5.0)
     xyz, own = np.array([[2.0, 5, 30]]), rotation.matrix([[0.15, 0.4, -3.1]])
     view = SimpleNamespace(map_intrinsics=INTRINSICS, focal_reference=camera.focal(INTRINSICS))
     targets = codec.encode(

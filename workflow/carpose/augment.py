@@ -42,9 +42,14 @@ class Placement:
         return xyz @ self.scene.T, self.scene @ rotation @ car
 
 
+def turned(pan: float, tilt: float, roll: float) -> np.ndarray:
+    """3×3 rotation of the camera frame by so many degrees."""
+    return matrix(np.radians([tilt, pan, roll]))[0]
+
+
 def level(recipe: Recipe) -> np.ndarray:
     """The rotation of the camera frame after which the road is as high on the left as on the right."""
-    return matrix(np.radians([0, 0, -recipe.level_deg]))[0]
+    return turned(0, 0, -recipe.level_deg)
 
 
 def sample(recipe: Recipe, view: np.ndarray, rng: np.random.Generator) -> Placement:
@@ -56,8 +61,7 @@ def sample(recipe: Recipe, view: np.ndarray, rng: np.random.Generator) -> Placem
         if recipe.flip_about == "middle":
             # The usual way, wrong by twice the distance of cx from the middle: to measure what that costs.
             mirror = np.linalg.inv(view) @ [[-1, 0, width - 1], [0, 1, 0], [0, 0, 1]] @ view
-    pan, tilt, roll = rng.uniform(-1, 1, 3) * recipe.rotate_deg
-    scene = matrix(np.radians([tilt, pan, roll]))[0] @ scene
+    scene = turned(*rng.uniform(-1, 1, 3) * recipe.rotate_deg) @ scene
     zoom = np.exp(rng.uniform(-1, 1) * np.log1p(recipe.zoom))
     dx, dy = rng.uniform(-1, 1, 2) * recipe.shift * [width, height]
     centre = np.array([(width - 1) / 2, (height - 1) / 2])

@@ -27,6 +27,7 @@ CAR_HEIGHT = 1.5  # metres: only scales the heat map's peaks
 TYPICAL_DEPTH = 35.0  # metres at the reference focal length: centres the depth head's output on zero
 POSITION_UNIT = 10.0  # metres: brings regressed x and y near one
 SURE_IGNORE = 0.1  # of a peak: the part of an unsure car's bump that is left out of the loss
+SAME_CENTRE = 0.3  # cells: how far apart neighbouring cells put the centre of one car
 
 
 def heads(recipe: Recipe) -> dict[str, int]:
@@ -258,6 +259,34 @@ def peaks(score: torch.Tensor, threshold: float, most: int) -> torch.Tensor:
     return cell[rank < most]
 
 
+def pool_depths(
+    poses: Callable[[torch.Tensor], dict[str, torch.Tensor]], cells: torch.Tensor, size: tuple[int, int]
+) -> dict[str, torch.Tensor]:
+    """Poses at cells, their depths by the neighbours too: the eight cells around a centre learn its depth as
+    well, each says how sure it is, and the surest is not always the one in the middle.
+
+    poses, cells: as in `decode`; size: width, height of the maps. A neighbour counts by its precision, by its
+    weight in training, and by whether it puts the centre where the cell itself does, so means the same car.
+    """
+    width, height = size
+    step = torch.arange(-1, 2, device=cells.device)
+    dy, dx = step.repeat_interleave(3), step.repeat(3)
+    column, row = (cells % width)[:, None] + dx, (cells // width % height)[:, None] + dy
+    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    around = torch.where(inside, cells[:, None] + dy * width + dx, cells[:, None])
+    each = {name: value.unflatten(0, around.shape) for name, value in poses(around.flatten()).items()}
+    own, middle = each["offset"], 4
+    centre = own + torch.stack([dx, dy], dim=1)
+    apart = (centre - centre[:, middle, None]).square().sum(2)
+    log_weight = -own.square().sum(2) / 2 - apart / (2 * SAME_CENTRE**2)
+    log_weight = log_weight.masked_fill(~inside, -torch.inf)
+    found = {name: value[:, middle] for name, value in each.items()}
+    for name in {"depth", "height"} & each.keys():
+        weight = torch.softmax(log_weight - 2 * each[name][..., 1], dim=1)  # the log of a precision
+        found[name] = (weight[..., None] * each[name]).sum(1)
+    return found
+
+
 def decode(
     heatmap: torch.Tensor,
     poses: Callable[[torch.Tensor], dict[str, torch.Tensor]],
@@ -266,18 +295,22 @@ def decode(
     recipe: Recipe,
     threshold: float,
     most: int = 64,
+    pool_depth: bool = False,
 ) -> dict[str, np.ndarray]:
     """What a network makes of a batch → its cars, in the camera frame of `intrinsics`.
 
     heatmap (B, 1, height, width): probabilities; poses: cells (N,), counted through the batch → (N, channels)
     of each other head; intrinsics 3×3 of the maps; threshold: lowest score kept; most: cars per picture at
-    most. Returns arrays over all cars: picture (index in the batch), score, xyz (N, 3), angles (N, 3) pitch
-    yaw roll, depth_sigma (standard deviation of log z).
+    most; pool_depth: see `pool_depths`, where depths come with uncertainties and cells with centres. Returns
+    arrays over all cars: picture (index in the batch), score, xyz (N, 3), angles (N, 3) pitch yaw roll,
+    depth_sigma (standard deviation of log z).
     """
     height, width = heatmap.shape[2:]
     cell = peaks(heatmap[:, 0], threshold, most)
     score = heatmap.reshape(-1)[cell].double().cpu().numpy()
-    found = {name: value.double().cpu().numpy() for name, value in poses(cell).items()}
+    pooled = pool_depth and recipe.depth_uncertainty and recipe.position == "ray"
+    found = pool_depths(poses, cell, (width, height)) if pooled else poses(cell)
+    found = {name: value.double().cpu().numpy() for name, value in found.items()}
     picture, position = np.divmod(cell.cpu().numpy(), height * width)
 
     scale = TYPICAL_DEPTH * camera.focal(intrinsics) / focal_reference

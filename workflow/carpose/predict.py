@@ -20,7 +20,7 @@ from models.folding import fold_batch_norms
 from models.predictor import Predictor
 
 from . import UserError, cars, ground, rotation, slots
-from .augment import level
+from .augment import level, turned
 from .cache import open_cache
 from .checkpoint import load_checkpoint
 from .codec import STRIDE, decode
@@ -108,10 +108,11 @@ def table(
     image_ids: list[str],
     threshold: float,
     scene: np.ndarray,
+    pool_depth: bool = False,
 ) -> pd.DataFrame:
     """A batch → table of cars in the photo's own camera frame; scene: how that was turned."""
     intrinsics, focal = view.map_intrinsics, view.focal_reference
-    found = decode(sight.heatmap, sight.poses, intrinsics, focal, recipe, threshold)
+    found = decode(sight.heatmap, sight.poses, intrinsics, focal, recipe, threshold, pool_depth=pool_depth)
     angles = rotation.angles(scene.T @ rotation.matrix(found["angles"]))
     columns = np.column_stack([angles, found["xyz"] @ scene])
     result = pd.DataFrame(columns, columns=cars.POSE)
@@ -125,23 +126,23 @@ def predict_cars(
     image_ids: list[str],
     device: torch.device,
     *,
-    rotate_deg: float = 0.0,
+    turns_deg: list[list[float]] | None = None,
     grounds: list[dict] | None = None,
     label: str | None = None,
     **options,
 ) -> tuple[pd.DataFrame, list[pd.DataFrame]]:
     """Cars from what all models see on average, and from what each team sees by itself (if several).
 
-    teams: models with their recipes, all on one grid; rotate_deg: predict the
-    photos also as a camera rolled by ± so many degrees sees them, and fuse the cars of the three; grounds:
-    of each team, what carpose.ground knows of its labels: cars are moved to their photo's ground; label:
-    name of the progress bar, None shows none; options: of `predict_view`.
+    teams: models with their recipes, all on one grid; turns_deg: predict the photos as a camera turned by
+    each of these pans, tilts and rolls sees them, and fuse the cars (default: as they are, once); grounds: of
+    each team, what carpose.ground knows of its labels: cars are moved to their photo's ground; label: name of
+    the progress bar, None shows none; options: of `predict_view`.
     """
-    turns = [0.0, rotate_deg, -rotate_deg] if rotate_deg else [0.0]
+    turns = turns_deg or [[0.0, 0.0, 0.0]]
     views = []
-    for turn in turns:
-        scene = rotation.matrix(np.radians([0, 0, turn]))[0] @ level(teams[0][0][1])
-        name = None if label is None else f"{label} {turn:+g}°" if turn else label
+    for number, turn in enumerate(turns, start=1):
+        scene = turned(*turn) @ level(teams[0][0][1])
+        name = f"{label}, view {number}/{len(turns)}" if label and len(turns) > 1 else label
         views.append(predict_view(teams, cache_folder, image_ids, device, scene=scene, label=name, **options))
 
     def finished(tables, prior):
@@ -168,13 +169,15 @@ def predict_view(
     workers: int = 0,
     flip: bool = False,
     mask_filter: bool = False,
+    pool_depth: bool = False,
     scene: np.ndarray,
     label: str | None = None,
 ) -> tuple[pd.DataFrame, list[pd.DataFrame]]:
     """What `predict_cars` returns, from photos as the camera turned by `scene` (3×3) sees them.
 
     threshold: lowest score kept; batch: photos per forward pass; workers: processes that read photos;
-    flip: average with the mirror image; mask_filter: no car whose centre lies in the photo's mask.
+    flip: average with the mirror image; mask_filter: no car whose centre lies in the photo's mask;
+    pool_depth: see carpose.codec.
     """
     recipe = teams[0][0][1]
     view = View(open_cache(cache_folder), recipe)
@@ -189,7 +192,7 @@ def predict_view(
             for sight in each:
                 sight.heatmap = sight.heatmap * seen[:, None]
         sights = [mean(each, recipe), *(each if len(teams) > 1 else [])]
-        return [table(sight, view, recipe, names, threshold, scene) for sight in sights]
+        return [table(sight, view, recipe, names, threshold, scene, pool_depth) for sight in sights]
 
     stream = loader(cache_folder, image_ids, recipe, batch, workers, scene)
     total = -(-len(image_ids) // batch)
@@ -292,7 +295,15 @@ def main() -> int:
     )
     parser.add_argument("--flip", action="store_true", help="average with the mirror image")
     parser.add_argument(
-        "--rotate-deg", type=float, default=0.0, help="fuse with what the camera sees rolled by ± this"
+        "--pool-depth", action="store_true", help="a car's depth by all cells that learnt it, the surest most"
+    )
+    parser.add_argument(
+        "--turns-deg",
+        type=float,
+        nargs=3,
+        action="append",
+        metavar=("PAN", "TILT", "ROLL"),
+        help="predict what the camera sees turned by so much; given again for each further view, all fused",
     )
     parser.add_argument(
         "--mask-filter", action="store_true", help="drop cars whose centre lies in the photo's mask"
@@ -313,7 +324,8 @@ def main() -> int:
         "workers": args.workers,
         "flip": args.flip,
         "mask_filter": args.mask_filter,
-        "rotate_deg": args.rotate_deg,
+        "pool_depth": args.pool_depth,
+        "turns_deg": args.turns_deg,
     }
     with lease(args.gpus) as device:
         teams, grounds = load_teams(args.checkpoints, device, args.runtime)

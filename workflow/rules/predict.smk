@@ -9,12 +9,16 @@ def checkpoints(wildcards):
 
 
 def prediction_options(settings):
-    """Keys of `predict:` → the options of carpose.predict; a switch that is off is left out."""
-    return " ".join(
-        f"--{key.replace('_', '-')}" + ("" if value is True else f" {value}")
-        for key, value in settings.items()
-        if value is not False
-    )
+    """Keys of `predict:` → the options of carpose.predict; a switch that is off is left out, an option of
+    several numbers is given once for each row of them."""
+    options = []
+    for key, value in settings.items():
+        name = f"--{key.replace('_', '-')}"
+        if isinstance(value, list):
+            options += [f"{name} {' '.join(map(str, row))}" for row in value]
+        elif value is not False:
+            options.append(name if value is True else f"{name} {value}")
+    return " ".join(options)
 
 
 rule predict:
