@@ -33,10 +33,21 @@ def test_scores_are_the_metric_s_and_sorted(truth, folds):
     table, _ = evaluation.evaluate(truth, folds, members)
     assert table["name"].tolist() == ["good", "poor"]
     assert table["oof_mAP"][0] == metric.evaluate(truth, members["good"])["mAP"]
-    assert table["oof_mAP_equal"][0] == metric.evaluate(truth, members["good"], None, True)["mAP"]
     odd = folds.loc[folds["fold"] == 1, "ImageId"]
     assert table["fold1_mAP"][0] == metric.evaluate(truth, members["good"], odd)["mAP"]
     assert table["oof_cars"].tolist() == [60, 60]
+
+
+def test_equal_confidences_count_the_cars_from_the_best_threshold_on(truth, folds):
+    """The threshold is that of the out-of-fold cars, for test cars as well."""
+    found = near(truth, 0.0)
+    wrong = found.assign(z=found["z"] * 2, score=found["score"] / 2)
+    cars_ = pd.concat([found.assign(score=0.5 + found["score"] / 2), wrong], ignore_index=True)
+    table, _ = evaluation.evaluate(truth, folds, {"a": cars_}, truth, list(folds["ImageId"]), {"a": cars_})
+    assert wrong["score"].max() < table["sure_from"][0] <= 0.5 + found["score"].min() / 2
+    assert table["oof_mAP_equal"][0] == table["test_mAP_equal"][0] == 1
+    alone, _ = evaluation.evaluate(truth, folds, {}, truth, list(folds["ImageId"]), {"a": cars_})
+    assert alone["test_mAP_equal"][0] == metric.evaluate(truth, cars_, None, True)["mAP"] < 1
 
 
 def test_only_images_of_the_folds_count_and_missing_ones_do(truth, folds):

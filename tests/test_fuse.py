@@ -298,6 +298,16 @@ def test_threshold_pays_with_equal_confidences(truth, views):
     assert fit["mAP"]["fused"] > 1.2 * fit["mAP"]["equal_weights"]
 
 
+def test_calibration_pays_with_equal_confidences(truth, views):
+    """False cars that one view alone is very sure of: the plain score keeps them, agreement does not."""
+    a, b = (views[name].assign(score=0.45) for name in "ab")
+    false = a.assign(z=2 * a["z"], x=-2 * a["x"], score=1.0)
+    members = {"a": cars.concat([a, false]), "b": b}
+    fit, _ = fusion_fit.fit_nested(truth, folds_of(truth, 2), members, "equal")
+    assert fit["parts"]["calibration"]["on"] and fit["parts"]["threshold"]["on"]
+    assert fit["mAP"]["fused"] > 1.1 * fit["mAP"]["equal_weights"]
+
+
 def test_fused_score_is_calibrated(truth, views):
     fit = fusion_fit.fit(truth, views, truth["ImageId"].unique(), np.arange(80) % 2, "given")
     inner = fit["inner"].sort_values("hit")

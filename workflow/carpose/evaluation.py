@@ -13,6 +13,7 @@ import pandas as pd
 
 from . import UserError, cars, metric
 from .files import atomic, run_main
+from .fusion_fit import best_threshold
 from .kaggle import read_sample
 
 BANDS = np.array([0, 20, 40, 60, 80, 120, np.inf])  # metres of depth z
@@ -20,10 +21,18 @@ BAND_NAMES = ["0–20", "20–40", "40–60", "60–80", "80–120", ">120"]
 LOOSEST, MIDDLE = 0, 5  # threshold pairs 10 %/50° and 5 %/25°
 
 
-def score(truth: pd.DataFrame, predictions: pd.DataFrame, image_ids: Iterable[str], prefix: str) -> dict:
-    """mAP in both modes of the metric and the number of predicted cars, keys begun with `prefix`."""
+def score(
+    truth: pd.DataFrame,
+    predictions: pd.DataFrame,
+    image_ids: Iterable[str],
+    prefix: str,
+    threshold: float = 0.0,
+) -> dict:
+    """mAP of all cars with confidences, that of the cars from `threshold` on if all confidences were equal, and
+    the number of predicted cars, keys begun with `prefix`."""
     given = metric.evaluate(truth, predictions, image_ids)
-    equal = metric.evaluate(truth, predictions, image_ids, equal_confidence=True)
+    sure = predictions[predictions["score"] >= threshold]
+    equal = metric.evaluate(truth, sure, image_ids, equal_confidence=True)
     return {
         f"{prefix}_mAP": given["mAP"],
         f"{prefix}_mAP_equal": equal["mAP"],
@@ -34,9 +43,12 @@ def score(truth: pd.DataFrame, predictions: pd.DataFrame, image_ids: Iterable[st
 def score_member(truth: pd.DataFrame, predictions: pd.DataFrame, folds: pd.DataFrame) -> dict:
     """Out-of-fold scores of one member: all images together, then fold by fold.
 
-    folds: table of ImageId and fold; the images of a fold without a predicted car count too.
+    folds: table of ImageId and fold; the images of a fold without a predicted car count too. `sure_from` is
+    the threshold that is best for equal confidences: one number, fitted on these very cars.
     """
-    row = score(truth, predictions, folds["ImageId"], "oof")
+    own = (table[table["ImageId"].isin(folds["ImageId"])] for table in (truth, predictions))
+    threshold = best_threshold(*own)
+    row = score(truth, predictions, folds["ImageId"], "oof", threshold) | {"sure_from": threshold}
     for fold, images in folds.groupby("fold"):
         row[f"fold{fold}_mAP"] = metric.evaluate(truth, predictions, images["ImageId"])["mAP"]
     return row
@@ -79,7 +91,7 @@ def evaluate(
     """(table of scores, table of distance bands), one row or set of rows per member.
 
     members, test_members: name → table of cars. The scores are sorted by out-of-fold mAP, best first;
-    a member known only by its test cars comes last.
+    a member known only by its test cars comes last, and all of its cars count as sure.
     """
     rows, distance = {}, []
 
@@ -101,7 +113,9 @@ def evaluate(
             score_member(labels, predictions, folds),
         )
     for name, predictions in (test_members or {}).items():
-        add(name, "test", test_truth, predictions, test_ids, score(test_truth, predictions, test_ids, "test"))
+        threshold = rows.get(name, {}).get("sure_from", 0.0)
+        own = score(test_truth, predictions, test_ids, "test", threshold)
+        add(name, "test", test_truth, predictions, test_ids, own)
     table = pd.DataFrame(list(rows.values()))
     by = [column for column in ("oof_mAP", "test_mAP") if column in table]
     table = table.sort_values(by, ascending=False, ignore_index=True)

@@ -143,19 +143,20 @@ def _choose_ground(sides, names, on, value):
 
 
 def _choose_scores(scored, on, value):
-    """Which of calibration and threshold pay."""
+    """Which of calibration and threshold pay.
 
-    def tried(parts):
-        return value([finish(fused, features, known, parts) for known, fused, features in scored])
+    Where all confidences are equal, scores decide nothing but which cars are kept: so calibration is tried
+    above the thresholds. With given confidences these are 0.
+    """
 
-    parts = {}
-    best = start = tried(on)
-    for part in ("calibration", "threshold"):
-        gain = tried([*on, part]) - best
-        parts[part] = _part(gain, start)
-        if parts[part]["on"]:
-            on, best = [*on, part], best + gain
-    return parts
+    def tried(*parts):
+        return value([finish(fused, features, known, [*on, *parts]) for known, fused, features in scored])
+
+    start = tried()
+    calibration = _part(tried("calibration", "threshold") - tried("threshold"), start)
+    chosen = ["calibration"] if calibration["on"] else []
+    threshold = _part(tried(*chosen, "threshold") - tried(*chosen), start)
+    return {"calibration": calibration, "threshold": threshold}
 
 
 def fit_scores(
