@@ -66,7 +66,7 @@ def study(recipe: Recipe, device: torch.device, compiled: bool, repeats: int) ->
     if compiled:
         model.compile()
     forward = seconds(
-        lambda: predict.forward(model, pictures, recipe, device).poses(targets["peak"]), device, repeats
+        lambda: predict.forward(model, pictures, recipe, device).poses(targets["cell"]), device, repeats
     )
     return {
         "training photos/s": round(recipe.batch_size / step, 1),

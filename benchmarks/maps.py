@@ -62,7 +62,8 @@ def main() -> None:
     maps = perfect_maps(targets(), size, heads)
 
     def decode():
-        return codec.decode(maps["heatmap"], codec.poses_of(maps), intrinsics, focal, recipe, 0.05)
+        poses = codec.poses_of(maps)
+        return codec.decode(maps["heatmap"], poses, intrinsics, focal, recipe, 0.05, pool_depth=True)
 
     found = decode()
     uv = camera.project(intrinsics, found["xyz"])

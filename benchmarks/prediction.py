@@ -78,10 +78,10 @@ def runtimes(model, recipe) -> dict:
 
 
 def seen_by(network: Predictor, recipe: Recipe) -> Callable:
-    """What a prediction computes: the heat map, and the poses of 30 cars per photo."""
+    """What a prediction computes: the heat map, and the poses at 30 cars per photo, nine cells each."""
 
     def look(pictures):
-        cells = torch.arange(30 * len(pictures)) * 1601  # spread over the maps
+        cells = torch.arange(9 * 30 * len(pictures)) * 181  # spread over the maps
         return predict.forward(network, pictures, recipe, CPU).poses(cells)
 
     return look

@@ -147,11 +147,11 @@ def training_work(training: train.Training, pictures: torch.Tensor, targets: dic
 
 
 def prediction_work(model: torch.nn.Module, pictures: torch.Tensor, recipe: Recipe) -> Traffic:
-    """What a network on the CPU that `predict.placed` made sees on a batch, with 8 cars on each picture;
-    nothing is computed."""
+    """What a network on the CPU that `predict.placed` made sees on a batch, with 8 cars of nine cells on each
+    picture; nothing is computed."""
     held = size(pictures) + sum(size(value) for value in model.state_dict().values())
     with FakeTensorMode(allow_non_fake_inputs=True), Traffic(held) as traffic:
-        predict.forward(model, pictures, recipe, CPU).poses(torch.arange(8 * len(pictures)))
+        predict.forward(model, pictures, recipe, CPU).poses(torch.arange(9 * 8 * len(pictures)))
     return traffic
 
 
