@@ -28,8 +28,8 @@ def score(
     prefix: str,
     threshold: float = 0.0,
 ) -> dict:
-    """mAP of all cars with confidences, that of the cars from `threshold` on with equal ones, and the number of
-    predicted cars, keys begun with `prefix`."""
+    """mAP of all cars with confidences, that of the cars from `threshold` on with equal ones, and how many
+    cars were predicted, keys begun with `prefix`."""
     given = metric.evaluate(truth, predictions, image_ids)
     sure = predictions[predictions["score"] >= threshold]
     equal = metric.evaluate(truth, sure, image_ids, equal_confidence=True)
