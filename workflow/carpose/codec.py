@@ -301,14 +301,15 @@ def decode(
 
     heatmap (B, 1, height, width): probabilities; poses: cells (N,), counted through the batch → (N, channels)
     of each other head; intrinsics 3×3 of the maps; threshold: lowest score kept; most: cars per picture at
-    most; pool_depth: see `pool_depths`, where depths come with uncertainties and cells with centres. Returns
-    arrays over all cars: picture (index in the batch), score, xyz (N, 3), angles (N, 3) pitch yaw roll,
-    depth_sigma (standard deviation of log z).
+    most; pool_depth: as `pool_depths` does, where neighbours have learnt depth, uncertainty and centre.
+    Returns arrays over all cars: picture (index in the batch), score, xyz (N, 3), angles (N, 3) pitch yaw
+    roll, depth_sigma (standard deviation of log z).
     """
     height, width = heatmap.shape[2:]
     cell = peaks(heatmap[:, 0], threshold, most)
     score = heatmap.reshape(-1)[cell].double().cpu().numpy()
-    pooled = pool_depth and recipe.depth_uncertainty and recipe.position == "ray"
+    learnt = recipe.regression_radius > 0 and recipe.depth_uncertainty and recipe.position == "ray"
+    pooled = pool_depth and learnt
     found = pool_depths(poses, cell, (width, height)) if pooled else poses(cell)
     found = {name: value.double().cpu().numpy() for name, value in found.items()}
     picture, position = np.divmod(cell.cpu().numpy(), height * width)
