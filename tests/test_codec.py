@@ -134,17 +134,6 @@ def test_pooled_depths_of_perfect_maps_are_those_of_the_centres(change):
         np.testing.assert_allclose(pooled[name], plain[name], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "change", [{"regression_radius": 0}, {"depth_uncertainty": False}, {"position": "regressed"}], ids=str
-)
-def test_depths_are_pooled_only_where_neighbours_have_learnt_what_it_takes(change):
-    recipe = Recipe(**change)
-    generator = torch.Generator().manual_seed(0)
-    maps = {name: torch.rand(1, n, 40, 128, generator=generator) for name, n in codec.heads(recipe).items()}
-    plain, pooled = (decoded(maps, recipe, 0.9, pool_depth=pool) for pool in (False, True))
-    assert len(plain["xyz"]) and np.array_equal(plain["xyz"], pooled["xyz"])
-
-
 def test_no_cars_have_no_depths_to_pool():
     recipe = Recipe(height_cue=True)
     maps = {name: torch.zeros(1, n, 40, 128) for name, n in codec.heads(recipe).items()}

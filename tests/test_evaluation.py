@@ -44,8 +44,11 @@ def test_equal_confidences_count_the_cars_from_the_best_threshold_on(truth, fold
     wrong = found.assign(z=found["z"] * 2, score=found["score"] / 2)
     cars_ = pd.concat([found.assign(score=0.5 + found["score"] / 2), wrong], ignore_index=True)
     table, _ = evaluation.evaluate(truth, folds, {"a": cars_}, truth, list(folds["ImageId"]), {"a": cars_})
-    assert wrong["score"].max() < table["sure_from"][0] <= 0.5 + found["score"].min() / 2
+    assert wrong["score"].max() < table["equal_from"][0] <= 0.5 + found["score"].min() / 2
     assert table["oof_mAP_equal"][0] == table["test_mAP_equal"][0] == 1
+    said = cars_.assign(sure=cars_["score"] > 0.75)
+    table, _ = evaluation.evaluate(truth, folds, {"a": said})
+    assert table["oof_mAP_equal"][0] == metric.evaluate(truth, said[said["sure"]], None, True)["mAP"] < 1
     alone, _ = evaluation.evaluate(truth, folds, {}, truth, list(folds["ImageId"]), {"a": cars_})
     assert alone["test_mAP_equal"][0] == metric.evaluate(truth, cars_, None, True)["mAP"] < 1
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import run_module
 
-from carpose import UserError, augment, camera, cars, codec, data, ground, predict, rotation
+from carpose import UserError, augment, camera, cars, codec, data, fuse, ground, predict, rotation
 from carpose.checkpoint import build, save_checkpoint
 from carpose.recipe import Recipe
 
@@ -91,17 +91,43 @@ def test_mirrored_photo_has_mirrored_cars(prepared, tmp_path, change):
     torch.testing.assert_close(-twice["offset"][:, 0], once["offset"][:, 0])
 
 
-def test_turned_camera_gives_back_the_same_frame(prepared, models):
-    """Turned by next to nothing, all views have the same strongest cars."""
+def test_views_of_a_turned_camera_are_fused(prepared, models):
+    """One view is what that camera sees, two are both fused, and turned by next to nothing they are one."""
     (first, _), _ = models
+    teams, _ = predict.load_teams([[first]], CPU)
+    ids = pd.read_parquet(prepared / "folds.parquet").ImageId.tolist()[:4]
+    turns = [[1.0, -0.5, 2.0], [0.0, 0.5, 0.0]]
+    seen = [
+        predict.predict_view(
+            teams, prepared / "cache", ids, CPU, threshold=0.001, scene=augment.turned(*turn)
+        )
+        for turn in turns
+    ]
     plain = found(prepared, [[first]])[0]
+    same(found(prepared, [[first]], turns_deg=turns[:1])[0], seen[0][0])
+    assert len(plain) != len(seen[0][0]) or not np.allclose(plain.score, seen[0][0].score)
+    both = fuse.fuse({"a": seen[0][0], "b": seen[1][0]})
+    rest = [column for column in plain if column != "depth_sigma"]
+    same(found(prepared, [[first]], turns_deg=turns)[0][rest], both[rest])
     barely = found(prepared, [[first]], turns_deg=[[0, 0, 1e-7], [0, 1e-7, 0], [1e-7, 0, 0]])[0]
-    assert list(barely) == list(plain)
-    order = ["ImageId", "score"]
-    plain, barely = (t.sort_values(order).reset_index(drop=True) for t in (plain, barely))
-    assert len(barely) <= len(plain)
-    strongest = plain.groupby("ImageId").last()
-    np.testing.assert_allclose(barely.groupby("ImageId").last()["score"], strongest["score"], rtol=1e-3)
+    assert list(barely) == list(plain) and len(barely) <= len(plain)
+    strongest = plain.sort_values(["ImageId", "score"]).groupby("ImageId").last()
+    again = barely.sort_values(["ImageId", "score"]).groupby("ImageId").last()
+    np.testing.assert_allclose(again["score"], strongest["score"], rtol=1e-3)
+    sigma = np.minimum(strongest["depth_sigma"], fuse.SIGMA_RANGE[1])
+    np.testing.assert_allclose(again["depth_sigma"], sigma, rtol=1e-3, err_msg="three times is no surer")
+
+
+def test_depths_are_pooled_where_all_recipes_allow_it(prepared, tmp_path, models):
+    (first, _), _ = models
+    plain, pooled = (found(prepared, [[first]], pool_depth=pool)[0] for pool in (False, True))
+    assert np.array_equal(plain.score, pooled.score) and not np.allclose(plain.z, pooled.z, rtol=1e-6)
+    changes = ({"regression_radius": 0}, {"depth_uncertainty": False}, {"position": "regressed"})
+    for number, change in enumerate(changes):
+        path = checkpoint(tmp_path / f"{number}.pt", seed=1, **change)
+        same(*(found(prepared, [[path]], pool_depth=pool)[0] for pool in (False, True)))
+    pair = [[first], [tmp_path / "0.pt"]]  # maps of one grid, averaged
+    same(*(found(prepared, pair, pool_depth=pool)[0] for pool in (False, True)))
 
 
 def test_turned_view_is_turned_back():

@@ -86,6 +86,22 @@ def test_names_with_spaces_and_quotes_reach_the_programs_whole(tmp_path):
     assert weights in words["carpose.train"]
 
 
+def test_settings_of_the_prediction_reach_it(tmp_path):
+    """As its own --help names them; numbers as argparse reads them, negative and small ones too."""
+
+    def options(settings):
+        text = snakemake(tmp_path, "-n", "-p", "predictions", *CI, "--config", f"predict={settings}")
+        command = next(line for line in text.splitlines() if "-m carpose.predict" in line)
+        return command.partition("--threshold ")[2].partition(" --threads")[0].split(" --")[1:]
+
+    given = options('{"turns_deg": [[0, 0.5, -2], [0, -2.0e-5, 0]], "pool_depth": true, "flip": false}')
+    turns = ["turns-deg 0.000000 0.500000 -2.000000", "turns-deg 0.000000 -0.000020 0.000000"]
+    assert [option for option in given if option.startswith("turns")] == turns
+    assert "pool-depth" in given and "flip" not in given
+    given = options('{"turns_deg": [], "pool_depth": false}')
+    assert "pool-depth" not in given and not any(option.startswith("turns") for option in given)
+
+
 def test_trained_is_round_zero_alone(tmp_path):
     text = snakemake(tmp_path, "-n", "trained", *CI)
     assert jobs(text)["train"] == "4" and "make_pseudo_labels" not in jobs(text)

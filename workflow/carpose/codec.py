@@ -259,13 +259,19 @@ def peaks(score: torch.Tensor, threshold: float, most: int) -> torch.Tensor:
     return cell[rank < most]
 
 
+def can_pool(recipe: Recipe) -> bool:
+    """Whether a centre's neighbours learn depth, its uncertainty and where the centre is."""
+    return recipe.regression_radius > 0 and recipe.depth_uncertainty and recipe.position == "ray"
+
+
 def pool_depths(
     poses: Callable[[torch.Tensor], dict[str, torch.Tensor]], cells: torch.Tensor, size: tuple[int, int]
 ) -> dict[str, torch.Tensor]:
     """Poses at cells, their depths by the neighbours too: the eight cells around a centre learn its depth as
     well, each says how sure it is, and the surest is not always the one in the middle.
 
-    poses, cells: as in `decode`; size: width, height of the maps. A neighbour counts by its precision, by its
+    poses, cells: as in `decode`, of networks whose recipes `can_pool`; size: width, height of the maps. A
+    neighbour counts by its precision, by its
     weight in training, and by whether it puts the centre where the cell itself does, so means the same car.
     """
     width, height = size
@@ -301,16 +307,14 @@ def decode(
 
     heatmap (B, 1, height, width): probabilities; poses: cells (N,), counted through the batch → (N, channels)
     of each other head; intrinsics 3×3 of the maps; threshold: lowest score kept; most: cars per picture at
-    most; pool_depth: as `pool_depths` does, where neighbours have learnt depth, uncertainty and centre.
+    most; pool_depth: by `pool_depths`, for a recipe that `can_pool`.
     Returns arrays over all cars: picture (index in the batch), score, xyz (N, 3), angles (N, 3) pitch yaw
     roll, depth_sigma (standard deviation of log z).
     """
     height, width = heatmap.shape[2:]
     cell = peaks(heatmap[:, 0], threshold, most)
     score = heatmap.reshape(-1)[cell].double().cpu().numpy()
-    learnt = recipe.regression_radius > 0 and recipe.depth_uncertainty and recipe.position == "ray"
-    pooled = pool_depth and learnt
-    found = pool_depths(poses, cell, (width, height)) if pooled else poses(cell)
+    found = pool_depths(poses, cell, (width, height)) if pool_depth else poses(cell)
     found = {name: value.double().cpu().numpy() for name, value in found.items()}
     picture, position = np.divmod(cell.cpu().numpy(), height * width)
 

@@ -1,7 +1,8 @@
 """One table that compares all models, rounds and the fused result by the metric.
 
 In: labels, folds and tables of out-of-fold cars (and of test cars where the truth is known).
-Out: evaluation.csv, sorted by mAP, and a table by distance bands.
+Out: evaluation.csv, sorted by mAP, and a table by distance bands. mAP counts all cars with their confidences,
+mAP_equal the sure ones with equal confidences: those that the fusion kept, or of a score from equal_from on.
 """
 
 import argparse
@@ -26,13 +27,13 @@ def score(
     predictions: pd.DataFrame,
     image_ids: Iterable[str],
     prefix: str,
-    threshold: float = 0.0,
+    threshold: float = -np.inf,
 ) -> dict:
-    """mAP of all cars with confidences, that of the cars from `threshold` on with equal ones, and how many
-    cars were predicted, keys begun with `prefix`."""
+    """mAP of all cars with confidences, that of the sure ones with equal confidences, and how many cars were
+    predicted, keys begun with `prefix`. Sure: as the fusion says (`sure`), else by `threshold`."""
     given = metric.evaluate(truth, predictions, image_ids)
-    sure = predictions[predictions["score"] >= threshold]
-    equal = metric.evaluate(truth, sure, image_ids, equal_confidence=True)
+    sure = predictions["sure"].astype(bool) if "sure" in predictions else predictions["score"] >= threshold
+    equal = metric.evaluate(truth, predictions[sure], image_ids, equal_confidence=True)
     return {
         f"{prefix}_mAP": given["mAP"],
         f"{prefix}_mAP_equal": equal["mAP"],
@@ -43,12 +44,15 @@ def score(
 def score_member(truth: pd.DataFrame, predictions: pd.DataFrame, folds: pd.DataFrame) -> dict:
     """Out-of-fold scores of one member: all images together, then fold by fold.
 
-    folds: table of ImageId and fold; the images of a fold without a predicted car count too. `sure_from` is
-    the threshold that is best for equal confidences: one number, fitted on these very cars.
+    folds: table of ImageId and fold; the images of a fold without a predicted car count too. Of a table
+    without `sure`, `equal_from` is the best threshold for equal confidences: one number, fitted on these
+    very cars.
     """
-    own = (table[table["ImageId"].isin(folds["ImageId"])] for table in (truth, predictions))
-    threshold = best_threshold(*own)
-    row = score(truth, predictions, folds["ImageId"], "oof", threshold) | {"sure_from": threshold}
+    row = {}
+    if "sure" not in predictions:
+        labels, found = (table[table["ImageId"].isin(folds["ImageId"])] for table in (truth, predictions))
+        row["equal_from"] = best_threshold(labels, found)
+    row = score(truth, predictions, folds["ImageId"], "oof", row.get("equal_from", -np.inf)) | row
     for fold, images in folds.groupby("fold"):
         row[f"fold{fold}_mAP"] = metric.evaluate(truth, predictions, images["ImageId"])["mAP"]
     return row
@@ -113,7 +117,7 @@ def evaluate(
             score_member(labels, predictions, folds),
         )
     for name, predictions in (test_members or {}).items():
-        threshold = rows.get(name, {}).get("sure_from", 0.0)
+        threshold = rows.get(name, {}).get("equal_from", -np.inf)
         own = score(test_truth, predictions, test_ids, "test", threshold)
         add(name, "test", test_truth, predictions, test_ids, own)
     table = pd.DataFrame(list(rows.values()))
@@ -137,7 +141,7 @@ def read_members(items: list[str]) -> dict[str, pd.DataFrame]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description="Compare models, rounds and the fused result by the metric.",
+        description=__doc__,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     member = {"nargs": "+", "metavar": "NAME=PATH", "default": []}

@@ -20,7 +20,7 @@ from .folds import near_duplicates
 SIGMA = 0.05  # of log-depth, where a member does not say
 SIGMA_RANGE = 0.01, 0.3
 QUATERNION = ["qx", "qy", "qz", "qw"]
-PARTS = ["bias", "weights", "members", "gate", "ground", "calibration", "threshold"]
+PARTS = ["bias", "weights", "members", "gate", "ground", "threshold", "calibration"]
 NEUTRAL = {
     "bias": [0.0, 0.0],
     "sigma": SIGMA,

@@ -143,7 +143,7 @@ def _choose_ground(sides, names, on, value):
 
 
 def _choose_scores(scored, on, value):
-    """Which of calibration and threshold pay.
+    """Which of threshold and calibration pay.
 
     Where all confidences are equal, scores decide nothing but which cars are kept: so calibration is tried
     above the thresholds. With given confidences these are 0.
@@ -152,11 +152,12 @@ def _choose_scores(scored, on, value):
     def tried(*parts):
         return value([finish(fused, features, known, [*on, *parts]) for known, fused, features in scored])
 
-    start = tried()
-    calibration = _part(tried("calibration", "threshold") - tried("threshold"), start)
+    cut = tried("threshold")
+    calibration = _part(tried("threshold", "calibration") - cut, cut)
     chosen = ["calibration"] if calibration["on"] else []
-    threshold = _part(tried(*chosen, "threshold") - tried(*chosen), start)
-    return {"calibration": calibration, "threshold": threshold}
+    start = tried(*chosen)
+    threshold = _part(tried("threshold", *chosen) - start, start)
+    return {"threshold": threshold, "calibration": calibration}
 
 
 def fit_scores(

@@ -23,7 +23,7 @@ from . import UserError, cars, ground, rotation, slots
 from .augment import level, turned
 from .cache import open_cache
 from .checkpoint import load_checkpoint
-from .codec import STRIDE, decode
+from .codec import STRIDE, can_pool, decode
 from .data import Photos, View, network_input
 from .device import lease, number_format, worker_count
 from .files import run_main
@@ -149,7 +149,10 @@ def predict_cars(
         found = tables[0]
         if len(tables) > 1:
             named = {str(number): table for number, table in enumerate(tables)}
-            found = fuse(named)[found.columns]
+            fused = fuse(named)
+            # The views' errors are one network's and go together: two are hardly surer than one.
+            sigma = fused["depth_sigma"] * np.sqrt(fused["agreement"])
+            found = fused.assign(depth_sigma=sigma)[found.columns]
         return found if prior is None else ground.refine(found, prior)
 
     grounds = grounds or [None] * len(teams)
@@ -175,13 +178,14 @@ def predict_view(
 ) -> tuple[pd.DataFrame, list[pd.DataFrame]]:
     """What `predict_cars` returns, from photos as the camera turned by `scene` (3×3) sees them.
 
-    threshold: lowest score kept; batch: photos per forward pass; workers: processes that read photos;
-    flip: average with the mirror image; mask_filter: no car whose centre lies in the photo's mask;
-    pool_depth: see carpose.codec.
+    threshold: lowest score kept; batch: photos per forward pass; workers: processes that read photos; flip:
+    average with the mirror image; mask_filter: no car whose centre lies in the photo's mask; pool_depth: take
+    depths from a car's nine cells (carpose.codec) if all networks' recipes allow it.
     """
     recipe = teams[0][0][1]
     view = View(open_cache(cache_folder), recipe)
     run = flipped_forward if flip else forward
+    pool_depth &= all(can_pool(own) for team in teams for _, own in team)
 
     def look(pictures: torch.Tensor, names: list[str]) -> list[pd.DataFrame]:
         """A batch's cars by all together and, if several, by each team."""
@@ -283,7 +287,7 @@ def main() -> int:
     parser.add_argument(
         "--test-folds", type=Path, required=True, help="output: test photos, each fold's model"
     )
-    parser.add_argument("--threshold", type=float, default=0.05, help="lowest score kept, 0 … 1")
+    parser.add_argument("--threshold", type=float, default=0.05, help="lowest score kept of one view, 0 … 1")
     parser.add_argument("--batch-size", type=int, default=8, help="photos per forward pass")
     parser.add_argument("--workers", type=worker_count, default=0, help="processes that read photos")
     parser.add_argument("--threads", type=int, default=1, help="threads of the network on the CPU")
@@ -295,7 +299,9 @@ def main() -> int:
     )
     parser.add_argument("--flip", action="store_true", help="average with the mirror image")
     parser.add_argument(
-        "--pool-depth", action="store_true", help="a car's depth by all cells that learnt it, the surest most"
+        "--pool-depth",
+        action="store_true",
+        help="a car's depth by the nine cells about its centre, the surest most, where recipes allow it",
     )
     parser.add_argument(
         "--turns-deg",
@@ -303,7 +309,9 @@ def main() -> int:
         nargs=3,
         action="append",
         metavar=("PAN", "TILT", "ROLL"),
-        help="predict what the camera sees turned by so much; given again for each further view, all fused",
+        default=argparse.SUPPRESS,
+        help="predict what the camera sees turned by so much; given again for each further view, all fused; "
+        "without it the one view of the camera as it stands",
     )
     parser.add_argument(
         "--mask-filter", action="store_true", help="drop cars whose centre lies in the photo's mask"
@@ -325,7 +333,7 @@ def main() -> int:
         "flip": args.flip,
         "mask_filter": args.mask_filter,
         "pool_depth": args.pool_depth,
-        "turns_deg": args.turns_deg,
+        "turns_deg": getattr(args, "turns_deg", None),
     }
     with lease(args.gpus) as device:
         teams, grounds = load_teams(args.checkpoints, device, args.runtime)
