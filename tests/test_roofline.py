@@ -72,7 +72,7 @@ def test_a_step_of_every_backbone_is_counted_as_torch_counts_it(model):
     model = build(recipe).eval()
     inputs = torch.rand(2, 4 if recipe.mask_channel else 3, 64, 192)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(inputs, torch.arange(16))  # 8 cars on each picture
+        model(inputs, torch.arange(2 * 8 * 9))  # 8 cars of 9 cells on each picture
     counted = sum(work for _, work, _ in works["prediction"].operations)
     assert counted == pytest.approx(counter.get_total_flops(), rel=1e-6)
     step = sum(work for _, work, _ in works["training"].operations)
