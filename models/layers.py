@@ -82,15 +82,22 @@ class Heads(nn.ModuleDict):
 def neighbourhoods(features: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
     """(B, C, H, W) and cells (N,) counted through the batch → (N, 9·C): what a 3×3 convolution sees there,
     row by row, the channels of a place together, zero beyond the edge."""
-    batch, channels, height, width = features.shape
+    _, channels, height, width = features.shape
+    places, inside = around(cells, height, width)
+    flat = features.permute(0, 2, 3, 1).reshape(-1, channels)
+    picked = flat.index_select(0, places.reshape(-1)) * inside.reshape(-1, 1)
+    return picked.reshape(len(cells), 9 * channels)
+
+
+def around(cells: torch.Tensor, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cells (N,) counted through a batch of maps → (N, 9) the nine about each, row by row, itself in the
+    middle, and whether they are on its map; those beyond the edge are the cell itself."""
     step = torch.arange(-1, 2, device=cells.device)
     rows = (cells // width % height)[:, None] + step
     columns = (cells % width)[:, None] + step
     inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None]
     places = cells[:, None, None] + step[:, None] * width + step
-    places = places.clamp(0, batch * height * width - 1).reshape(-1)
-    flat = features.permute(0, 2, 3, 1).reshape(-1, channels)
-    return (flat.index_select(0, places) * inside.reshape(-1, 1)).reshape(len(cells), 9 * channels)
+    return torch.where(inside, places, cells[:, None, None]).flatten(1), inside.flatten(1)
 
 
 def make_heads(inputs: int, hidden: int, heads: dict[str, int], peak: float = 0.01) -> Heads:

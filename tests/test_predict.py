@@ -231,13 +231,15 @@ def test_command_line_gives_each_photo_to_the_fold_that_never_saw_it(prepared, m
         *("carpose.predict", "--checkpoints", first, second, "--checkpoints", third, fourth),
         *("--cache", prepared / "cache", "--images", prepared / "images.parquet"),
         *("--folds", prepared / "folds.parquet", "--threshold", 0.001, *files),
+        *("--pool-depth", "--turns-deg", 0, 0.5, 0, "--turns-deg", 0, -0.5, 0),
     )
     folds = pd.read_parquet(prepared / "folds.parquet").set_index("ImageId")["fold"]
     oof = pd.read_parquet(tables["oof"])
     assert (folds[oof.ImageId].to_numpy() == oof.fold.to_numpy()).all()
     own = folds.index[folds == 1].tolist()
     teams, _ = predict.load_teams([[second], [fourth]], CPU)
-    expected, _ = predict.predict_cars(teams, prepared / "cache", own, CPU, threshold=0.001)
+    options = {"threshold": 0.001, "pool_depth": True, "turns_deg": [[0, 0.5, 0], [0, -0.5, 0]]}
+    expected, _ = predict.predict_cars(teams, prepared / "cache", own, CPU, **options)
     same(oof[oof.fold == 1].reset_index(drop=True).drop(columns="fold"), expected)
     test_ids = set(pd.read_parquet(prepared / "images.parquet").query("split == 'test'").ImageId)
     assert set(pd.read_parquet(tables["test"]).ImageId) <= test_ids

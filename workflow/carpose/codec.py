@@ -15,6 +15,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from models.layers import around
+
 from . import camera
 from .recipe import Recipe
 from .rotation import angles as angles_of
@@ -271,18 +273,15 @@ def pool_depths(
     well, each says how sure it is, and the surest is not always the one in the middle.
 
     poses, cells: as in `decode`, of networks whose recipes `can_pool`; size: width, height of the maps. A
-    neighbour counts by its precision, by its
-    weight in training, and by whether it puts the centre where the cell itself does, so means the same car.
+    neighbour counts by its precision, by its weight in training, and by whether it puts the centre where the
+    cell itself does, so means the same car.
     """
     width, height = size
-    step = torch.arange(-1, 2, device=cells.device)
-    dy, dx = step.repeat_interleave(3), step.repeat(3)
-    column, row = (cells % width)[:, None] + dx, (cells // width % height)[:, None] + dy
-    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    around = torch.where(inside, cells[:, None] + dy * width + dx, cells[:, None])
-    each = {name: value.unflatten(0, around.shape) for name, value in poses(around.flatten()).items()}
-    own, middle = each["offset"], 4
-    centre = own + torch.stack([dx, dy], dim=1)
+    places, inside = around(cells, height, width)
+    each = {name: value.unflatten(0, places.shape) for name, value in poses(places.flatten()).items()}
+    place = torch.stack([places % width, places // width % height], dim=2)
+    middle, own = 4, each["offset"]
+    centre = place - place[:, middle, None] + own
     apart = (centre - centre[:, middle, None]).square().sum(2)
     log_weight = -own.square().sum(2) / 2 - apart / (2 * SAME_CENTRE**2)
     log_weight = log_weight.masked_fill(~inside, -torch.inf)

@@ -95,7 +95,8 @@ def evaluate(
     """(table of scores, table of distance bands), one row or set of rows per member.
 
     members, test_members: name → table of cars. The scores are sorted by out-of-fold mAP, best first;
-    a member known only by its test cars comes last, and all of its cars count as sure.
+    a member known only by its test cars comes last, and all of its cars count as sure
+    unless the fusion says which.
     """
     rows, distance = {}, []
 

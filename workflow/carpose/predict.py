@@ -7,7 +7,7 @@ Several models that share a grid can be predicted as one, their raw maps average
 """
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -126,7 +126,7 @@ def predict_cars(
     image_ids: list[str],
     device: torch.device,
     *,
-    turns_deg: list[list[float]] | None = None,
+    turns_deg: Sequence[Sequence[float]] = (),
     grounds: list[dict] | None = None,
     label: str | None = None,
     **options,
@@ -309,7 +309,7 @@ def main() -> int:
         nargs=3,
         action="append",
         metavar=("PAN", "TILT", "ROLL"),
-        default=argparse.SUPPRESS,
+        default=[],
         help="predict what the camera sees turned by so much; given again for each further view, all fused; "
         "without it the one view of the camera as it stands",
     )
@@ -333,7 +333,7 @@ def main() -> int:
         "flip": args.flip,
         "mask_filter": args.mask_filter,
         "pool_depth": args.pool_depth,
-        "turns_deg": getattr(args, "turns_deg", None),
+        "turns_deg": args.turns_deg,
     }
     with lease(args.gpus) as device:
         teams, grounds = load_teams(args.checkpoints, device, args.runtime)
