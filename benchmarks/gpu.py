@@ -1,80 +1,149 @@
 """Training and prediction on a GPU: each backbone, two sizes, number formats, compiled or not.
 
 Photos per second and memory of training steps, losses and all, beside the bare network on a constant batch,
-and both beside the floor of benchmarks.roofline for the peak and the bandwidth that the card is seen to have.
-Without a GPU it does the same on the CPU.
+and both beside the floor of benchmarks.roofline for the peak and the bandwidth that the card is seen to have;
+as CUDA graphs, as all trainings and predictions are, and each operation by itself. Without a GPU it does the
+same on the CPU, where there are no graphs. Each case is a process of its own; --jobs of them are made ready
+side by side, which takes memory for all of them, and measured one after the other.
 
     python -m benchmarks.gpu --config configs/pku.yaml
 """
 
-import gc
+import argparse
+import itertools
+import multiprocessing
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 
 from benchmarks import measure, roofline
-from benchmarks.training import bare
+from benchmarks.training import Bare
 from carpose import data, predict, train
 from carpose.device import number_format, repeatable
+from carpose.memory import keep_freed_memory
 from carpose.recipe import Recipe
 
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
-def seconds(function: Callable, device: torch.device, repeats: int) -> float:
-    """Median seconds of a call, the device's work awaited."""
-    times = []
-    for turn in range(repeats + 3):
+
+def seconds(function: Callable, repeats: int) -> float:
+    """Seconds of a call: the median of three rounds of so many, at whose end the device is waited for."""
+    rounds = []
+    for _ in range(3):
         start = time.perf_counter()
+        for _ in range(repeats):
+            function()
+        wait()
+        rounds.append((time.perf_counter() - start) / repeats)
+    return statistics.median(rounds)
+
+
+def wait() -> None:
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def warm(function: Callable) -> None:
+    """Until it is compiled and recorded."""
+    for _ in range(4):
         function()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        if turn >= 3:
-            times.append(time.perf_counter() - start)
-    return statistics.median(times)
+    wait()
 
 
-def card(device: torch.device, dtype: torch.dtype) -> roofline.Card:
+def card(dtype: torch.dtype) -> roofline.Card:
     """A large matrix product in this format, float32 as convolutions take it; a large copy."""
-    size, count = (8192, 2**30) if device.type == "cuda" else (2048, 2**26)
-    a, b = torch.randn(2, size, size, device=device).to(dtype)
+    size, count = (8192, 2**30) if DEVICE.type == "cuda" else (2048, 2**26)
+    a, b = torch.randn(2, size, size, device=DEVICE).to(dtype)
+    source, target = torch.rand(2, count // 2, device=DEVICE)
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
-    product = seconds(lambda: a @ b, device, 10)
+    warm(lambda: a @ b)
+    product = seconds(lambda: a @ b, 10)
     torch.backends.cuda.matmul.allow_tf32 = before
-    source, target = torch.rand(2, count // 2, device=device)
-    copy = seconds(lambda: target.copy_(source), device, 10)
+    warm(lambda: target.copy_(source))
+    copy = seconds(lambda: target.copy_(source), 10)
     return roofline.Card(2 * size**3 / product, 2 * source.numel() * source.element_size() / copy)
 
 
-def study(recipe: Recipe, device: torch.device, compiled: bool, repeats: int) -> dict:
-    """One backbone at one size in one number format."""
-    torch._dynamo.reset()  # else a second size is compiled for all sizes
-    gc.collect()
-    training = train.Training(recipe, False, None, device)
-    pictures, targets = roofline.constant_batch(recipe, device)
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
+def study(recipe: Recipe, compiled: bool, repeats: int) -> Iterator[dict]:
+    """One backbone at one size in one number format: first all is made ready, then measured."""
+    training = train.Training(recipe, False, None, DEVICE)
+    pictures, targets = roofline.constant_batch(recipe, DEVICE)
+    inputs = data.network_input(pictures, DEVICE, recipe)
+    model = predict.placed(training.model, recipe, DEVICE, "torch")
     if compiled:
         training.model.compile()
-    step = seconds(lambda: training.step(pictures, targets, 1e-4), device, repeats)
-    memory = round(torch.cuda.max_memory_allocated() / 2**30, 2) if device.type == "cuda" else None
-    inputs = data.network_input(pictures, device, recipe)
-    network = seconds(lambda: bare(training, inputs, targets["cell"]), device, repeats)
-    model = predict.placed(training.model, recipe, device, "torch")
-    if compiled:
-        model.compile()
-    forward = seconds(
-        lambda: predict.forward(model, pictures, recipe, device).poses(targets["cell"]), device, repeats
-    )
-    return {
-        "training photos/s": round(recipe.batch_size / step, 1),
-        "bare network photos/s": round(recipe.batch_size / network, 1),
-        "training / bare": round(network / step, 3),
-        "training GiB": memory,
-        "prediction photos/s": round(recipe.batch_size / forward, 1),
+        getattr(model, "predictor", model).compile()
+    under_way = []
+
+    def step() -> None:
+        """Awaits the step before, as a training does."""
+        under_way.append(training.step(pictures, targets, 1e-4))
+        while len(under_way) > training.ahead:
+            under_way.pop(0)()
+
+    def seen() -> None:
+        predict.forward(model, pictures, recipe, DEVICE).poses(targets["cell"])
+
+    def all_photos(functions: dict[str, Callable]) -> dict:
+        each = {
+            f"{name} photos/s": recipe.batch_size / seconds(call, repeats) for name, call in functions.items()
+        }
+        ratio = each["training photos/s"] / each["bare network photos/s"]
+        return {name: round(value, 1) for name, value in each.items()} | {"training / bare": round(ratio, 3)}
+
+    warm(step)
+    memory = round(torch.cuda.max_memory_allocated() / 2**30, 2) if DEVICE.type == "cuda" else None
+    functions = {
+        "training": step,
+        "bare network": Bare(training, inputs, targets["cell"]),
+        "prediction": seen,
     }
+    for function in functions.values():
+        warm(function)
+    yield {}
+    found = all_photos(functions) | {"training GiB": memory}
+    if DEVICE.type == "cuda":
+        training.recorded, model = None, model.predictor
+        functions["bare network"] = Bare(training, inputs, targets["cell"])
+        for function in functions.values():
+            warm(function)
+        found |= {f"each by itself, {name}": value for name, value in all_photos(functions).items()}
+    yield found
+
+
+def case(connection, recipe: Recipe, compiled: bool, seen: roofline.Card, args: argparse.Namespace) -> None:
+    """In a process: says when it is ready, and when told to go on, what it has measured."""
+    keep_freed_memory()
+    torch.set_num_threads(recipe.threads)
+    if not args.any_bits:
+        repeatable()  # as a training and a prediction are
+    try:
+        floors = {
+            f"{what}, floor": roofline.floor(traffic, seen, recipe.batch_size)
+            for what, traffic in roofline.works(recipe).items()
+        }
+        measured = study(recipe, compiled, args.repeats)
+        connection.send(next(measured))
+        connection.recv()
+        found = next(measured)
+        for mine, what in (("bare network", "training"), ("prediction", "prediction")):
+            most = floors[f"{what}, floor"]["photos/s"]
+            found[f"{mine} / floor"] = round(found[f"{mine} photos/s"] / most, 3)
+        connection.send(found | floors)
+    except torch.OutOfMemoryError:
+        connection.send("does not fit")
+    except RuntimeError as error:  # of a compiler or of cuDNN: the other cases go on
+        connection.send(f"{type(error).__name__}: {error}"[:300])
+
+
+def received(connection):
+    try:
+        return connection.recv()
+    except EOFError:
+        return "its process ended"
 
 
 def main() -> None:
@@ -82,35 +151,35 @@ def main() -> None:
     roofline.add_options(parser)
     parser.add_argument("--formats", nargs="+", default=["off", "bf16"], help="off is float32")
     parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--no-compile", action="store_true", help="leave out the compiled networks")
+    parser.add_argument("--compiled", choices=["too", "no", "only"], default="too", help="by torch.compile")
     parser.add_argument("--any-bits", action="store_true", help="algorithms that need not repeat their bits")
+    parser.add_argument("--jobs", type=int, default=1, help="cases that are made ready at once")
     args = parser.parse_args()
-    if not args.any_bits:
-        repeatable()  # as a training and a prediction are
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    figures = {"device": device.type}
-    cards = {amp: card(device, number_format(device, amp) or torch.float32) for amp in args.formats}
+    figures = {"device": DEVICE.type}
+    cards = {amp: card(number_format(DEVICE, amp) or torch.float32) for amp in args.formats}
     for amp, seen in cards.items():
         figures[f"card, {amp}"] = {"TFLOP/s": round(seen.peak / 1e12, 2), "GB/s": round(seen.bandwidth / 1e9)}
         print(f"card, {amp}", figures[f"card, {amp}"], flush=True)
-    for name, recipe in roofline.recipes(args):
-        floors = {
-            f"{what}, floor": roofline.floor(traffic, cards[recipe.amp], recipe.batch_size)
-            for what, traffic in roofline.works(recipe).items()
-        }
-        for compiled in (False,) if args.no_compile else (False, True):
-            case = f"{name} compiled" if compiled else name
-            try:
-                seen = study(recipe, device, compiled, args.repeats)
-                for mine, what in (("bare network", "training"), ("prediction", "prediction")):
-                    most = floors[f"{what}, floor"]["photos/s"]
-                    seen[f"{mine} / floor"] = round(seen[f"{mine} photos/s"] / most, 3)
-                figures[case] = seen | floors
-            except torch.OutOfMemoryError:
-                figures[case] = "does not fit"
-            except RuntimeError as error:  # of a compiler or of cuDNN: the other cases go on
-                figures[case] = f"{type(error).__name__}: {error}"[:300]
-            print(case, figures[case], flush=True)
+    if DEVICE.type == "cuda":
+        torch.cuda.empty_cache()
+    spawn = multiprocessing.get_context("spawn")
+    ways = {"too": (False, True), "no": (False,), "only": (True,)}[args.compiled]
+    cases = itertools.product(roofline.recipes(args), ways)
+    while batch := list(itertools.islice(cases, args.jobs)):
+        running = []
+        for (name, recipe), compiled in batch:
+            here, there = spawn.Pipe()
+            given = (there, recipe, compiled, cards[recipe.amp], args)
+            spawn.Process(target=case, args=given, daemon=True).start()
+            there.close()
+            running.append((f"{name} compiled" if compiled else name, here))
+        ready = {name: received(connection) for name, connection in running}
+        for name, connection in running:
+            if not ready[name]:
+                connection.send("go")
+                ready[name] = received(connection)
+            figures[name] = ready[name]
+            print(name, figures[name], flush=True)
             measure.keep(args, figures)
     measure.finish(args, figures)
 

@@ -41,7 +41,7 @@ def run(model: str, case: str, kept: bool) -> dict:
 
     def once() -> None:
         if what == "step":
-            training.step(pictures, targets, 1e-4)
+            training.step(pictures, targets, 1e-4)()
         else:
             predict.forward(network, pictures, recipe, roofline.CPU).poses(targets["peak"])
 

@@ -1,8 +1,9 @@
 """The whole training loop against its bare network (forward, backward, step on one constant batch).
 
 The loop is carpose.train's own: loader, augmentation, targets, losses, moving average, logging. A step of the
-one and a step of the other run in turn, so that a machine that is now fast, now slow is so to both. Out:
-milliseconds per step, by the wall clock and on this process's processor.
+one and a step of the other run in turn (on a GPU, which is to be kept busy, fifty of each), so that a machine
+that is now fast, now slow is so to both. Out: milliseconds per step, by the wall clock and on this process's
+processor. On a GPU both are CUDA graphs.
 
     python -m benchmarks.training --workers 1
 """
@@ -18,17 +19,30 @@ import numpy as np
 import torch
 
 from benchmarks import measure
-from carpose import data, train
+from carpose import data, graphs, train
 from carpose.device import repeatable
 
 
-def bare(training: train.Training, pictures: torch.Tensor, cells: torch.Tensor) -> None:
-    """One step of nothing but network and optimiser, heads at the same cells as in the training."""
-    with torch.autocast(training.device.type, dtype=training.dtype, enabled=training.dtype is not None):
-        outputs = training.model(pictures, cells)
-    training.optimizer.zero_grad(set_to_none=True)
-    sum(value.float().mean() for output in outputs for value in output.values()).backward()
-    training.optimizer.step()
+class Bare:
+    """Steps of nothing but network and optimiser, heads at the same cells as in the training."""
+
+    def __init__(self, training: train.Training, pictures: torch.Tensor, cells: torch.Tensor):
+        self.training, self.pictures, self.cells = training, pictures, cells
+        self.run = graphs.Recorded(self.passes) if training.recorded else self.passes
+
+    def passes(self) -> list[torch.Tensor]:
+        training = self.training
+        for parameter in training.parameters:
+            parameter.grad = None
+        with torch.autocast(training.device.type, dtype=training.dtype, enabled=training.dtype is not None):
+            outputs = training.model(self.pictures, self.cells)
+        sum(value.float().mean() for output in outputs for value in output.values()).backward()
+        return [parameter.grad for parameter in training.parameters]
+
+    def __call__(self) -> None:
+        for parameter, gradient in zip(self.training.parameters, self.run(), strict=True):
+            parameter.grad = gradient
+        self.training.optimizer.step()
 
 
 def main() -> None:
@@ -46,8 +60,12 @@ def main() -> None:
     recipe = measure.recipe(args.model, args.config, pretrained="none")
     torch.set_num_threads(recipe.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    block = 1
     if device.type == "cuda":
         repeatable()  # as a training is
+        block = 50
+    if args.steps % block:
+        parser.error(f"--steps: a multiple of {block}")
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         left, top, right, bottom = recipe.crop
@@ -72,14 +90,14 @@ def main() -> None:
         if args.ready:
             coming = itertools.cycle(list(itertools.islice(coming, 10)))
         times = []
-        turns = in_turn(coming, lambda: bare(alone, pictures, cells), device, times)
+        turns = in_turn(coming, Bare(alone, pictures, cells), device, times, block)
         for _ in range(epochs):
             training.progress.batch = 0
             train.run_epoch(running, training, turns, args.steps, lambda step: 1e-3, stop, "")
         next(turns)  # the last step's end
     figures = {"model": args.model, "config": args.config, "workers": args.workers, "device": device.type}
-    # (epochs, steps, loop or network, clock); the first epoch warms up.
-    times = 1e3 * np.array(times).reshape(epochs, args.steps, 2, 2)[1:]
+    # (epochs, blocks, loop or network, clock); the first epoch warms up.
+    times = 1e3 * np.array(times).reshape(epochs, args.steps // block, 2, 2)[1:]
     for index, clock in enumerate(("wall", "processor")):
         loop, network = times[..., 0, index], times[..., 1, index]
         figures[clock] = {
@@ -91,9 +109,12 @@ def main() -> None:
     measure.finish(args, figures)
 
 
-def in_turn(coming: Iterator, alone: Callable[[], None], device: torch.device, times: list) -> Iterator:
-    """The same batches; after the loop's step with each, `alone` is called. `times` gets, for each of them,
-    ((wall, processor) of the loop's step with its waiting for the batch, the same of `alone`) in seconds.
+def in_turn(
+    coming: Iterator, alone: Callable[[], None], device: torch.device, times: list, block: int
+) -> Iterator:
+    """The same batches; after each `block` of the loop's steps with them `alone` is called as often. `times`
+    gets, for each block, ((wall, processor) of a step of the loop with its waiting for the batch, the same of
+    `alone`) in seconds.
 
     Workers start with the next batch when the loop takes one, so it is the loop that they disturb. But they
     have the time of both steps for it: where a batch takes them longer than a step of the loop, the loop
@@ -105,12 +126,15 @@ def in_turn(coming: Iterator, alone: Callable[[], None], device: torch.device, t
         return np.array([time.perf_counter(), time.process_time()])
 
     mark = clocks()
-    for batch in coming:
+    for number, batch in enumerate(coming, start=1):
         yield batch
+        if number % block:
+            continue
         loop, mark = clocks() - mark, clocks()
-        alone()
+        for _ in range(block):
+            alone()
         own, mark = clocks() - mark, clocks()
-        times.append((loop, own))
+        times.append((loop / block, own / block))
 
 
 def batches(samples: data.Samples, recipe, steps: int, workers: int) -> torch.utils.data.DataLoader:

@@ -351,8 +351,8 @@ def test_gradients_are_clipped_and_averages_stay_parts_of_one_tensor(prepared, o
 
     training.optimizer.step = watched
     for number in range(2):
-        first = training.step(pictures, targets, 0.0)  # without a rate nothing moves but the batch norms
-        second = training.step(pictures, targets, 0.0)
+        first = training.step(pictures, targets, 0.0)()  # without a rate nothing moves but the batch norms
+        second = training.step(pictures, targets, 0.0)()
         assert first["norm"] == pytest.approx(second["norm"], rel=1e-3) and first["norm"] > 1e-3
         assert used[-1] == pytest.approx(1e-3, rel=1e-3)
         training.restore(torch.load(io_of(training.state()), weights_only=False))
@@ -374,10 +374,40 @@ def test_a_batch_without_cars_trains_the_heat_map_alone(prepared, accumulate):
     samples = data.Samples(prepared / "cache", sorted(labels.ImageId.unique())[:2], labels[:0], recipe)
     pictures, targets, _ = samples.collate([samples[0, place, place] for place in range(2)])
     training = train.Training(recipe, False, None, torch.device("cpu"))
-    values = training.step(pictures, targets, 1e-3)
+    values = training.step(pictures, targets, 1e-3)()
     assert not training.is_broken(values) and values["norm"] > 0
     assert values["heatmap"] > 0 and values["depth"] == values["offset"] == values["rotation"] == 0
     assert all(parameter.isfinite().all() for parameter in training.parameters)
+
+
+def test_targets_of_an_even_number_train_the_same(prepared):
+    """As a GPU gets them."""
+    recipe = Recipe(backbone="dla34", width=0.125, neck_channels=16, batch_size=2)
+    recipe = replace(recipe, input_width=192, input_height=64)
+    labels = pd.read_parquet(prepared / "labels.parquet").assign(weight=1.0, depth_sigma=0.1)
+    labels.loc[::3, "weight"] = 0.5
+    samples = data.Samples(prepared / "cache", sorted(labels.ImageId.unique()), labels, recipe)
+    assert samples.most_cars() == labels.ImageId.value_counts().max()
+    pictures, targets, _ = samples.collate([samples[0, place, place] for place in range(2)])
+    even = codec.padded(targets, 2 * samples.most_cars(), 18 * samples.most_cars())
+    assert len(even["peak"]) == len(even["peak_weight"]) > len(targets["peak"])
+    assert len(even["cell"]) == len(even["depth_noise"]) == len(even["rotation"]) > len(targets["cell"])
+    one, other = (train.Training(recipe, False, None, torch.device("cpu")) for _ in range(2))
+    for _ in range(2):
+        assert one.step(pictures, targets, 1e-3)() == pytest.approx(
+            other.step(pictures, even, 1e-3)(), rel=1e-5
+        )
+
+
+def test_losses_come_in_the_order_of_their_weights(prepared):
+    recipe = Recipe(backbone="dla34", width=0.125, neck_channels=16, batch_size=1, height_cue=True)
+    training = train.Training(recipe, False, None, torch.device("cpu"))
+    labels = pd.read_parquet(prepared / "labels.parquet").assign(weight=1.0)
+    samples = data.Samples(prepared / "cache", sorted(labels.ImageId.unique())[:1], labels, recipe)
+    pictures, targets, _ = samples.collate([samples[0, 0, 0]])
+    targets = {name: torch.as_tensor(value) for name, value in targets.items()}
+    outputs = training.model(data.network_input(pictures, training.device, recipe), targets["cell"])
+    assert list(losses.compute(outputs, targets, recipe)) == list(losses.weights(recipe))
 
 
 def test_a_training_goes_on_where_numbers_have_another_format():

@@ -205,6 +205,28 @@ def _bumps(
     return heatmap, ignore
 
 
+def padded(targets: dict, cars: int, cells: int) -> dict:
+    """The same targets with as many peaks and cells in every batch, those added of no weight: what a GPU
+    replays needs one shape. targets: arrays or, of maps, tensors; cars, cells: at least what there are.
+
+    Added ones are spread over the maps: a gradient that many add to takes one after the other.
+    """
+    places = targets["heatmap"].numel()
+    result = dict(targets)
+    for key, most in (("peak", cars), ("cell", cells)):
+        more = most - len(targets[key])
+        result[key] = np.concatenate([targets[key], np.linspace(0, places - 1, more).astype(np.int64)])
+        rest = (
+            ["peak_weight"]
+            if key == "peak"
+            else set(targets) - {"heatmap", "ignore", "peak", "cell", "peak_weight"}
+        )
+        for name in rest:
+            value = targets[name]
+            result[name] = np.concatenate([value, np.zeros((more, *value.shape[1:]), value.dtype)])
+    return result
+
+
 def split(
     pictures: torch.Tensor, targets: dict[str, torch.Tensor], count: int
 ) -> list[tuple[torch.Tensor, dict[str, torch.Tensor]]]:

@@ -7,7 +7,8 @@ number of workers gives the same training and an interrupted one can go on in th
 import functools
 import mmap
 import shutil
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -129,6 +130,11 @@ class Samples(Photos):
         ]
         self.sizes: dict[int, tuple[View, list[Recipe]]] = {}
 
+    def most_cars(self) -> int:
+        """Of one photo, that something is learnt from."""
+        sure = np.concatenate([[0], np.cumsum(self.weight > 0)])
+        return int(np.diff(sure[self.start]).max(initial=0))
+
     def size_of(self, epoch: int, place: int) -> float:
         """The input size of a batch as a fraction of the full one."""
         smallest = self.recipe.resize_from
@@ -233,25 +239,59 @@ def stream(samples: Samples, epoch: int, batch: int, workers: int, device: torch
     # Sizes are rounded to whole cells.
     pixels = recipe.batch_size * (recipe.input_width + 32) * (recipe.input_height + 32)
     maps = 8 * (pixels // codec.STRIDE**2)  # bytes of a batch's heat and ignore maps
-    if device.type == "cuda":  # bytes are a quarter of the way to it; torch copies them while others are made
+    if device.type == "cuda":
         check_shared_memory(4 * pixels + maps, workers)  # of all processes together
-        return iter(
-            torch.utils.data.DataLoader(
-                samples,
-                collate_fn=samples.collate,
-                num_workers=workers,
-                multiprocessing_context="fork" if workers else None,
-                worker_init_fn=slots.apart,
-                pin_memory=True,
-                **options,
-            )
+        cars = max(recipe.batch_size * samples.most_cars(), 1)
+        cells = cars * (2 * recipe.regression_radius + 1) ** 2
+
+        def even(some: list[Sample]) -> Batch:
+            pictures, targets, image_ids = samples.collate(some)
+            return pictures, codec.padded(targets, cars, cells), image_ids
+
+        loader = torch.utils.data.DataLoader(
+            samples,
+            collate_fn=even,
+            num_workers=workers,
+            multiprocessing_context="fork" if workers else None,
+            worker_init_fn=slots.apart,
+            pin_memory=True,
+            **options,
         )
+        # To take a batch apart on the device is to wait for it.
+        return on_device(loader, device) if recipe.accumulate == 1 else iter(loader)
 
     def collate(some: list[Sample]) -> Batch:
         pictures, *rest = samples.collate(some)
         return normalised(pictures, recipe), *rest
 
     return slots.loader(samples, collate, 16 * pixels + maps, workers, **options)
+
+
+def on_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
+    """The same batches on a GPU, each brought there while the one before is computed on; pictures as bytes,
+    a quarter of the way."""
+    road = torch.cuda.Stream(device)
+    under_way: deque[tuple[Batch, torch.cuda.Event]] = deque()
+
+    def next_there() -> Batch:
+        (pictures, targets, image_ids), there = under_way.popleft()
+        current = torch.cuda.current_stream(device)
+        current.wait_event(there)
+        for tensor in (pictures, *targets.values()):
+            tensor.record_stream(current)  # its memory is not the road's again before that is done
+        return pictures, targets, image_ids
+
+    for pictures, targets, image_ids in batches:
+        with torch.cuda.stream(road):
+            pictures = pictures.to(device, non_blocking=True)
+            moved = {
+                name: torch.as_tensor(value).to(device, non_blocking=True) for name, value in targets.items()
+            }
+        under_way.append(((pictures, moved, image_ids), road.record_event()))
+        if len(under_way) > 1:
+            yield next_there()
+    while under_way:
+        yield next_there()
 
 
 def check_shared_memory(batch: int, workers: int, folder: str = "/dev/shm") -> None:

@@ -119,13 +119,13 @@ def count(own: torch.Tensor) -> torch.Tensor:
     return total.clamp(min=1) / size()
 
 
-def mean(own: torch.Tensor) -> list[float]:
+def mean(own: torch.Tensor) -> torch.Tensor:
     """The mean over the processes of a few numbers, the same on all."""
-    values = own.double()
-    if size() > 1:
-        dist.all_reduce(values)
-        values /= size()
-    return values.tolist()
+    if size() == 1:
+        return own
+    total = own.clone()
+    dist.all_reduce(total)
+    return total / size()
 
 
 def any_of(flag: bool, device: torch.device) -> bool:

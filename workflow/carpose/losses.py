@@ -110,8 +110,8 @@ WEIGHED_AS = {"height": "depth"}  # a loss without a weight of its own → the o
 
 
 def weights(recipe: Recipe) -> dict[str, float]:
-    """The weight of each loss that `compute` returns, as the recipe gives it."""
-    names = ["heatmap", "offset", "depth", "rotation", *(["height"] if recipe.height_cue else [])]
+    """The weight of each loss that `compute` returns, in its order, as the recipe gives it."""
+    names = ["heatmap", "offset", "depth", *(["height"] if recipe.height_cue else []), "rotation"]
     return {name: getattr(recipe, f"{WEIGHED_AS.get(name, name)}_weight") for name in names}
 
 

@@ -28,6 +28,7 @@ from .data import Photos, View, network_input
 from .device import lease, number_format, worker_count
 from .files import run_main
 from .fuse import fuse
+from .graphs import Replayed
 from .recipe import Recipe
 
 Poses = dict[str, torch.Tensor]
@@ -230,7 +231,8 @@ def placed(model: torch.nn.Module, recipe: Recipe, device: torch.device, runtime
 
         return Network(model, recipe)
     folded = fold_batch_norms(model, 4 if recipe.mask_channel else 3)
-    return Predictor(folded).to(device, memory_format=torch.channels_last)
+    predictor = Predictor(folded).to(device, memory_format=torch.channels_last)
+    return Replayed(predictor) if device.type == "cuda" else predictor
 
 
 def load_teams(

@@ -14,6 +14,7 @@ import math
 import signal
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,11 +24,11 @@ import pyarrow
 import torch
 from tqdm import tqdm
 
-from . import UserError, codec, data, distributed, ground, losses, state
+from . import UserError, codec, data, distributed, graphs, ground, losses, state
 from .average import MovingAverage
 from .cars import POSE
 from .checkpoint import build, load_checkpoint, save_checkpoint
-from .device import lease, number_format, worker_count
+from .device import fetch, lease, number_format, worker_count
 from .files import atomic, check_writable, run_main
 from .metric import evaluate
 from .optim import make_optimizer, rate_schedule, scaled_rate
@@ -71,15 +72,51 @@ class Training:
         self.dtype = number_format(device, recipe.amp)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
         self.progress = Progress(weights=losses.weights(recipe))
+        self.terms = list(self.progress.weights)
+        self.recorded = graphs.Recorded(self.passes) if can_record(recipe, self.dtype, device) else None
+        # Steps that may be under way while the next one starts.
+        self.ahead = int(device.type == "cuda" and recipe.loss_balance != "learned")
 
-    def step(self, pictures: torch.Tensor, targets: dict[str, torch.Tensor], rate: float) -> dict[str, float]:
-        """One step of the optimiser; the losses of the batch and the norm of its gradients. Without effect if
-        one is not finite."""
-        recipe, weights = self.recipe, self.progress.weights
+    def step(
+        self, pictures: torch.Tensor, targets: dict[str, torch.Tensor], rate: float
+    ) -> Callable[[], dict[str, float]]:
+        """Start a step of the optimiser. The call that is returned waits for it and gives the losses of the
+        batch and the norm of its gradients; if one is not finite the weights are lost.
+
+        On a GPU the next step can start before that. It must not where `learned` losses are balanced anew.
+        """
+        weights = self.progress.weights
         if not self.network.training:
             self.network.train()  # goes through all layers, a hundredth of a small network's step
         targets = {name: torch.as_tensor(value) for name, value in targets.items()}
+        balance = torch.tensor([weights[name] for name in self.terms])
+        run = self.recorded or self.passes
+        found, gradients = run(pictures=pictures, balance=balance, **targets)
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = gradient
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.ema.follow(self.progress.step)
+        coming = fetch(distributed.mean(found))
+
+        def result() -> dict[str, float]:
+            values = dict(zip(["loss", *self.terms, "norm"], coming(), strict=True))
+            if self.recipe.loss_balance == "learned" and not self.is_broken(values):
+                self.progress.weights = losses.balanced(weights, values, self.recipe)
+            return values
+
+        return result
+
+    def passes(
+        self, pictures: torch.Tensor, balance: torch.Tensor, **targets: torch.Tensor
+    ) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
+        """Forward and backward passes. balance: weights of the losses → float64 (loss, its terms, the gradients' norm),
+        and of each parameter the gradient, clipped."""
+        recipe = self.recipe
         counts = losses.counts(targets, self.device)
+        balance = balance.to(self.device, non_blocking=True)
         # Taken apart before they go to a GPU: to pick cells there is to wait for it.
         parts = codec.split(pictures, targets, min(recipe.accumulate, len(pictures)))
         sums: list[torch.Tensor] = []
@@ -89,31 +126,19 @@ class Training:
             own = {name: value.to(self.device, non_blocking=True) for name, value in own.items()}
             with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
                 outputs = self.network(data.network_input(some, self.device, recipe), own["cell"])
-            terms = losses.compute(outputs, own, recipe, counts)
-            values = torch.stack(list(terms.values()))
-            weight = torch.tensor([weights[name] for name in terms]).to(self.device, non_blocking=True)
-            total = values @ weight
+            values = torch.stack(list(losses.compute(outputs, own, recipe, counts).values()))
+            total = values @ balance
             # Several processes average their gradients after each part, which comes to the same as once.
             self.scaler.scale(total).backward()
             sums.append(torch.cat([total[None], values]).detach())
         self.scaler.unscale_(self.optimizer)
-        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        norms = torch._foreach_norm(joined(gradients))
-        found = distributed.mean(torch.cat([sum(sums), torch.stack(norms).norm()[None]]))  # waits for a GPU
-        values = dict(zip(["loss", *terms, "norm"], found, strict=True))
-        if self.is_broken(values):
-            self.scaler.update()  # it must not stay between unscaling and its step
-            return values
-        if recipe.loss_balance == "learned":
-            self.progress.weights = losses.balanced(weights, values, recipe)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        if recipe.clip_norm < values["norm"] < math.inf:
-            torch._foreach_mul_(gradients, recipe.clip_norm / values["norm"])
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.ema.follow(self.progress.step)
-        return values
+        gradients = [parameter.grad for parameter in self.parameters]
+        there = [gradient for gradient in gradients if gradient is not None]
+        norm = torch.stack(torch._foreach_norm(joined(there))).norm().double()
+        # On the device, which is not waited for. A norm that is not finite changes nothing.
+        share = recipe.clip_norm / norm
+        torch._foreach_mul_(there, torch.where((share > 0) & (share < 1), share, 1.0).float())
+        return torch.cat([sum(sums).double(), norm[None]]), gradients
 
     def is_broken(self, values: dict[str, float]) -> bool:
         """Whether a loss or the gradients are not finite; a scaler of float16 deals with gradients itself."""
@@ -138,6 +163,13 @@ class Training:
             self.scaler.load_state_dict(saved["scaler"])
         torch.set_rng_state(saved["random"])
         self.progress = Progress(**saved["progress"])
+
+
+def can_record(recipe: Recipe, dtype: torch.dtype | None, device: torch.device) -> bool:
+    """Whether forward and backward passes can become a CUDA graph: float16's scaler decides in Python, parts
+    of a batch are of any shape, and processes wait for each other."""
+    alone = recipe.accumulate == 1 and distributed.size() == 1
+    return device.type == "cuda" and dtype != torch.float16 and alone
 
 
 def joined(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
@@ -233,27 +265,37 @@ def run_epoch(
     silent = not (sys.stderr.isatty() and distributed.first())
     rest = itertools.islice(coming, left)
     bar = tqdm(rest, total=left, desc=f"{args.name} {progress.epoch + 1}", disable=silent, leave=False)
+    under_way: deque[tuple] = deque()
+
+    def settle(most: int) -> None:
+        """Wait until no more than `most` steps are under way; count the losses of the others."""
+        while len(under_way) > most:
+            step, result, image_ids = under_way.popleft()
+            values = result()
+            if training.is_broken(values):
+                bad = ", ".join(f"{name} {v:g}" for name, v in values.items() if not math.isfinite(v))
+                photos, place = ", ".join(image_ids), f"epoch {progress.epoch + 1}, step {step}"
+                raise FloatingPointError(f"loss is not finite ({bad}) in {place}, images {photos}")
+            for name, value in values.items():
+                if math.isfinite(value):  # the norm is not, where float16 overflowed and a step was left out
+                    progress.sums[name] = progress.sums.get(name, 0.0) + value
+
     for pictures, targets, image_ids in bar:
-        values = training.step(pictures, targets, rate_of(progress.step) * progress.rate)
-        if training.is_broken(values):
-            bad = ", ".join(f"{name} {value:g}" for name, value in values.items() if not math.isfinite(value))
-            photos = ", ".join(image_ids)
-            place = f"epoch {progress.epoch + 1}, step {progress.step}"
-            raise FloatingPointError(f"loss is not finite ({bad}) in {place}, images {photos}")
+        result = training.step(pictures, targets, rate_of(progress.step) * progress.rate)
+        under_way.append((progress.step, result, image_ids))
+        settle(training.ahead)
         progress.step += 1
         progress.batch += 1
-        for name, value in values.items():
-            if math.isfinite(value):  # the norm is not, where float16 overflowed and the step was left out
-                progress.sums[name] = progress.sums.get(name, 0.0) + value
-        if not silent:
-            means = {name: f"{total / progress.batch:.3f}" for name, total in progress.sums.items()}
-            bar.set_postfix(means)
+        if not silent and (done := progress.batch - len(under_way)):
+            bar.set_postfix({name: f"{total / done:.3f}" for name, total in progress.sums.items()})
         stopping = distributed.any_of(stop.raised, training.device)
         if stopping or time.monotonic() - saved_at > 60 * args.save_minutes:
+            settle(0)
             save_state(args, digest, training)
             saved_at = time.monotonic()
         if stopping:
             raise Interrupted
+    settle(0)
 
 
 def finish_epoch(
