@@ -10,8 +10,10 @@ side by side, which takes memory for all of them, and measured one after the oth
 """
 
 import argparse
+import functools
 import itertools
 import multiprocessing
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +27,11 @@ from carpose.device import number_format, repeatable
 from carpose.memory import keep_freed_memory
 from carpose.recipe import Recipe
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+@functools.cache
+def device() -> torch.device:
+    """Not when this is imported: a process that has asked cannot be forked."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def seconds(function: Callable, repeats: int) -> float:
@@ -41,7 +47,7 @@ def seconds(function: Callable, repeats: int) -> float:
 
 
 def wait() -> None:
-    if DEVICE.type == "cuda":
+    if device().type == "cuda":
         torch.cuda.synchronize()
 
 
@@ -54,9 +60,9 @@ def warm(function: Callable) -> None:
 
 def card(dtype: torch.dtype) -> roofline.Card:
     """A large matrix product in this format, float32 as convolutions take it; a large copy."""
-    size, count = (8192, 2**30) if DEVICE.type == "cuda" else (2048, 2**26)
-    a, b = torch.randn(2, size, size, device=DEVICE).to(dtype)
-    source, target = torch.rand(2, count // 2, device=DEVICE)
+    size, count = (8192, 2**30) if device().type == "cuda" else (2048, 2**26)
+    a, b = torch.randn(2, size, size, device=device()).to(dtype)
+    source, target = torch.rand(2, count // 2, device=device())
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
     warm(lambda: a @ b)
@@ -69,10 +75,10 @@ def card(dtype: torch.dtype) -> roofline.Card:
 
 def study(recipe: Recipe, compiled: bool, repeats: int) -> Iterator[dict]:
     """One backbone at one size in one number format: first all is made ready, then measured."""
-    training = train.Training(recipe, False, None, DEVICE)
-    pictures, targets = roofline.constant_batch(recipe, DEVICE)
-    inputs = data.network_input(pictures, DEVICE, recipe)
-    model = predict.placed(training.model, recipe, DEVICE, "torch")
+    training = train.Training(recipe, False, None, device())
+    pictures, targets = roofline.constant_batch(recipe, device())
+    inputs = data.network_input(pictures, device(), recipe)
+    model = predict.placed(training.model, recipe, device(), "torch")
     if compiled:
         training.model.compile()
         getattr(model, "predictor", model).compile()
@@ -85,7 +91,7 @@ def study(recipe: Recipe, compiled: bool, repeats: int) -> Iterator[dict]:
             under_way.pop(0)()
 
     def seen() -> None:
-        predict.forward(model, pictures, recipe, DEVICE).poses(targets["cell"])
+        predict.forward(model, pictures, recipe, device()).poses(targets["cell"])
 
     def all_photos(functions: dict[str, Callable]) -> dict:
         each = {
@@ -95,7 +101,7 @@ def study(recipe: Recipe, compiled: bool, repeats: int) -> Iterator[dict]:
         return {name: round(value, 1) for name, value in each.items()} | {"training / bare": round(ratio, 3)}
 
     warm(step)
-    memory = round(torch.cuda.max_memory_allocated() / 2**30, 2) if DEVICE.type == "cuda" else None
+    memory = round(torch.cuda.max_memory_allocated() / 2**30, 2) if device().type == "cuda" else None
     functions = {
         "training": step,
         "bare network": Bare(training, inputs, targets["cell"]),
@@ -105,7 +111,7 @@ def study(recipe: Recipe, compiled: bool, repeats: int) -> Iterator[dict]:
         warm(function)
     yield {}
     found = all_photos(functions) | {"training GiB": memory}
-    if DEVICE.type == "cuda":
+    if device().type == "cuda" and not compiled:
         training.recorded, model = None, model.predictor
         functions["bare network"] = Bare(training, inputs, targets["cell"])
         for function in functions.values():
@@ -114,34 +120,36 @@ def study(recipe: Recipe, compiled: bool, repeats: int) -> Iterator[dict]:
     yield found
 
 
-def case(connection, recipe: Recipe, compiled: bool, seen: roofline.Card, args: argparse.Namespace) -> None:
+def case(connection, recipe: Recipe, compiled: bool, args: argparse.Namespace) -> None:
     """In a process: says when it is ready, and when told to go on, what it has measured."""
     keep_freed_memory()
     torch.set_num_threads(recipe.threads)
-    if not args.any_bits:
-        repeatable()  # as a training and a prediction are
+    set_bits(args)
     try:
-        floors = {
-            f"{what}, floor": roofline.floor(traffic, seen, recipe.batch_size)
-            for what, traffic in roofline.works(recipe).items()
-        }
         measured = study(recipe, compiled, args.repeats)
         connection.send(next(measured))
         connection.recv()
-        found = next(measured)
-        for mine, what in (("bare network", "training"), ("prediction", "prediction")):
-            most = floors[f"{what}, floor"]["photos/s"]
-            found[f"{mine} / floor"] = round(found[f"{mine} photos/s"] / most, 3)
-        connection.send(found | floors)
+        connection.send(next(measured))
     except torch.OutOfMemoryError:
         connection.send("does not fit")
     except RuntimeError as error:  # of a compiler or of cuDNN: the other cases go on
         connection.send(f"{type(error).__name__}: {error}"[:300])
 
 
-def received(connection):
+def set_bits(args: argparse.Namespace) -> None:
+    if args.any_bits:
+        torch.backends.cudnn.benchmark = True
+    else:
+        repeatable()  # as a training and a prediction are
+
+
+def received(process, connection, patience: float | None = None):
+    """What the process sends; a sentence where it sends nothing."""
     try:
-        return connection.recv()
+        if connection.poll(patience):
+            return connection.recv()
+        process.kill()
+        return "not ready in time"
     except EOFError:
         return "its process ended"
 
@@ -152,35 +160,55 @@ def main() -> None:
     parser.add_argument("--formats", nargs="+", default=["off", "bf16"], help="off is float32")
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--compiled", choices=["too", "no", "only"], default="too", help="by torch.compile")
-    parser.add_argument("--any-bits", action="store_true", help="algorithms that need not repeat their bits")
+    parser.add_argument(
+        "--any-bits", action="store_true", help="the fastest algorithms, which need not repeat their bits"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="cases that are made ready at once")
+    parser.add_argument("--patience", type=float, default=1800, help="seconds to make them ready")
     args = parser.parse_args()
-    figures = {"device": DEVICE.type}
-    cards = {amp: card(number_format(DEVICE, amp) or torch.float32) for amp in args.formats}
+    processes = multiprocessing.get_context("forkserver")  # torch is imported once
+    processes.set_forkserver_preload(["benchmarks.roofline"])
+    set_bits(args)
+    figures = {"device": device().type}
+    cards = {amp: card(number_format(device(), amp) or torch.float32) for amp in args.formats}
     for amp, seen in cards.items():
         figures[f"card, {amp}"] = {"TFLOP/s": round(seen.peak / 1e12, 2), "GB/s": round(seen.bandwidth / 1e9)}
         print(f"card, {amp}", figures[f"card, {amp}"], flush=True)
-    if DEVICE.type == "cuda":
+    if device().type == "cuda":
         torch.cuda.empty_cache()
-    spawn = multiprocessing.get_context("spawn")
-    ways = {"too": (False, True), "no": (False,), "only": (True,)}[args.compiled]
-    cases = itertools.product(roofline.recipes(args), ways)
-    while batch := list(itertools.islice(cases, args.jobs)):
-        running = []
-        for (name, recipe), compiled in batch:
-            here, there = spawn.Pipe()
-            given = (there, recipe, compiled, cards[recipe.amp], args)
-            spawn.Process(target=case, args=given, daemon=True).start()
-            there.close()
-            running.append((f"{name} compiled" if compiled else name, here))
-        ready = {name: received(connection) for name, connection in running}
-        for name, connection in running:
-            if not ready[name]:
-                connection.send("go")
-                ready[name] = received(connection)
-            figures[name] = ready[name]
-            print(name, figures[name], flush=True)
-            measure.keep(args, figures)
+    named = dict(roofline.recipes(args))
+    for compiled in {"too": (False, True), "no": (False,), "only": (True,)}[args.compiled]:
+        cases = iter(named.items())
+        while batch := list(itertools.islice(cases, args.jobs)):
+            running, start = {}, time.monotonic()
+            for name, recipe in batch:
+                here, there = processes.Pipe()
+                process = processes.Process(target=case, args=(there, recipe, compiled, args), daemon=True)
+                process.start()
+                there.close()
+                running[name] = process, here
+            ready = {
+                name: received(*one, max(args.patience - time.monotonic() + start, 0))
+                for name, one in running.items()
+            }
+            for name, (process, connection) in running.items():
+                if not ready[name]:
+                    connection.send("go")
+                    ready[name] = received(process, connection)
+                key = f"{name} compiled" if compiled else name
+                figures[key] = ready[name]
+                print(f"{time.monotonic() - start:.0f} s", key, figures[key], flush=True)
+                measure.keep(args, figures)
+    with processes.Pool(min(len(named), len(os.sched_getaffinity(0)))) as pool:
+        counted = dict(zip(named, pool.map(roofline.works, named.values()), strict=True))
+    for name, recipe in named.items():
+        for what, traffic in counted[name].items():
+            least = roofline.floor(traffic, cards[recipe.amp], recipe.batch_size)
+            figures[f"{name}, {what}, floor"] = least
+            for key in (name, f"{name} compiled"):
+                if isinstance(seen := figures.get(key), dict):
+                    mine = "bare network" if what == "training" else what
+                    seen[f"{mine} / floor"] = round(seen[f"{mine} photos/s"] / least["photos/s"], 3)
     measure.finish(args, figures)
 
 

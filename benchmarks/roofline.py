@@ -185,7 +185,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def recipes(args: argparse.Namespace) -> Iterator[tuple[str, Recipe]]:
     """Each model at each size in each number format, with a name for it."""
-    for model, size, amp in itertools.product(args.models, args.sizes, args.formats):
+    for size, model, amp in itertools.product(args.sizes, args.models, args.formats):
         width, height = map(int, size.split("x"))
         shape = {"input_width": width, "input_height": height}
         shape |= {"batch_size": args.batch} if args.batch else {}

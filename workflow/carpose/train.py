@@ -112,8 +112,8 @@ class Training:
     def passes(
         self, pictures: torch.Tensor, balance: torch.Tensor, **targets: torch.Tensor
     ) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
-        """Forward and backward passes. balance: weights of the losses → float64 (loss, its terms, the gradients' norm),
-        and of each parameter the gradient, clipped."""
+        """Forward and backward passes. balance: weights of the losses → float64 (loss, its terms, the norm of
+        the gradients), and of each parameter the gradient, clipped."""
         recipe = self.recipe
         counts = losses.counts(targets, self.device)
         balance = balance.to(self.device, non_blocking=True)
