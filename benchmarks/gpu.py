@@ -14,6 +14,7 @@ import functools
 import itertools
 import multiprocessing
 import os
+import signal
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -122,6 +123,7 @@ def study(recipe: Recipe, compiled: bool, repeats: int) -> Iterator[dict]:
 
 def case(connection, recipe: Recipe, compiled: bool, args: argparse.Namespace) -> None:
     """In a process: says when it is ready, and when told to go on, what it has measured."""
+    os.setsid()  # killed with all that a compiler has started
     keep_freed_memory()
     torch.set_num_threads(recipe.threads)
     set_bits(args)
@@ -148,7 +150,7 @@ def received(process, connection, patience: float | None = None):
     try:
         if connection.poll(patience):
             return connection.recv()
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)
         return "not ready in time"
     except EOFError:
         return "its process ended"
