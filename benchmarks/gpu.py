@@ -2,9 +2,9 @@
 
 Photos per second and memory of training steps, losses and all, beside the bare network on a constant batch,
 and both beside the floor of benchmarks.roofline for the peak and the bandwidth that the card is seen to have;
-as CUDA graphs, as all trainings and predictions are, and each operation by itself. Without a GPU it does the
-same on the CPU, where there are no graphs. Each case is a process of its own; --jobs of them are made ready
-side by side, which takes memory for all of them, and measured one after the other.
+as CUDA graphs, as trainings and predictions are where they can be, and each operation by itself. Without a
+GPU it does the same on the CPU, where there are no graphs. Each case is a process of its own; --jobs of them
+are made ready side by side, which takes memory for all of them, and measured one after the other.
 
     python -m benchmarks.gpu --config configs/pku.yaml
 """
@@ -59,6 +59,20 @@ def warm(function: Callable) -> None:
     wait()
 
 
+def memory_of(function: Callable, *modules: torch.nn.Module) -> float | None:
+    """Call it until it is compiled and recorded. GiB that it needs at most, with these weights, which
+    are there already; None without a GPU."""
+    if device().type != "cuda":
+        warm(function)
+        return None
+    torch.cuda.empty_cache()  # then what is reserved is of use to nothing else
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_reserved()
+    warm(function)
+    weights = sum(roofline.size(value) for module in modules for value in module.state_dict().values())
+    return round((torch.cuda.max_memory_reserved() - before + weights) / 2**30, 2)
+
+
 def card(dtype: torch.dtype) -> roofline.Card:
     """A large matrix product in this format, float32 as convolutions take it; a large copy."""
     size, count = (8192, 2**30) if device().type == "cuda" else (2048, 2**26)
@@ -101,17 +115,16 @@ def study(recipe: Recipe, compiled: bool, repeats: int) -> Iterator[dict]:
         ratio = each["training photos/s"] / each["bare network photos/s"]
         return {name: round(value, 1) for name, value in each.items()} | {"training / bare": round(ratio, 3)}
 
-    warm(step)
-    memory = round(torch.cuda.max_memory_allocated() / 2**30, 2) if device().type == "cuda" else None
     functions = {
         "training": step,
         "bare network": Bare(training, inputs, targets["cell"]),
         "prediction": seen,
     }
-    for function in functions.values():
-        warm(function)
+    memory = {"training GiB": memory_of(step, training.model, training.ema.module)}
+    warm(functions["bare network"])
+    memory["prediction GiB"] = memory_of(seen, model)
     yield {}
-    found = all_photos(functions) | {"training GiB": memory}
+    found = all_photos(functions) | memory
     if device().type == "cuda" and not compiled:
         training.recorded, model = None, model.predictor
         functions["bare network"] = Bare(training, inputs, targets["cell"])

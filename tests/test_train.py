@@ -380,18 +380,19 @@ def test_a_batch_without_cars_trains_the_heat_map_alone(prepared, accumulate):
     assert all(parameter.isfinite().all() for parameter in training.parameters)
 
 
-def test_targets_of_an_even_number_train_the_same(prepared):
-    """As a GPU gets them."""
+@pytest.mark.parametrize("sigma", [0.1, 0.0])
+def test_targets_of_an_even_number_train_the_same(prepared, sigma):
+    """As a GPU gets them; without noise, too, where other batches have some."""
     recipe = Recipe(backbone="dla34", width=0.125, neck_channels=16, batch_size=2)
-    recipe = replace(recipe, input_width=192, input_height=64)
-    labels = pd.read_parquet(prepared / "labels.parquet").assign(weight=1.0, depth_sigma=0.1)
+    recipe = replace(recipe, input_width=192, input_height=64, height_cue=True)
+    labels = pd.read_parquet(prepared / "labels.parquet").assign(weight=1.0, depth_sigma=sigma)
     labels.loc[::3, "weight"] = 0.5
     samples = data.Samples(prepared / "cache", sorted(labels.ImageId.unique()), labels, recipe)
     assert samples.most_cars() == labels.ImageId.value_counts().max()
     pictures, targets, _ = samples.collate([samples[0, place, place] for place in range(2)])
-    even = codec.padded(targets, 2 * samples.most_cars(), 18 * samples.most_cars())
-    assert len(even["peak"]) == len(even["peak_weight"]) > len(targets["peak"])
-    assert len(even["cell"]) == len(even["depth_noise"]) == len(even["rotation"]) > len(targets["cell"])
+    even = codec.padded(targets, 2 * samples.most_cars(), recipe, noisy=True)
+    assert len(even["peak"]) == len(even["peak_weight"]) == 2 * samples.most_cars() > len(targets["peak"])
+    assert len(even["cell"]) == len(even["depth_noise"]) == len(even["rotation"]) == 9 * len(even["peak"])
     one, other = (train.Training(recipe, False, None, torch.device("cpu")) for _ in range(2))
     for _ in range(2):
         assert one.step(pictures, targets, 1e-3)() == pytest.approx(

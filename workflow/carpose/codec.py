@@ -205,25 +205,25 @@ def _bumps(
     return heatmap, ignore
 
 
-def padded(targets: dict, cars: int, cells: int) -> dict:
-    """The same targets with as many peaks and cells in every batch, those added of no weight: what a GPU
-    replays needs one shape. targets: arrays or, of maps, tensors; cars, cells: at least what there are.
+def padded(targets: dict, cars: int, recipe: Recipe, noisy: bool) -> dict:
+    """The same targets with as many peaks and cells as so many cars, at least those that there are, can have;
+    those added have no weight. noisy: with the labels' noise, even if there is none. What a GPU replays needs
+    one shape. targets: arrays and, of maps, tensors.
 
-    Added ones are spread over the maps: a gradient that many add to takes one after the other.
+    The added ones are spread over the maps: gradients that meet in a cell are summed one after the other.
     """
-    places = targets["heatmap"].numel()
+    places, cells = targets["heatmap"].numel(), cars * (2 * recipe.regression_radius + 1) ** 2
     result = dict(targets)
-    for key, most in (("peak", cars), ("cell", cells)):
-        more = most - len(targets[key])
-        result[key] = np.concatenate([targets[key], np.linspace(0, places - 1, more).astype(np.int64)])
-        rest = (
-            ["peak_weight"]
-            if key == "peak"
-            else set(targets) - {"heatmap", "ignore", "peak", "cell", "peak_weight"}
+    if noisy:
+        none = np.zeros((len(targets["cell"]), 1), np.float32)
+        result = {f"{name}_noise": none for name in ("depth", "height") if name in targets} | result
+    for name in set(result) - {"heatmap", "ignore"}:
+        own = result[name]
+        more = (cars if name in ("peak", "peak_weight") else cells) - len(own)
+        added = (
+            np.linspace(0, places - 1, more) if name in ("peak", "cell") else np.zeros((more, *own.shape[1:]))
         )
-        for name in rest:
-            value = targets[name]
-            result[name] = np.concatenate([value, np.zeros((more, *value.shape[1:]), value.dtype)])
+        result[name] = np.concatenate([own, added.astype(own.dtype)])
     return result
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from . import UserError, augment, camera, codec, distributed, rotation, slots
+from . import UserError, augment, camera, codec, distributed, graphs, rotation, slots
 from .cache import Cache, open_cache
 from .cars import ANGLES, POSITION
 from .recipe import Recipe
@@ -241,16 +241,17 @@ def stream(samples: Samples, epoch: int, batch: int, workers: int, device: torch
     maps = 8 * (pixels // codec.STRIDE**2)  # bytes of a batch's heat and ignore maps
     if device.type == "cuda":
         check_shared_memory(4 * pixels + maps, workers)  # of all processes together
+        recorded = graphs.can_record(recipe, device)
         cars = max(recipe.batch_size * samples.most_cars(), 1)
-        cells = cars * (2 * recipe.regression_radius + 1) ** 2
+        noisy = bool(samples.noise.any())
 
         def even(some: list[Sample]) -> Batch:
             pictures, targets, image_ids = samples.collate(some)
-            return pictures, codec.padded(targets, cars, cells), image_ids
+            return pictures, codec.padded(targets, cars, recipe, noisy), image_ids
 
         loader = torch.utils.data.DataLoader(
             samples,
-            collate_fn=even,
+            collate_fn=even if recorded else samples.collate,
             num_workers=workers,
             multiprocessing_context="fork" if workers else None,
             worker_init_fn=slots.apart,
@@ -331,8 +332,8 @@ def normalised(pictures: torch.Tensor, recipe: Recipe) -> torch.Tensor:
     return torch.cat([inputs, pictures[..., 3:] / 255.0], dim=-1) if recipe.mask_channel else inputs
 
 
-@functools.lru_cache(16)
+@functools.cache
 def _shift_and_scale(width: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of a row of pixels; kept, since to bring them to a GPU is to wait for it."""
+    """Of a row of pixels; kept, since to bring them to a GPU is to wait for it, and CUDA graphs read them."""
     with torch.inference_mode(False):
         return (-MEAN / STD).repeat(width).to(device), (1 / (255 * STD)).repeat(width).to(device)

@@ -56,6 +56,9 @@ def check_no_gpu(driver: str = "/dev/nvidiactl") -> None:
         )
 
 
+NO_GRAPHS = "on a GPU issue each operation by itself; slower, the same results"
+
+
 def worker_count(text: str) -> int:
     """An option's number of worker processes: no more than cores, on which they would only be in each
     other's way."""

@@ -1,11 +1,10 @@
 """A GPU's work recorded once and replayed as one call: CUDA graphs.
 
 A training step is one to three thousand operations, each of which costs Python and the driver more time than
-most take on a fast GPU: it waits for its next operation two thirds of the time (docs/benchmarks.md). A graph
-issues all at once. Operations and their order stay the same, and so do the results, bit for bit.
+most take on a fast GPU: it waited for them for half of the time and more (docs/benchmarks.md). A graph issues
+all at once. Operations and their order stay the same, and so do the results, bit for bit.
 """
 
-import weakref
 from collections import Counter
 from collections.abc import Callable
 
@@ -14,32 +13,41 @@ from torch.utils._pytree import tree_map
 
 from models.predictor import Predictor
 
+from . import UserError, distributed
+from .device import number_format
+from .recipe import Recipe
+
 UNRECORDED = 2  # calls of the same shapes before one is recorded: in them libraries load and choose
-LIVING: weakref.WeakSet = weakref.WeakSet()  # what has recorded something
+
+
+def can_record(recipe: Recipe, device: torch.device) -> bool:
+    """Whether a training's passes can become a graph: float16's scaler decides in Python, parts of a batch
+    are of any shape, and processes wait for each other. And whether one is enough: each keeps its memory."""
+    fixed = recipe.accumulate == 1 and recipe.resize == "none" and distributed.size() == 1
+    return device.type == "cuda" and number_format(device, recipe.amp) != torch.float16 and fixed
 
 
 class Recorded:
     """A function of tensors on a GPU, replayed for shapes that it was called with before.
 
-    It must not wait for the GPU, and must do the same for all values of one shape. What it returns, tensors
-    in lists, tuples or dicts, lasts until the next call of anything recorded: they share their memory.
-    A function that cannot be recorded is called as it is, after a warning.
+    It must not wait for the GPU, must do the same for all values of one shape, and what else it reads has to
+    stay where it is. What it returns, tensors in lists, tuples or dicts, lasts until the next call.
+    Raises UserError for what cannot be recorded.
     """
 
     def __init__(self, function: Callable):
         self.function = function
         self.calls: Counter = Counter()
-        self.graphs: dict[tuple, tuple] = {}  # by shapes: graph, inputs, outputs; empty: as it is
-        self.pool = None
+        self.graphs: dict[tuple, tuple] = {}  # by shapes: graph, inputs, outputs
+        self.pool = None  # their memory: only one of them is at work
 
     def __call__(self, **inputs: torch.Tensor):
         shapes = tuple((name, value.dtype, value.shape) for name, value in inputs.items())
         if shapes not in self.graphs:
             self.calls[shapes] += 1
-            if self.calls[shapes] > UNRECORDED:
-                self.graphs[shapes] = self.record(inputs)
-        if not self.graphs.get(shapes):
-            return self.function(**inputs)
+            if self.calls[shapes] <= UNRECORDED:
+                return self.function(**inputs)
+            self.graphs[shapes] = self.record(inputs)
         graph, own, outputs = self.graphs[shapes]
         for name, value in inputs.items():
             own[name].copy_(value, non_blocking=True)
@@ -49,18 +57,18 @@ class Recorded:
     def record(self, inputs: dict[str, torch.Tensor]) -> tuple:
         graph = torch.cuda.CUDAGraph()
         own = {name: torch.empty_like(value, device="cuda") for name, value in inputs.items()}
-        current = torch.cuda.current_stream()
-        pool = next((other.pool for other in LIVING if other.pool), None)
         try:
             # Of this thread alone: another one pins the memory of coming batches meanwhile.
-            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+            with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
                 outputs = self.function(**own)
-        except RuntimeError as error:
-            torch.cuda.set_stream(current)  # which torch does not, if the end of the recording fails too
-            print(f"warning: not recorded as a CUDA graph, so slower: {error}", flush=True)
-            return ()
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:  # to go on would be to go on with a damaged allocator
+            raise UserError(
+                f"this GPU's work cannot be recorded as a CUDA graph ({error}); "
+                "set running: {graphs: false}, and each operation is issued by itself"
+            ) from error
         self.pool = graph.pool()
-        LIVING.add(self)
         return graph, own, outputs
 
 

@@ -25,14 +25,14 @@ from .cache import open_cache
 from .checkpoint import load_checkpoint
 from .codec import STRIDE, can_pool, decode
 from .data import Photos, View, network_input
-from .device import lease, number_format, worker_count
+from .device import NO_GRAPHS, lease, number_format, worker_count
 from .files import run_main
 from .fuse import fuse
 from .graphs import Replayed
 from .recipe import Recipe
 
 Poses = dict[str, torch.Tensor]
-Member = tuple[Predictor, Recipe]
+Member = tuple[torch.nn.Module, Recipe]  # the first of `placed`
 # What the meaning of a cell's outputs depends on: models that agree in it can have their maps averaged.
 GRID = (
     *("input_width", "input_height", "crop", "level_deg", "perspective"),
@@ -49,7 +49,7 @@ class Sight:
     poses: Callable[[torch.Tensor], Poses]  # cells (N,) counted through the batch → what is there
 
 
-def forward(model: Predictor, pictures: torch.Tensor, recipe: Recipe, device: torch.device) -> Sight:
+def forward(model: torch.nn.Module, pictures: torch.Tensor, recipe: Recipe, device: torch.device) -> Sight:
     """What the network sees on pictures (B, H, W, 4) uint8."""
     dtype = number_format(device, recipe.amp)
 
@@ -67,7 +67,9 @@ def forward(model: Predictor, pictures: torch.Tensor, recipe: Recipe, device: to
     return Sight(heatmap, poses)
 
 
-def flipped_forward(model: Predictor, pictures: torch.Tensor, recipe: Recipe, device: torch.device) -> Sight:
+def flipped_forward(
+    model: torch.nn.Module, pictures: torch.Tensor, recipe: Recipe, device: torch.device
+) -> Sight:
     """The mean of what the network sees on the picture and on its mirror image, mapped back.
 
     An array flip is what a camera with mirrored cx sees of the mirrored scene: exact, no resampling.
@@ -223,25 +225,27 @@ def mean(sights: list[Sight], recipe: Recipe) -> Sight:
     return Sight(sum(sight.heatmap for sight in sights) / len(sights), poses)
 
 
-def placed(model: torch.nn.Module, recipe: Recipe, device: torch.device, runtime: str) -> Predictor:
-    """The network as and where it will predict, apart from the given one. runtime: torch, or openvino,
-    which is for the CPU alone."""
+def placed(
+    model: torch.nn.Module, recipe: Recipe, device: torch.device, runtime: str, graphs: bool = True
+) -> torch.nn.Module:
+    """The network as and where it will predict, apart from the given one: a Predictor, or what works like it.
+    runtime: torch, or openvino, which is for the CPU alone; graphs: on a GPU as a CUDA graph."""
     if runtime == "openvino" and device.type == "cpu":
         from .export import Network  # here: what it imports is optional
 
         return Network(model, recipe)
     folded = fold_batch_norms(model, 4 if recipe.mask_channel else 3)
     predictor = Predictor(folded).to(device, memory_format=torch.channels_last)
-    return Replayed(predictor) if device.type == "cuda" else predictor
+    return Replayed(predictor) if graphs and device.type == "cuda" else predictor
 
 
 def load_teams(
-    checkpoints: list[list[Path]], device: torch.device, runtime: str = "torch"
+    checkpoints: list[list[Path]], device: torch.device, runtime: str = "torch", graphs: bool = True
 ) -> tuple[list[list[Member]], list[dict]]:
     """Checkpoints by model and fold → per fold the models with their recipes, and the ground it knows.
 
-    runtime: as in `placed`. Raises UserError where numbers of folds, recipes of one model or grids differ,
-    or where the runtime is not installed.
+    runtime, graphs: as in `placed`. Raises UserError where numbers of folds, recipes of one model or grids
+    differ, or where the runtime is not installed.
     """
     if len(set(map(len, checkpoints))) > 1:
         raise UserError("--checkpoints: name as many folds for each model")
@@ -260,7 +264,7 @@ def load_teams(
                         f"{path}: {key} is {getattr(recipe, key)}, but {getattr(first, key)} in "
                         f"{checkpoints[0][0]}; only maps of one grid can be averaged"
                     )
-            members.append((placed(model, recipe, device, runtime), recipe))
+            members.append((placed(model, recipe, device, runtime, graphs), recipe))
             grounds.append(provenance.get("ground"))
         by_model.append(members)
     # All models of a fold have learnt from the same labels.
@@ -322,6 +326,7 @@ def main() -> int:
         "--ground", action="store_true", help="move cars to the ground that those of their photo stand on"
     )
     parser.add_argument("--gpus", type=int, default=1, help="0: compute on the CPU")
+    parser.add_argument("--no-graphs", action="store_true", help=NO_GRAPHS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
 
@@ -338,7 +343,7 @@ def main() -> int:
         "turns_deg": args.turns_deg,
     }
     with lease(args.gpus) as device:
-        teams, grounds = load_teams(args.checkpoints, device, args.runtime)
+        teams, grounds = load_teams(args.checkpoints, device, args.runtime, not args.no_graphs)
         if args.ground and None in grounds:
             raise UserError("--ground: a checkpoint of an older version knows no ground; train it again")
         grounds = grounds if args.ground else [None] * len(teams)

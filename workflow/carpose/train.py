@@ -28,7 +28,7 @@ from . import UserError, codec, data, distributed, graphs, ground, losses, state
 from .average import MovingAverage
 from .cars import POSE
 from .checkpoint import build, load_checkpoint, save_checkpoint
-from .device import fetch, lease, number_format, worker_count
+from .device import NO_GRAPHS, fetch, lease, number_format, worker_count
 from .files import atomic, check_writable, run_main
 from .metric import evaluate
 from .optim import make_optimizer, rate_schedule, scaled_rate
@@ -73,17 +73,18 @@ class Training:
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
         self.progress = Progress(weights=losses.weights(recipe))
         self.terms = list(self.progress.weights)
-        self.recorded = graphs.Recorded(self.passes) if can_record(recipe, self.dtype, device) else None
-        # Steps that may be under way while the next one starts.
-        self.ahead = int(device.type == "cuda" and recipe.loss_balance != "learned")
+        self.recorded = graphs.Recorded(self.passes) if graphs.can_record(recipe, device) else None
+        # Steps that may be under way while the next one starts; all of several processes judge one at once.
+        single = distributed.size() == 1 and recipe.loss_balance != "learned"
+        self.ahead = int(device.type == "cuda" and single)
 
     def step(
         self, pictures: torch.Tensor, targets: dict[str, torch.Tensor], rate: float
     ) -> Callable[[], dict[str, float]]:
         """Start a step of the optimiser. The call that is returned waits for it and gives the losses of the
-        batch and the norm of its gradients; if one is not finite the weights are lost.
+        batch and the norm of its gradients. If the step `is_broken` the weights are lost.
 
-        On a GPU the next step can start before that. It must not where `learned` losses are balanced anew.
+        On a GPU the next step can start before that, so many as `ahead` says.
         """
         weights = self.progress.weights
         if not self.network.training:
@@ -165,13 +166,6 @@ class Training:
         self.progress = Progress(**saved["progress"])
 
 
-def can_record(recipe: Recipe, dtype: torch.dtype | None, device: torch.device) -> bool:
-    """Whether forward and backward passes can become a CUDA graph: float16's scaler decides in Python, parts
-    of a batch are of any shape, and processes wait for each other."""
-    alone = recipe.accumulate == 1 and distributed.size() == 1
-    return device.type == "cuda" and dtype != torch.float16 and alone
-
-
 def joined(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
     """The same with all vectors as one: a call for each bias would take longer than the matrices do."""
     vectors = [tensor for tensor in tensors if tensor.dim() == 1]
@@ -210,6 +204,8 @@ def run(args: argparse.Namespace, recipe: Recipe, device: torch.device) -> None:
     digest = work_digest(args, recipe, start)
 
     training = Training(recipe, later, start, device)
+    if args.no_graphs:
+        training.recorded = None
     say(args, f"computing on {device} in {training.dtype or torch.float32}".replace("torch.", ""))
     rate_of = rate_schedule(recipe.schedule, epochs * per_epoch, training.peak_rate, recipe.warmup)
     saved = load_state(args.state, digest)
@@ -322,7 +318,7 @@ def finish_epoch(
     if due:
         save_state(args, digest, training)  # a validation can take longer than Slurm waits after SIGTERM
     if due and distributed.first():
-        model = placed(training.ema.module, recipe, training.device, "torch")
+        model = placed(training.ema.module, recipe, training.device, "torch", not args.no_graphs)
         found, _ = predict_cars(
             [[(model, recipe)]], args.cache, valid_ids, training.device, workers=args.workers
         )
@@ -419,6 +415,7 @@ def main() -> int:
     running.add_argument("--save-minutes", type=float, default=10, help="minutes between states in an epoch")
     running.add_argument("--workers", type=worker_count, default=0, help="processes that prepare samples")
     running.add_argument("--gpus", type=int, default=1, help="how many share the training; 0: the CPU")
+    running.add_argument("--no-graphs", action="store_true", help=NO_GRAPHS)
     add_options(parser)
     args = parser.parse_args()
     recipe = from_options(args)

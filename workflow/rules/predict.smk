@@ -43,6 +43,7 @@ rule predict:
     resources:
         **asks("predict"),
         workers=RUNNING["workers"],
+        graphs=RUNNING["graphs"],
         gpu=lambda wildcards: min(
             1, max(GPUS.values()) if wildcards.model == "maps" else GPUS[wildcards.model]
         ),
@@ -57,5 +58,5 @@ rule predict:
         "python -m carpose.predict {params.checkpoints} --cache $(dirname {input.cache})"
         " --images {input.images} --folds {input.folds} --oof {output.oof} --test {output.test}"
         " --test-folds {output.test_folds} {params.settings} --threads {params.torch_threads}"
-        " --workers {resources.workers} --gpus {resources.gpu}"
+        " --workers {resources.workers} --gpus {resources.gpu} $( (({resources.graphs})) || echo --no-graphs )"
         " 2>&1 | tee {log}"

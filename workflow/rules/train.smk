@@ -86,4 +86,5 @@ rule train:
         " --history {output.history} --state {params.state} --gpus {resources.gpu}"
         " --workers {resources.workers} --validate-every {resources.validate_every}"
         " --save-minutes {resources.save_minutes} $( (({resources.tensorboard})) && echo --tensorboard {params.events})"
+        " $( (({resources.graphs})) || echo --no-graphs )"
         " {params.recipe} 2>&1 | {{ tee -a {log} || true; }}"
