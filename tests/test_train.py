@@ -16,7 +16,7 @@ import pytest
 import torch
 from conftest import REPOSITORY, run_module
 
-from carpose import UserError, codec, data, distributed, ground, losses, train
+from carpose import UserError, codec, data, distributed, graphs, ground, losses, train
 from carpose.checkpoint import load_checkpoint, save_checkpoint
 from carpose.optim import rate_schedule, scaled_rate
 from carpose.recipe import Recipe
@@ -398,6 +398,37 @@ def test_targets_of_an_even_number_train_the_same(prepared, sigma):
         assert one.step(pictures, targets, 1e-3)() == pytest.approx(
             other.step(pictures, even, 1e-3)(), rel=1e-5
         )
+
+
+def test_one_recording_serves_all_batches_of_a_training(prepared, monkeypatch):
+    """With a graph that calls the function again, for want of a GPU; see tests/test_gpu.py."""
+
+    class Again:
+        def __init__(self, function, own, outputs):
+            self.function, self.own, self.outputs = function, own, outputs
+
+        def replay(self):
+            self.outputs[:] = self.function(**self.own)
+
+    def record(recorded, inputs):
+        own, outputs = {name: torch.empty_like(value) for name, value in inputs.items()}, []
+        return Again(recorded.function, own, outputs), own, outputs
+
+    monkeypatch.setattr(graphs.Recorded, "record", record)
+    recipe = Recipe(backbone="dla34", width=0.125, neck_channels=16, batch_size=1)
+    recipe = replace(recipe, input_width=192, input_height=64, height_cue=True)
+    labels = pd.read_parquet(prepared / "labels.parquet").assign(weight=1.0, depth_sigma=0.0)
+    names = sorted(labels.ImageId.unique())[:6]
+    labels.loc[labels.ImageId.isin(names[::2]), "depth_sigma"] = 0.1
+    samples = data.Samples(prepared / "cache", names, labels, recipe)
+    one, other = (train.Training(recipe, False, None, torch.device("cpu")) for _ in range(2))
+    one.recorded = graphs.Recorded(one.passes)
+    for place in range(len(names)):
+        pictures, targets, _ = samples.collate([samples[0, place, place]])
+        even = codec.padded(targets, samples.most_cars(), recipe, bool(samples.noise.any()))
+        values = [training.step(pictures, even, 1e-3)() for training in (one, other)]
+        assert values[0] == values[1]
+    assert list(one.recorded.calls.values()) == [graphs.UNRECORDED + 1] and len(one.recorded.graphs) == 1
 
 
 def test_losses_come_in_the_order_of_their_weights(prepared):
