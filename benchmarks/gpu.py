@@ -23,10 +23,11 @@ import torch
 
 from benchmarks import measure, roofline
 from benchmarks.training import Bare
-from carpose import data, predict, train
+from carpose import UserError, data, predict
 from carpose.device import number_format, repeatable
 from carpose.memory import keep_freed_memory
 from carpose.recipe import Recipe
+from carpose.training import Training
 
 
 @functools.cache
@@ -90,7 +91,7 @@ def card(dtype: torch.dtype) -> roofline.Card:
 
 def study(recipe: Recipe, compiled: bool, repeats: int) -> Iterator[dict]:
     """One backbone at one size in one number format: first all is made ready, then measured."""
-    training = train.Training(recipe, False, None, device())
+    training = Training(recipe, False, None, device())
     pictures, targets = roofline.constant_batch(recipe, device())
     inputs = data.network_input(pictures, device(), recipe)
     model = predict.placed(training.model, recipe, device(), "torch")
@@ -147,7 +148,7 @@ def case(connection, recipe: Recipe, compiled: bool, args: argparse.Namespace) -
         connection.send(next(measured))
     except torch.OutOfMemoryError:
         connection.send("does not fit")
-    except RuntimeError as error:  # of a compiler or of cuDNN: the other cases go on
+    except (RuntimeError, UserError) as error:  # of a compiler, of cuDNN, of a recording: the others go on
         connection.send(f"{type(error).__name__}: {error}"[:300])
 
 

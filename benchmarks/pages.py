@@ -16,8 +16,9 @@ from concurrent.futures import ProcessPoolExecutor
 import torch
 
 from benchmarks import measure, roofline
-from carpose import predict, train
+from carpose import predict
 from carpose.memory import keep_freed_memory
+from carpose.training import Training
 
 CASES = {
     "a step at 384×96": ("step", 384, 96, 4, 25),
@@ -35,7 +36,7 @@ def run(model: str, case: str, kept: bool) -> dict:
     torch.set_num_threads(1)
     shape = {"input_width": width, "input_height": height, "batch_size": batch}
     recipe = measure.recipe(model, **shape, amp="off", pretrained="none")
-    training = train.Training(recipe, False, None, roofline.CPU)
+    training = Training(recipe, False, None, roofline.CPU)
     pictures, targets = roofline.constant_batch(recipe, roofline.CPU)
     network = predict.placed(training.model, recipe, roofline.CPU, "torch")
 

@@ -22,10 +22,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from benchmarks import measure
-from carpose import codec, data, losses, predict, train
+from carpose import codec, data, losses, predict
 from carpose.cars import ANGLES, POSITION
 from carpose.recipe import Recipe
 from carpose.rotation import matrix
+from carpose.training import Training
 
 CPU = torch.device("cpu")
 
@@ -123,7 +124,7 @@ def flop(name: str, args: tuple, out) -> float:
     return 0
 
 
-def training_work(training: train.Training, pictures: torch.Tensor, targets: dict) -> Traffic:
+def training_work(training: Training, pictures: torch.Tensor, targets: dict) -> Traffic:
     """One step of a training on the CPU, network, losses and optimiser; nothing is computed.
 
     pictures: (B, H, W, 3 or 4) float32, normalised.
@@ -214,7 +215,7 @@ def constant_batch(recipe, device: torch.device):
 
 def works(recipe: Recipe) -> dict[str, Traffic]:
     """Of a training's step and of a prediction, a batch of the recipe each."""
-    training = train.Training(recipe, False, None, CPU)
+    training = Training(recipe, False, None, CPU)
     pictures, targets = constant_batch(recipe, CPU)
     pictures = data.normalised(pictures, recipe)
     found = {"training": training_work(training, pictures, targets)}

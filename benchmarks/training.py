@@ -21,12 +21,13 @@ import torch
 from benchmarks import measure
 from carpose import data, graphs, train
 from carpose.device import repeatable
+from carpose.training import Training
 
 
 class Bare:
     """Steps of nothing but network and optimiser, heads at the same cells as in the training."""
 
-    def __init__(self, training: train.Training, pictures: torch.Tensor, cells: torch.Tensor):
+    def __init__(self, training: Training, pictures: torch.Tensor, cells: torch.Tensor):
         self.training, self.pictures, self.cells = training, pictures, cells
         self.run = graphs.Recorded(self.passes) if training.recorded else self.passes
 
@@ -77,8 +78,8 @@ def main() -> None:
         # The stream ends after so many times all photos, whatever the loop takes for an epoch.
         passes = 1 + epochs * args.steps * recipe.batch_size // len(image_ids)
         samples = data.Samples(folder, image_ids, cars, recipe, epochs=passes)
-        training = train.Training(recipe, False, None, device)
-        alone = train.Training(recipe, False, None, device)
+        training = Training(recipe, False, None, device)
+        alone = Training(recipe, False, None, device)
         alone.model.train()
         batch = next(iter(batches(samples, recipe, 1, 0)))
         pictures = data.network_input(batch[0], device, recipe)

@@ -12,8 +12,9 @@ import torch
 from conftest import REPOSITORY
 
 from benchmarks import roofline
-from carpose import data, device, predict, train
+from carpose import data, device, predict
 from carpose.recipe import Recipe
+from carpose.training import Training
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 SMALL = Recipe(
@@ -34,7 +35,7 @@ def test_replayed_steps_give_the_bits_of_single_operations(gpu, optimizer):
     trainings = []
     for recorded in (True, False):
         torch.manual_seed(0)
-        training = train.Training(recipe, False, None, gpu)
+        training = Training(recipe, False, None, gpu)
         if not recorded:
             training.recorded = None
         training.values = [training.step(*batch, 1e-3)() for batch in batches]
@@ -50,7 +51,7 @@ def test_a_step_may_start_before_the_last_one_is_read(gpu):
     batches = [roofline.constant_batch(SMALL, gpu) for _ in range(6)]
     found = []
     for ahead in (0, 1):
-        training, results, values = train.Training(SMALL, False, None, gpu), [], []
+        training, results, values = Training(SMALL, False, None, gpu), [], []
         for batch in batches:
             results.append(training.step(*batch, 1e-3))
             while len(results) > ahead:
@@ -72,7 +73,7 @@ def test_what_waits_for_the_gpu_cannot_be_recorded():
 
 def test_predictions_replayed_and_on_the_cpu(gpu):
     recipe = replace(SMALL, amp="off")
-    training = train.Training(recipe, False, None, gpu)
+    training = Training(recipe, False, None, gpu)
     pictures = [roofline.constant_batch(recipe, gpu)[0] for _ in range(4)]
     cells = torch.arange(30, device=gpu)
     model = predict.placed(training.model, recipe, gpu, "torch")

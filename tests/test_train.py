@@ -16,10 +16,11 @@ import pytest
 import torch
 from conftest import REPOSITORY, run_module
 
-from carpose import UserError, codec, data, distributed, graphs, ground, losses, train
+from carpose import UserError, codec, data, distributed, graphs, ground, losses
 from carpose.checkpoint import load_checkpoint, save_checkpoint
 from carpose.optim import rate_schedule, scaled_rate
 from carpose.recipe import Recipe
+from carpose.training import Training
 
 TINY = (
     "--backbone dla34 --width 0.125 --neck-channels 16 --input-width 192 --input-height 64"
@@ -342,7 +343,7 @@ def test_gradients_are_clipped_and_averages_stay_parts_of_one_tensor(prepared, o
     labels = pd.read_parquet(prepared / "labels.parquet").assign(weight=1.0)
     samples = data.Samples(prepared / "cache", sorted(labels.ImageId.unique())[:2], labels, recipe)
     pictures, targets, _ = samples.collate([samples[0, place, place] for place in range(2)])
-    training = train.Training(recipe, False, None, torch.device("cpu"))
+    training = Training(recipe, False, None, torch.device("cpu"))
     used, step = [], training.optimizer.step
 
     def watched(*args, **kwargs):
@@ -373,7 +374,7 @@ def test_a_batch_without_cars_trains_the_heat_map_alone(prepared, accumulate):
     labels = pd.read_parquet(prepared / "labels.parquet").assign(weight=1.0)
     samples = data.Samples(prepared / "cache", sorted(labels.ImageId.unique())[:2], labels[:0], recipe)
     pictures, targets, _ = samples.collate([samples[0, place, place] for place in range(2)])
-    training = train.Training(recipe, False, None, torch.device("cpu"))
+    training = Training(recipe, False, None, torch.device("cpu"))
     values = training.step(pictures, targets, 1e-3)()
     assert not training.is_broken(values) and values["norm"] > 0
     assert values["heatmap"] > 0 and values["depth"] == values["offset"] == values["rotation"] == 0
@@ -393,7 +394,7 @@ def test_targets_of_an_even_number_train_the_same(prepared, sigma):
     even = codec.padded(targets, 2 * samples.most_cars(), recipe, noisy=True)
     assert len(even["peak"]) == len(even["peak_weight"]) == 2 * samples.most_cars() > len(targets["peak"])
     assert len(even["cell"]) == len(even["depth_noise"]) == len(even["rotation"]) == 9 * len(even["peak"])
-    one, other = (train.Training(recipe, False, None, torch.device("cpu")) for _ in range(2))
+    one, other = (Training(recipe, False, None, torch.device("cpu")) for _ in range(2))
     for _ in range(2):
         assert one.step(pictures, targets, 1e-3)() == pytest.approx(
             other.step(pictures, even, 1e-3)(), rel=1e-5
@@ -421,7 +422,7 @@ def test_one_recording_serves_all_batches_of_a_training(prepared, monkeypatch):
     names = sorted(labels.ImageId.unique())[:6]
     labels.loc[labels.ImageId.isin(names[::2]), "depth_sigma"] = 0.1
     samples = data.Samples(prepared / "cache", names, labels, recipe)
-    one, other = (train.Training(recipe, False, None, torch.device("cpu")) for _ in range(2))
+    one, other = (Training(recipe, False, None, torch.device("cpu")) for _ in range(2))
     one.recorded = graphs.Recorded(one.passes)
     for place in range(len(names)):
         pictures, targets, _ = samples.collate([samples[0, place, place]])
@@ -433,7 +434,7 @@ def test_one_recording_serves_all_batches_of_a_training(prepared, monkeypatch):
 
 def test_losses_come_in_the_order_of_their_weights(prepared):
     recipe = Recipe(backbone="dla34", width=0.125, neck_channels=16, batch_size=1, height_cue=True)
-    training = train.Training(recipe, False, None, torch.device("cpu"))
+    training = Training(recipe, False, None, torch.device("cpu"))
     labels = pd.read_parquet(prepared / "labels.parquet").assign(weight=1.0)
     samples = data.Samples(prepared / "cache", sorted(labels.ImageId.unique())[:1], labels, recipe)
     pictures, targets, _ = samples.collate([samples[0, 0, 0]])
@@ -445,7 +446,7 @@ def test_losses_come_in_the_order_of_their_weights(prepared):
 def test_a_training_goes_on_where_numbers_have_another_format():
     """From a GPU with bf16 to one with float16, whose gradients are scaled, and back."""
     recipe = Recipe(backbone="dla34", width=0.125, neck_channels=16)
-    plain, scaled = (train.Training(recipe, False, None, torch.device("cpu")) for _ in range(2))
+    plain, scaled = (Training(recipe, False, None, torch.device("cpu")) for _ in range(2))
     scaled.scaler = torch.amp.GradScaler("cpu", enabled=True)
     state = scaled.state()
     scaled.restore(torch.load(io_of(plain.state()), weights_only=False))
@@ -460,7 +461,7 @@ def io_of(state: dict) -> io.BytesIO:
 def test_tensors_of_one_memory_are_written_once(tmp_path):
     """As they are sent to other processes when a training goes on, and into a model."""
     recipe = Recipe(backbone="dla34", width=0.125, neck_channels=16)
-    training = train.Training(recipe, False, None, torch.device("cpu"))
+    training = Training(recipe, False, None, torch.device("cpu"))
     size = sum(value.numel() * value.element_size() for value in training.model.state_dict().values())
     state = training.state() | {"optimizer": {}}
     loaded = torch.load(io_of(state), weights_only=False)

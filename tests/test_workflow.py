@@ -217,8 +217,8 @@ def test_one_recipe_retrains_that_model_alone(finished):
 
 
 def test_how_it_runs_is_no_part_of_the_result(finished):
-    running = 'running={"workers": 2, "save_minutes": 3, "validate_every": 1, "tensorboard": true}'
-    changes = ['resources={"train": {"threads": 2}}', running, 'train={"gpus": 0}']
+    running = '"workers": 2, "save_minutes": 3, "validate_every": 1, "tensorboard": true, "graphs": true'
+    changes = ['resources={"train": {"threads": 2}}', f"running={{{running}}}", 'train={"gpus": 0}']
     planned = snakemake(finished, "-n", "submission", *CI, "--config", *changes)
     assert "Nothing to be done" in planned
 
