@@ -121,6 +121,11 @@ def test_two_depths_are_merged_by_their_uncertainty():
     maps["depth"][0, 1], maps["height"][0, 1] = -5.0, -2.0
     (z,) = decoded(maps, recipe, 0.9)["xyz"][:, 2]
     assert codec.TYPICAL_DEPTH * 0.99 < z < codec.TYPICAL_DEPTH
+    # Beyond the lowest height that a car can have: what it says of itself there means nothing.
+    maps["height"][0, 0], maps["height"][0, 1] = -1.5, -5.0
+    found = decoded(maps, recipe, 0.9)
+    assert found["xyz"][0, 2] == pytest.approx(codec.TYPICAL_DEPTH, rel=0.01)
+    assert 0.005 < found["depth_sigma"][0] < 0.05
 
 
 @pytest.mark.parametrize("change", [{}, {"height_cue": True}, {"depth": "inverse"}], ids=str)

@@ -145,6 +145,31 @@ def test_infinite_loss_stops_and_names_the_photos(prepared, tmp_path):
     assert not (tmp_path / "model.pt").exists()
 
 
+def test_going_back_halves_the_rate_of_what_failed(prepared, undisturbed, tmp_path):
+    """Also where the state that it goes back to was saved after an earlier failure."""
+    folds = pd.read_parquet(prepared / "folds.parquet")
+    steps = int((folds.fold != 0).sum()) // 2
+    # Of all steps' losses in turn, the second of epoch 2 and, after that was trained again, of epoch 3.
+    broken = [steps + 1, 2 * steps + 3]
+    faulty = (
+        "import itertools, sys; from carpose import train, training; number = itertools.count();"
+        f"training.Training.is_broken = lambda self, values: next(number) in {broken}; sys.exit(train.main())"
+    )
+    _, *command = options(prepared, tmp_path, "--nan", "back")
+    path = os.pathsep.join([str(REPOSITORY / "workflow"), str(REPOSITORY)])
+    done = subprocess.run(
+        [sys.executable, "-c", faulty, *map(str, command)],
+        env={**os.environ, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "back to epoch 2 at 0.5 of the rate" in done.stdout
+    assert "back to epoch 3 at 0.25 of the rate" in done.stdout
+    usual, halved = (pd.read_csv(folder / "history.csv").lr for folder in (undisturbed, tmp_path))
+    np.testing.assert_allclose(halved / usual, [1, 0.5, 0.25])
+
+
 def test_photos_left_out_are_not_learnt_from(prepared, tmp_path):
     folds = pd.read_parquet(prepared / "folds.parquet").sort_values("ImageId")
     first, *rest = folds.ImageId[folds.fold != 0]

@@ -30,6 +30,7 @@ TYPICAL_DEPTH = 35.0  # metres at the reference focal length: centres the depth 
 POSITION_UNIT = 10.0  # metres: brings regressed x and y near one
 SURE_IGNORE = 0.1  # of a peak: the part of an unsure car's bump that is left out of the loss
 SAME_CENTRE = 0.3  # cells: how far apart neighbouring cells put the centre of one car
+UNKNOWN = 10.0  # standard deviation of log z where an output is beyond all depths
 
 
 def heads(recipe: Recipe) -> dict[str, int]:
@@ -373,7 +374,8 @@ def _depth(output: np.ndarray, from_target, scale: float) -> tuple[np.ndarray, n
     # A Laplace scale b of the output has standard deviation √2·b; the slope carries it to log z.
     step = 1e-4
     slope = np.abs(np.log(from_target(value + step) / from_target(value - step))) / (2 * step)
-    return z, np.sqrt(2) * np.exp(np.clip(output[:, 1], -10, 5)) * slope
+    sigma = np.sqrt(2) * np.exp(np.clip(output[:, 1], -10, 5)) * slope
+    return z, np.where(slope > 0, sigma, UNKNOWN)
 
 
 def _merged(z, sigma, other, other_sigma):

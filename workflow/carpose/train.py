@@ -94,10 +94,11 @@ def run(args: argparse.Namespace, recipe: Recipe, device: torch.device) -> None:
             saved = load_state(args.state, digest)
             if recipe.nan == "stop" or saved is None or retries > LATEST_RESTARTS:
                 raise UserError(f"{error}; lower the rate, or set nan: back") from None
+            rate = progress.rate / 2  # of what failed: the saved state may be of before an earlier failure
             training.restore(saved)
-            training.progress.rate *= 0.5**retries
+            training.progress.rate = rate
             coming = None  # from where it goes on; the workers of before go first
-            say(args, f"{error}; back to epoch {training.progress.epoch + 1} at {0.5**retries:g} of the rate")
+            say(args, f"{error}; back to epoch {training.progress.epoch + 1} at {rate:g} of the rate")
             continue
         if progress.epoch + 1 == epochs:
             coming = None  # the workers go before those of the last validation come
