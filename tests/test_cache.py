@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from carpose import UserError, cache
+from carpose import UserError, augment, cache
 
 CROP, SCALE = [0.0, 0.4, 1.0, 1.0], 0.5
 
@@ -43,9 +43,9 @@ def _in_this_process(monkeypatch):
     monkeypatch.setattr(cache, "ProcessPoolExecutor", Pool)
 
 
-def build(prepared, folder):
+def build(prepared, folder, crop=CROP):
     images = pd.read_parquet(prepared / "images.parquet")
-    cache.build(prepared / "data", images, folder, CROP, SCALE, jobs=1)
+    cache.build(prepared / "data", images, folder, crop, SCALE, jobs=1)
     return cache.open_cache(folder)
 
 
@@ -62,6 +62,13 @@ def test_holds_the_cropped_and_scaled_photos(prepared, tmp_path):
     assert not (tmp_path / "done.npy").exists() and not (tmp_path / "plan.json").exists()
 
 
+def test_beyond_a_photo_is_what_augmentation_puts_there(prepared, tmp_path):
+    built = build(prepared, tmp_path, [-0.1, 0.4, 1.1, 1.0])
+    margin = int(0.09 / 1.2 * built.photos.shape[2])
+    beyond = np.concatenate([built.photos[:, :, :margin], built.photos[:, :, -margin:]])
+    assert (beyond == augment.BORDER).all()
+
+
 def test_interrupted_build_goes_on_where_it_stopped(prepared, tmp_path):
     whole = build(prepared, tmp_path / "whole")
     Pool.survives, Pool.filled = 5, 0
@@ -73,6 +80,20 @@ def test_interrupted_build_goes_on_where_it_stopped(prepared, tmp_path):
     again = build(prepared, tmp_path / "halves")
     assert Pool.filled == len(whole.rows) - 5
     np.testing.assert_array_equal(again.photos, whole.photos)
+
+
+@pytest.mark.parametrize(
+    "file, content",
+    [
+        *[("cache.json", text) for text in ("", "{}", "[1]", '{"image_ids": 5}')],
+        *[("photos.npy", text) for text in ("", "no array")],
+    ],
+)
+def test_what_is_no_cache_is_said_to_be_none(prepared, tmp_path, file, content):
+    shutil.copytree(prepared / "cache", tmp_path / "cache")
+    (tmp_path / "cache" / file).write_text(content)
+    with pytest.raises(UserError, match="cache: not a complete picture cache .*; rerun the rule build_cache"):
+        cache.open_cache(tmp_path / "cache")
 
 
 def test_damaged_pictures_are_found(prepared, tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from conftest import REPOSITORY
 
 from carpose import UserError, study
 from carpose.config import SCHEMA, check, parsed
-from carpose.recipe import Recipe, add_options, command_line, from_options
+from carpose.recipe import Recipe, add_options, command_line, from_options, plain
 
 
 @pytest.fixture
@@ -96,6 +96,18 @@ def test_shipped_configurations_are_valid(config, overlay):
         ("fuse.rounds", [], "fuse.rounds: [] is not right; use all, or a list such as [0, 1]"),
         ("fuse.rounds", [0, "x"], "fuse.rounds.1: 'x' is not right; it must be of type integer"),
         ("models.hourglass", 5, "models.hourglass: 5 is not right; use keys of a recipe, such as {backbone:"),
+        ("fuse.rounds", [0, 0], "fuse.rounds: [0, 0] is not right; use all, or a list such as [0, 1], each"),
+        (
+            "models.dla34.crop",
+            [0, 0.4, 1, 0.9],
+            "models: the crop of dla34, [0, 0.4, 1, 0.9], shows what cache.crop, [-0.02, 0.5, 1.02, 0.92],",
+        ),
+        ("models.dla34.crop", [-0.5, 0.5, 1.0, 0.95], "leaves out of the photos; widen cache.crop"),
+        (
+            "cache.crop",
+            [0.3, 0.5, 0.6, 0.9],
+            "models: the crop of efficientnet, dla34, hourglass, [0.0, 0.592",
+        ),
         ("models.a b", {}, "models: 'a b' is not right; use names of letters, digits, _ and -"),
     ],
 )
@@ -154,7 +166,43 @@ def test_a_runtime_that_is_not_there_is_missed_before_the_trainings(config, monk
 def test_schema_and_recipe_know_the_same_keys():
     schema = yaml.safe_load(SCHEMA.read_text())
     keys = {item.name for item in fields(Recipe)} | {"gpus"}  # how many share a training is no recipe
-    assert set(schema["$defs"]["recipe"]["properties"]) == keys
+    properties = schema["$defs"]["recipe"]["properties"]
+    assert set(properties) == keys
+    choices = {item.name: item.metadata["choices"] for item in fields(Recipe)}
+    enums = {name: own.get("enum") for name, own in properties.items() if name != "gpus"}
+    assert enums | {"neck": None} == choices, "neck has its choices from models.necks"
+
+
+def test_a_view_may_show_what_lies_beyond_the_photo(config):
+    config["models"]["dla34"]["crop"] = [-0.5, 0.5, 1.5, 0.92]
+    check(config)
+
+
+def test_only_maps_of_one_grid_are_averaged(config):
+    config["fuse"]["average_maps"] = True
+    check(config)
+    config["models"]["dla34"]["input_width"] = 512
+    with pytest.raises(UserError, match=r"average_maps: input_width is 512 in models.dla34, 384 in models.e"):
+        check(config)
+
+
+def test_keys_that_yaml_reads_as_no_text_are_named(config):
+    config["models"] |= {5: None, False: {1: 2}}
+    config[7] = config["rouds"] = 3
+    with pytest.raises(UserError) as error:
+        check(config)
+    lines = [f"  {key}: keys must be text; put it in quotes" for key in ("7", "models.5", "models.False")]
+    assert set(lines) < set(str(error.value).split("\n"))
+
+
+@pytest.mark.parametrize("value", [-1e-5, 1e-5, -1.5, 3.0e-7, 1e20, 0.1, 2])
+def test_numbers_on_the_command_line_are_no_options(value):
+    import argparse
+
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--x", type=float, nargs=2)
+    text = plain(value)
+    assert parser.parse_args(["--x", text, text]).x == [value, value]
 
 
 def test_recipe_survives_the_command_line(config):
@@ -172,13 +220,13 @@ def test_recipe_survives_the_command_line(config):
 
 def test_numbers_given_as_strings_inside_braces_are_numbers(config):
     """Snakemake's --config 'train={"epochs": 8}' hands over strings."""
-    config["train"] |= {"epochs": "8", "lr": "1e-3", "coordinates": "true", "crop": ["0", "0.5", "1", "1"]}
+    config["train"] |= {"epochs": "8", "lr": "1e-3", "coordinates": "true", "crop": ["0", "0.5", "1", "0.9"]}
     config["models"]["dla34"] |= {"width": "0.5"}
     config["fuse"]["rounds"] = ["0", "1"]
     found = parsed(config)
     check(found)
     assert found["fuse"]["rounds"] == [0, 1]
-    assert found["train"]["epochs"] == 8 and found["train"]["crop"] == [0, 0.5, 1, 1]
+    assert found["train"]["epochs"] == 8 and found["train"]["crop"] == [0, 0.5, 1, 0.9]
     assert found["train"]["coordinates"] is True and found["models"]["dla34"]["width"] == 0.5
     assert found["run"] == "demo"
     for text in ("nan", "inf", "["):

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from conftest import run_module
 
-from carpose import UserError, cars, evaluation, kaggle, metric
+from carpose import cars, evaluation, kaggle, metric
 
 
 @pytest.fixture
@@ -78,12 +78,6 @@ def test_a_member_without_cars(truth, folds):
     table, bands = evaluation.evaluate(truth, folds, {"none": cars.empty([*cars.POSE, "score"])})
     assert table["oof_mAP"][0] == 0 and table["oof_cars"][0] == 0
     assert (bands["recall_10%_50deg"] == 0).all() and bands["truths"].sum() == 60
-
-
-@pytest.mark.parametrize("item", ["path.parquet", "=path.parquet", "name="])
-def test_members_are_name_and_path(item):
-    with pytest.raises(UserError, match="NAME=PATH"):
-        evaluation.read_members([item])
 
 
 def test_by_hand_with_test_truth(tmp_path, truth, folds):

@@ -437,6 +437,14 @@ def test_plain_submissions(tmp_path, truth, views):
     assert value(truth, fused) > 1.3 * max(value(truth, table) for table in views.values())
 
 
+def test_a_fit_that_uses_none_of_the_members_is_no_fit_for_them(views):
+    names = ["a", "b"]
+    fit = fuse.equal_fit(names) | {"used": ["b"], "parts": {"members": {"on": True}}}
+    assert len(fuse.fuse({name: views[name] for name in names}, fit))
+    with pytest.raises(UserError, match="the fit leaves out a and uses b, which are not given"):
+        fuse.fuse({"a": views["a"]}, fit)
+
+
 def test_errors_name_what_to_do(tmp_path, views):
     (tmp_path / "bad.json").write_text("[]")
     with pytest.raises(UserError, match="fit it again"):
@@ -453,6 +461,9 @@ def test_errors_name_what_to_do(tmp_path, views):
         fuse.read_fit(tmp_path / "bad.json")
     assert len(str(error.value)) < 300
     cars.write(tmp_path / "a.parquet", views["a"])
+    for argument in ("=a.parquet", "a="):
+        with pytest.raises(UserError, match="give each member as NAME=PATH"):
+            fuse.read_members([argument])
     with pytest.raises(UserError, match="two members are called a"):
         fuse.read_members([f"{tmp_path}/a.parquet", f"a={tmp_path}/a.parquet"])
     cars.write(tmp_path / "labels.parquet", views["a"].drop(columns="score"))
@@ -515,7 +526,7 @@ def test_a_photo_without_cars_speaks_against_its_twin_s(truth):
         (("--output", "folder.csv"), "folder.csv: is a folder; name a file"),
         (("--output", "a.csv/fused.csv"), "a.csv: File exists"),
         (("--images", "nowhere.parquet"), "nowhere.parquet: there is no such file"),
-        (("--images", "a.csv"), "a.csv: not the images.parquet of the check"),
+        (("--images", "a.csv"), "a.csv: not a readable Parquet table"),
         (("--inputs", "nowhere.parquet"), "nowhere.parquet: there is no such file"),
         (("--inputs", "behind.csv"), "behind.csv, line 2, image ID_a: a car is not in front of the camera"),
         (("--inputs", "behind.parquet"), "behind.parquet, image ID_a: a car is not in front of the camera"),

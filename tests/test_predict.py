@@ -10,7 +10,7 @@ import torch
 from conftest import run_module
 
 from carpose import UserError, augment, camera, cars, codec, data, fuse, ground, predict, rotation
-from carpose.checkpoint import build, save_checkpoint
+from carpose.checkpoint import build, load_checkpoint, save_checkpoint
 from carpose.recipe import Recipe
 
 RECIPE = Recipe(backbone="dla34", width=0.125, neck_channels=16, input_width=192, input_height=64)
@@ -22,11 +22,11 @@ INTRINSICS = (
 )
 
 
-def checkpoint(path, **changes):
+def checkpoint(path, provenance=None, **changes):
     """An untrained network; another seed gives other weights."""
     recipe = replace(RECIPE, **changes)
     model = build(recipe)
-    save_checkpoint(path, model.state_dict(), replace(recipe, seed=0), {})
+    save_checkpoint(path, model.state_dict(), replace(recipe, seed=0), provenance or {})
     return path
 
 
@@ -210,6 +210,38 @@ def test_only_one_grid_can_be_averaged(prepared, models, tmp_path):
     changed = checkpoint(tmp_path / "changed.pt", epochs=7)
     with pytest.raises(UserError, match=r"changed.pt: its recipe differs from .*a0.pt"):
         predict.load_teams([[models[0][0], changed]], CPU)
+
+
+def test_a_fold_s_model_predicts_its_own_photos_alone(tmp_path):
+    """Given for another fold it would predict photos that it has learnt from, and call that out of fold."""
+    folds = [checkpoint(tmp_path / f"{fold}.pt", provenance={"fold": fold}) for fold in (0, 1)]
+    predict.load_teams([folds], CPU)
+    with pytest.raises(UserError, match="1.pt: is the model of fold 1 given as fold 0's"):
+        predict.load_teams([folds[::-1]], CPU)
+
+
+def test_checkpoints_that_cannot_be_used(tmp_path):
+    path = checkpoint(tmp_path / "whole.pt")
+    content = torch.load(path, weights_only=True)
+    broken = {
+        "empty": b"",
+        "text": b"no model, but some text",
+        "half": path.read_bytes()[: path.stat().st_size // 2],
+        "tensor": torch.zeros(3),
+        "unknown": content | {"recipe": content["recipe"] | {"backbone": "resnet"}},
+        "wider": content | {"recipe": content["recipe"] | {"width": 0.25}},
+        "light": content | {"weights": {}},
+        "found": {key: value for key, value in content.items() if key != "provenance"},
+    }
+    for name, what in broken.items():
+        file = tmp_path / f"{name}.pt"
+        file.write_bytes(what) if isinstance(what, bytes) else torch.save(what, file)
+        with pytest.raises(
+            UserError, match=rf"{name}.pt: not a checkpoint of this version \(\w+: .*train it"
+        ):
+            load_checkpoint(file)
+    with pytest.raises(UserError, match="nowhere.pt: there is no such file"):
+        load_checkpoint(tmp_path / "nowhere.pt")
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -31,7 +31,16 @@ def test_shipped_studies_are_valid(config):
     runs = {run.name: run for one in found for run in study.runs(one, config).values()}
     assert len(found) >= 15
     rest = {key: value for key, value in config.items() if key not in own}
+    # What workflow/studies.smk makes of it: the runs' caches are their own.
+    rest["cache"] = rest["cache"] | {"crop": [-1.0, -1.0, 2.0, 2.0]}
     check(rest | {"models": {name: run.recipe for name, run in runs.items()}})
+
+
+def test_a_study_s_view_must_be_in_its_own_cache(config):
+    one = study.read(next(path for path in SHIPPED if path.stem == "padding"))
+    one.variants["changed"].pop("cache.crop")
+    with pytest.raises(UserError, match="study padding: changed shows what cache.crop leaves out"):
+        study.runs(one, config)
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,21 @@ def test_same_files_whatever_the_number_of_processes(tmp_path):
     assert (one / "train.csv").read_text() != (other / "train.csv").read_text()
 
 
+def test_photos_of_others_are_never_replaced(tmp_path):
+    photo = tmp_path / "data" / "train_images" / "ID_real.jpg"
+    photo.parent.mkdir(parents=True)
+    photo.write_bytes(b"taken on a road")
+    options = ("--train-images", 1, "--test-images", 1, "--scale", 0.1)
+    command = ("carpose.synth", "--output", tmp_path / "data", "--truth-output", tmp_path / "truth.csv")
+    done = run_module(*command, *options, check=False)
+    assert done.returncode == 2 and "ID_real.jpg: was not rendered by this program" in done.stderr
+    assert photo.read_bytes() == b"taken on a road" and len(list(photo.parent.parent.iterdir())) == 1
+    photo.unlink()
+    before = pd.read_csv(render(tmp_path, *options) / "train.csv")
+    after = pd.read_csv(render(tmp_path, *options, "--seed", 2) / "train.csv")
+    assert list(before.ImageId) != list(after.ImageId) and len(list(photo.parent.iterdir())) == 1
+
+
 def test_layout_and_size(tmp_path):
     data = render(tmp_path, "--train-images", 3, "--test-images", 2, "--scale", 0.1)
     tables = [tmp_path / f"{name}.parquet" for name in ("images", "labels")]

@@ -34,7 +34,9 @@ BY_NAME = {run.name: run for runs in RUNS.values() for run in runs.values()}
 CACHES = {run.cache_folder: run.cache for run in BY_NAME.values()}
 FOLD = 0
 RESULTS = f"results/{config['run']}"
+ENVS = ROOT / "envs"
 PIPELINE = {key: value for key, value in config.items() if key not in SETTINGS}
+PIPELINE["cache"] = {**config["cache"], "crop": [-1.0, -1.0, 2.0, 2.0]}  # each run has its own
 PIPELINE["models"] = {name: run.recipe for name, run in BY_NAME.items()}
 
 
@@ -61,7 +63,7 @@ use rule build_cache from pipeline with:
     log:
         f"{RESULTS}/logs/build_{{cache}}.log",
     params:
-        crop=lambda wildcards: CACHES[wildcards.cache]["crop"],
+        crop=lambda wildcards: list(map(pipeline.plain, CACHES[wildcards.cache]["crop"])),
         scale=lambda wildcards: CACHES[wildcards.cache]["scale"],
 
 
@@ -114,6 +116,8 @@ rule measure:
         f"{RESULTS}/{{study}}.json",
     log:
         f"{RESULTS}/logs/measure/{{study}}.log",
+    conda:
+        f"{ENVS}/torch.yaml"
     params:
         truth=lambda wildcards, input: f"--test-truth {input.truth}" if input.truth else "",
         runs=lambda wildcards: [
@@ -136,6 +140,8 @@ rule tabulate:
         picture=f"{RESULTS}/table/studies.png",
     log:
         f"{RESULTS}/logs/tabulate.log",
+    conda:
+        f"{ENVS}/light.yaml"
     shell:
         "python -m carpose.studies table {input} --output {output.json} --markdown {output.markdown}"
         " --picture {output.picture} 2>&1 | tee {log}"

@@ -13,9 +13,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from . import analysis_plots, camera, cars, drawing, meshes, metric, plots, rotation
-from .evaluation import BAND_NAMES, BANDS, LOOSEST, MIDDLE, read_members
+from . import analysis_plots, camera, cars, drawing, meshes, metric, parquet, plots, rotation
+from .evaluation import BAND_NAMES, BANDS, LOOSEST, MIDDLE
 from .files import atomic, run_main
+from .fuse import read_members
+from .options import commands, whole
 
 LATERAL, LOG_RANGE = 2.0, np.log(1.5)  # across and along the ray: farther apart it is another car
 SIDES = ["rear", "45°", "90°", "135°", "front", "−135°", "−90°", "−45°"]  # what of the car is seen
@@ -293,8 +295,8 @@ def errors(
 
 
 def _errors(args: argparse.Namespace) -> None:
-    folds, images = pd.read_parquet(args.folds), pd.read_parquet(args.images).set_index("ImageId")
-    labels, members = cars.read(args.labels), read_members(args.members)
+    folds, images = parquet.read_folds(args.folds), parquet.read_images(args.images).set_index("ImageId")
+    labels, members = cars.read(args.labels), read_members(args.members)[0]
     intrinsics = camera.read_intrinsics(args.data / "camera" / "camera_intrinsic.txt")
     photo_size = tuple(images.loc[folds["ImageId"], ["width", "height"]].iloc[0])
     truth = labels[labels["ImageId"].isin(folds["ImageId"])]
@@ -342,11 +344,9 @@ def _receptive_field(args: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Where the score is lost; what a network sees.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    style = {"formatter_class": argparse.ArgumentDefaultsHelpFormatter}
+    command = commands(parser)
 
-    sub = commands.add_parser("errors", help="tables and pictures of the errors of predictions", **style)
-    sub.set_defaults(run=_errors)
+    sub = command("errors", "tables and pictures of the errors of predictions", _errors)
     sub.add_argument("--labels", type=Path, required=True, help="labels.parquet of the check")
     sub.add_argument("--images", type=Path, required=True, help="images.parquet of the check")
     sub.add_argument("--folds", type=Path, required=True, help="folds.parquet: which images count")
@@ -358,22 +358,21 @@ def main() -> None:
         metavar="NAME=PATH",
         help="tables of out-of-fold cars; the first is the one that the pictures show",
     )
-    sub.add_argument("--worst", type=int, default=6, help="how many of the worst images are drawn")
+    sub.add_argument("--worst", type=whole(1), default=6, help="how many of the worst images are drawn")
     sub.add_argument("--output", type=Path, required=True, help="folder for the tables and pictures")
 
-    sub = commands.add_parser(
-        "receptive-field", help="theoretical and effective receptive field of networks", **style
+    sub = command(
+        "receptive-field", "theoretical and effective receptive field of networks", _receptive_field
     )
-    sub.set_defaults(run=_receptive_field)
     sub.add_argument("--checkpoints", type=Path, nargs="+", required=True, help="model.pt of the networks")
     sub.add_argument("--cache", type=Path, required=True, help="folder of the picture cache")
     sub.add_argument("--labels", type=Path, required=True, help="labels.parquet of the check")
-    sub.add_argument("--photos", type=int, default=8, help="photos over which gradients are averaged")
-    sub.add_argument("--threads", type=int, default=1, help="torch threads")
+    sub.add_argument("--photos", type=whole(1), default=8, help="photos over which gradients are averaged")
+    sub.add_argument("--threads", type=whole(1), default=1, help="torch threads")
     sub.add_argument("--output", type=Path, required=True, help="CSV table to write")
     sub.add_argument("--picture", type=Path, required=True, help="PNG to write")
     args = parser.parse_args()
-    args.run(args)
+    args.action(args)
 
 
 if __name__ == "__main__":

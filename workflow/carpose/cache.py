@@ -17,8 +17,11 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from . import UserError, camera
+from . import UserError, camera, parquet
 from .files import run_main, write_text
+from .options import real, whole
+
+BORDER = (124, 124, 124, 0)  # grey where the photo ends; the fourth channel is the mask
 
 
 @dataclass(frozen=True)
@@ -38,16 +41,17 @@ def open_cache(folder: str | Path) -> Cache:
     try:
         meta = json.loads((folder / "cache.json").read_text())
         photos = np.load(folder / "photos.npy", mmap_mode="r")
-    except (OSError, ValueError) as error:
+        rows = {image_id: row for row, image_id in enumerate(meta["image_ids"])}
+        view, intrinsics = (np.array(meta[key], float).reshape(3, 3) for key in ("view", "intrinsics"))
+        width, height = meta["photo_size"]
+    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+        reason = f"{type(error).__name__}: {error}"
         raise UserError(
-            f"{folder}: not a complete picture cache ({error}); rerun the rule build_cache"
+            f"{folder}: not a complete picture cache ({reason}); rerun the rule build_cache"
         ) from error
-    if len(photos) != len(meta["image_ids"]):
-        raise UserError(f"{folder}: {len(photos)} pictures for {len(meta['image_ids'])} ImageIds; delete it")
-    rows = {image_id: row for row, image_id in enumerate(meta["image_ids"])}
-    return Cache(
-        photos, rows, np.array(meta["view"]), tuple(meta["photo_size"]), np.array(meta["intrinsics"])
-    )
+    if len(photos) != len(rows):
+        raise UserError(f"{folder}: {len(photos)} pictures for {len(rows)} ImageIds; delete it")
+    return Cache(photos, rows, view, (width, height), intrinsics)
 
 
 def build(data: Path, images: pd.DataFrame, folder: Path, crop: list[float], scale: float, jobs: int) -> None:
@@ -125,10 +129,11 @@ def _picture(task: tuple) -> np.ndarray:
     _, data, image_id, split, has_mask, _, view, size = task
     cv2.setNumThreads(1)
     picture = _read(data / f"{split}_images" / f"{image_id}.jpg", cv2.IMREAD_COLOR)
-    picture = cv2.cvtColor(_shrink(picture, view, size), cv2.COLOR_BGR2RGB)
+    picture = cv2.cvtColor(_shrink(picture, view, size, BORDER[:3]), cv2.COLOR_BGR2RGB)
     mask = np.zeros(size[::-1], np.uint8)
     if has_mask:
-        mask = _shrink(_read(data / f"{split}_masks" / f"{image_id}.jpg", cv2.IMREAD_GRAYSCALE), view, size)
+        mask = _read(data / f"{split}_masks" / f"{image_id}.jpg", cv2.IMREAD_GRAYSCALE)
+        mask = _shrink(mask, view, size, BORDER[3:])
     return np.dstack([picture, mask])
 
 
@@ -139,7 +144,7 @@ def _read(path: Path, mode: int) -> np.ndarray:
     return picture
 
 
-def _shrink(picture: np.ndarray, view: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def _shrink(picture: np.ndarray, view: np.ndarray, size: tuple[int, int], border: tuple) -> np.ndarray:
     """Resample under `view` into `size`. Shrinking averages areas first, so that nothing aliases."""
     sx, sy = view[0, 0], view[1, 1]
     before = np.eye(3)
@@ -149,7 +154,9 @@ def _shrink(picture: np.ndarray, view: np.ndarray, size: tuple[int, int]) -> np.
         before = camera.crop_and_resize((width, height), [0, 0, 1, 1], small)
         picture = cv2.resize(picture, small, interpolation=cv2.INTER_AREA)
     warp = view @ np.linalg.inv(before)
-    return cv2.warpPerspective(picture, warp, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+    return cv2.warpPerspective(
+        picture, warp, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=border
+    )
 
 
 def main() -> int:
@@ -164,10 +171,12 @@ def main() -> int:
     parser.add_argument(
         "--crop", type=float, nargs=4, default=[0.0, 0.4, 1.0, 1.0], help="left top right bottom, fractions"
     )
-    parser.add_argument("--scale", type=float, default=0.5, help="cache pixels per photo pixel, above 0")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
+    parser.add_argument(
+        "--scale", type=real(0.05, 1), default=0.5, help="cache pixels per photo pixel, 0.05 … 1"
+    )
+    parser.add_argument("--jobs", type=whole(1), default=os.cpu_count(), help="processes")
     args = parser.parse_args()
-    build(args.data, pd.read_parquet(args.images), args.output, args.crop, args.scale, args.jobs)
+    build(args.data, parquet.read_images(args.images), args.output, args.crop, args.scale, args.jobs)
     return 0
 
 

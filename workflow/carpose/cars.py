@@ -1,8 +1,10 @@
 """The one table. Labels, predictions, pseudo labels and fused results are all a table of cars.
 
 Columns: ImageId (str); pitch, yaw, roll (radians) and x, y, z (metres) in the camera frame
-(x right, y down, z forward). Where they apply also: score (0–1), model_type (int), fold (int) and
-depth_sigma (the standard deviation of log z). An image without cars has no row.
+(x right, y down, z forward). Where they apply also: score (0–1), model_type and fold (int), depth_sigma (the
+standard deviation of log z, NaN where not known); of a fused car agreement (how many members saw it) and sure
+(whether it pays if all scores are equal); of a pseudo label weight (0–1) and role (positive or ignore). An
+image without cars has no row.
 """
 
 from pathlib import Path
@@ -10,12 +12,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from . import UserError
+from . import UserError, parquet
 from .files import atomic
 
 ANGLES = ["pitch", "yaw", "roll"]
 POSITION = ["x", "y", "z"]
 POSE = ANGLES + POSITION
+OTHERS = {
+    **dict.fromkeys(["score", "model_type", "fold", "weight", "agreement"], parquet.NUMBER),
+    "depth_sigma": parquet.MAYBE,
+    "sure": parquet.FLAG,
+    "role": parquet.TEXT,
+}
 
 
 def empty(columns: list[str] = POSE) -> pd.DataFrame:
@@ -45,18 +53,14 @@ def write(path: str | Path, table: pd.DataFrame) -> None:
         table.to_parquet(temporary, index=False)
 
 
-def read(path: str | Path, scored: bool = False) -> pd.DataFrame:
-    """Read a table written by `write`. Raises UserError where a column of the pose is missing, or, where
-    predictions are needed, the score."""
-    try:
-        table = pd.read_parquet(path)
-    except FileNotFoundError:
-        raise UserError(f"{path}: there is no such file") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not a readable table of cars ({error}); make it again") from error
-    missing = [column for column in ["ImageId", *POSE] if column not in table]
-    if missing:
-        raise UserError(f"{path}: columns missing from the table of cars: {', '.join(missing)}")
+def read(path: str | Path, scored: bool = False, columns: dict[str, str] | None = None) -> pd.DataFrame:
+    """Read a table written by `write`.
+
+    scored: predictions are needed; columns: what else must be there, as carpose.parquet names it.
+    Raises UserError where the file, a column or a number is not right.
+    """
+    needed = {"ImageId": parquet.TEXT, **dict.fromkeys(POSE, parquet.NUMBER), **(columns or {})}
+    table = parquet.read(path, needed, OTHERS)
     if scored and "score" not in table:
         raise UserError(f"{path}: no column score; predictions are needed here, not labels")
     return table

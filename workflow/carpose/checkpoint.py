@@ -11,7 +11,7 @@ import torch
 from models import build_model
 
 from . import UserError, __version__, codec
-from .files import atomic
+from .files import atomic, brief
 from .recipe import Recipe
 
 
@@ -55,12 +55,15 @@ def load_checkpoint(path: Path) -> tuple[torch.nn.Module, Recipe, dict]:
     """The network with its weights, its recipe, its provenance. Raises UserError naming the file."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        recipe = Recipe(**content["recipe"])
-    except (OSError, RuntimeError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not a checkpoint of this version ({error}); train it again") from error
-    model = build(Recipe(**{**asdict(recipe), "pretrained": "none"}))
-    model.load_state_dict(content["weights"])
-    return model, recipe, content["provenance"]
+        recipe, provenance = Recipe(**content["recipe"]), dict(content["provenance"])
+        model = build(Recipe(**{**asdict(recipe), "pretrained": "none"}))
+        model.load_state_dict(content["weights"])
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such file") from None
+    except Exception as error:  # anything can be wrong with a file
+        reason = f"{type(error).__name__}: {brief(str(error))}"
+        raise UserError(f"{path}: not a checkpoint of this version ({reason}); train it again") from error
+    return model, recipe, provenance
 
 
 @functools.cache

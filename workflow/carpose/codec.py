@@ -257,7 +257,7 @@ def gather(output: torch.Tensor, cell: torch.Tensor) -> torch.Tensor:
 
 
 def poses_of(maps: dict[str, torch.Tensor]) -> Callable[[torch.Tensor], dict[str, torch.Tensor]]:
-    """Whole maps by head → what `decode` asks for cells; carpose.export writes networks that give maps."""
+    """Whole maps by head → what `decode` asks for cells: for networks that give maps, as exported ones do."""
     return lambda cells: {name: gather(each, cells) for name, each in maps.items() if name != "heatmap"}
 
 

@@ -3,6 +3,9 @@
 import difflib
 import math
 import os.path
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -10,7 +13,7 @@ import jsonschema
 import yaml
 
 from . import UserError
-from .recipe import Recipe, on_hub
+from .recipe import Recipe, grid_of, on_hub, recipe_of
 
 SCHEMA = Path(__file__).parents[1] / "schemas" / "config.schema.yaml"
 TYPES = jsonschema.Draft202012Validator.TYPE_CHECKER
@@ -93,9 +96,19 @@ def _resolve(schema, definitions: dict) -> dict:
 def check(config: dict) -> None:
     """Raises UserError with one line per error of the configuration."""
     # Only what is of the right type can be compared.
-    lines = problems(config, _schema()) or _contradictions(config)
+    lines = _odd_keys(config) or problems(config, _schema()) or _contradictions(config)
     if lines:
         raise UserError("the configuration is not valid\n  " + "\n  ".join(lines))
+
+
+def _odd_keys(content, above: str = "") -> list[str]:
+    """YAML reads 5 and no as keys that are no text."""
+    if not isinstance(content, dict):
+        return []
+    odd = [
+        f"{above}{key}: keys must be text; put it in quotes" for key in content if not isinstance(key, str)
+    ]
+    return odd + [line for key, part in content.items() for line in _odd_keys(part, f"{above}{key}.")]
 
 
 def _contradictions(config: dict) -> list[str]:
@@ -128,6 +141,25 @@ def _contradictions(config: dict) -> list[str]:
                 f"models.{name}.pretrained: the hub has no weights of {backbone} at width {width:g};"
                 " take none, or the path of a file"
             )
+    cached, views = config["cache"]["crop"], defaultdict(list)
+    for name, recipe in recipes.items():
+        views[tuple(recipe.get("crop", Recipe().crop))].append(name)
+    lines += [
+        f"models: the crop of {', '.join(names)}, {list(crop)}, shows what cache.crop, {cached}, leaves out"
+        " of the photos; widen cache.crop"
+        for crop, names in views.items()
+        if beyond_cache(crop, cached)
+    ]
+    if config["fuse"].get("average_maps"):
+        grids = {name: grid_of(Recipe(**recipe_of(config, name)[0])) for name in recipes}
+        first = next(iter(grids))
+        lines += [
+            f"fuse.average_maps: {key} is {own[key]} in models.{name}, {grids[first][key]} in models.{first};"
+            " only maps of one grid can be averaged"
+            for name, own in grids.items()
+            for key in own
+            if own[key] != grids[first][key]
+        ]
     positive, ignore = config["pseudo"]["precision_positive"], config["pseudo"]["precision_ignore"]
     if positive < ignore:
         lines.append(
@@ -135,6 +167,23 @@ def _contradictions(config: dict) -> list[str]:
             " would be both a pseudo label and background; raise the one or lower the other"
         )
     return lines
+
+
+def beyond_cache(crop: Sequence[float], cached: Sequence[float]) -> bool:
+    """Whether a view shows parts of a photo that a cache of this crop does not hold."""
+    corners = [min(max(edge, 0.0), 1.0) for edge in crop]
+    return any(
+        (own < held - 1e-9 if edge < 2 else own > held + 1e-9)
+        for edge, (own, held) in enumerate(zip(corners, cached, strict=True))
+    )
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Raises UserError with one line per setting that is out of its range."""
+    whole = _schema()
+    lines = problems(asdict(recipe), {**whole["$defs"]["recipe"], "$defs": whole["$defs"]})
+    if lines:
+        raise UserError("the recipe is not valid\n  " + "\n  ".join(lines))
 
 
 def problems(content, schema: dict) -> list[str]:
@@ -163,7 +212,7 @@ def _explain(error: jsonschema.ValidationError) -> list[str]:
         return lines
     if error.validator == "required":
         return [f"{error.message}; take it from config.yaml"]
-    whole = ("anyOf", "enum", "format", "maxItems", "minItems", "pattern")
+    whole = ("anyOf", "enum", "format", "maxItems", "minItems", "pattern", "uniqueItems")
     if error.validator in whole and "description" in error.schema:
         return [f"{key}: {error.instance!r} is not right; use {error.schema['description']}"]
     if error.validator == "type" and isinstance(error.instance, bool | int | float):

@@ -17,6 +17,7 @@ from typing import IO
 import torch
 
 from . import UserError
+from .options import whole
 
 
 @contextlib.contextmanager
@@ -62,7 +63,7 @@ NO_GRAPHS = "on a GPU issue each operation by itself; slower, the same results"
 def worker_count(text: str) -> int:
     """An option's number of worker processes: no more than cores, on which they would only be in each
     other's way."""
-    return min(int(text), len(os.sched_getaffinity(0)))
+    return min(whole(0)(text), len(os.sched_getaffinity(0)))
 
 
 def acquire(count: int) -> dict[int, IO]:

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from . import UserError, cars, metric
+from . import UserError, cars, metric, parquet
 from .files import atomic, run_main
+from .fuse import read_members
 from .fusion_fit import best_threshold
 from .kaggle import read_sample
 
@@ -127,19 +128,6 @@ def evaluate(
     return table, pd.concat(distance, ignore_index=True)
 
 
-def read_members(items: list[str]) -> dict[str, pd.DataFrame]:
-    """NAME=PATH … → {name: table of cars}. Raises UserError for another form and for a name given twice."""
-    members = {}
-    for item in items:
-        name, _, path = item.partition("=")
-        if not name or not path:
-            raise UserError(f"{item!r}: give each member as NAME=PATH")
-        if name in members:
-            raise UserError(f"{item!r}: there are two members of the name {name}")
-        members[name] = cars.read(path)
-    return members
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__,
@@ -164,11 +152,11 @@ def main() -> None:
 
     table, distance = evaluate(
         cars.read(args.labels),
-        pd.read_parquet(args.folds),
-        read_members(args.members),
+        parquet.read_folds(args.folds),
+        read_members(args.members)[0],
         metric.read_truth(args.test_truth) if args.test_members else None,
         read_sample(args.sample) if args.test_members else None,
-        read_members(args.test_members),
+        read_members(args.test_members)[0],
     )
     outputs = {args.output: table, args.bands_output: distance}
     for path, rows in outputs.items():

@@ -37,11 +37,15 @@ def write_text(path: str | Path, text: str) -> None:
         temporary.write_text(text)
 
 
-def check_writable(folder: Path) -> None:
-    """Raises OSError where no file can be written in a folder: before the work, not after it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable"):
-        pass
+def check_outputs(*paths: Path) -> None:
+    """Raises UserError where one is a folder, OSError where it cannot be written: before the work, not after
+    it."""
+    for path in paths:
+        if path.is_dir():
+            raise UserError(f"{path}: is a folder; name a file")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".writable"):
+            pass
 
 
 # What the machine lacks, not the program: one line says it all.

@@ -11,8 +11,9 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from . import UserError, cars
+from . import UserError, cars, parquet
 from .files import atomic, run_main
+from .options import whole
 
 BLOCK = 512  # hashes compared with all others at a time: 25 MB at 6000 photos
 
@@ -75,21 +76,20 @@ def main() -> None:
     )
     parser.add_argument("--images", type=Path, required=True, help="images.parquet of the check")
     parser.add_argument("--labels", type=Path, required=True, help="labels.parquet of the check")
-    parser.add_argument("--folds", type=int, default=5, help="number of folds, at least 2")
-    parser.add_argument("--seed", type=int, default=0, help="decides between equally good divisions")
+    parser.add_argument("--folds", type=whole(2), default=5, help="number of folds, at least 2")
+    parser.add_argument("--seed", type=whole(0), default=0, help="decides between equally good divisions")
     parser.add_argument(
         "--hash-distance",
-        type=int,
+        type=whole(0),
         default=6,
         help="bits (of 64) in which hashes of near-duplicates may differ",
     )
     parser.add_argument("--output", type=Path, required=True, help="folds.parquet to write")
     args = parser.parse_args()
-    if args.folds < 2:
-        raise UserError(f"--folds {args.folds}: at least 2 are needed")
 
     labels = cars.read(args.labels)
-    table = make_folds(pd.read_parquet(args.images), labels, args.folds, args.seed, args.hash_distance)
+    images = parquet.read_images(args.images)
+    table = make_folds(images, labels, args.folds, args.seed, args.hash_distance)
     with atomic(args.output) as temporary:
         table[["ImageId", "fold"]].to_parquet(temporary, index=False)
 

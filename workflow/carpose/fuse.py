@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from . import UserError, cars, ground, kaggle, rotation, runs
+from . import UserError, cars, ground, kaggle, parquet, rotation, runs
 from .calibration import logit, predict_logistic, sigmoid
 from .clustering import cluster, rays
-from .files import check_writable, run_main
+from .files import check_outputs, run_main
 from .folds import near_duplicates
+from .ground import SIGMA
+from .options import whole
 
-SIGMA = 0.05  # of log-depth, where a member does not say
 SIGMA_RANGE = 0.01, 0.3
 QUATERNION = ["qx", "qy", "qz", "qw"]
 PARTS = ["bias", "weights", "members", "gate", "ground", "threshold", "calibration"]
@@ -71,7 +72,13 @@ def fuse(
         )
     parts = paying(fit) if parts is None else parts
     if "members" in parts:
-        members = {name: table for name, table in members.items() if name in fit["used"]}
+        used = {name: table for name, table in members.items() if name in fit["used"]}
+        if members and not used:
+            raise UserError(
+                f"the fit leaves out {', '.join(members)} and uses {', '.join(fit['used'])}, which are not"
+                " given; fit these members again"
+            )
+        members = used
     fused, features = combine(stack(members), fit, list(members), parts)
     return finish(fused, features, fit, parts)
 
@@ -293,27 +300,22 @@ def read_member(path: str | Path) -> tuple[pd.DataFrame, list[str]]:
 
 
 def read_members(arguments: list[str]) -> tuple[dict[str, pd.DataFrame], list[str]]:
-    """`NAME=PATH` or `PATH` (named by its stem) … → tables by name, and all images in order of appearance."""
+    """`NAME=PATH` or `PATH` (named by its stem) … → tables by name, and all images in order of appearance.
+
+    Raises UserError where a name is given twice.
+    """
     members, images = {}, {}
     for argument in arguments:
         name, separator, path = argument.partition("=")
         if not separator:
             name, path = Path(argument).stem, argument
+        if not name or not path:
+            raise UserError(f"{argument!r}: give each member as NAME=PATH, or PATH")
         if name in members:
             raise UserError(f"two members are called {name}; name them apart as NAME={path}")
         members[name], seen = read_member(path)
         images.update(dict.fromkeys(seen))
     return members, list(images)
-
-
-def read_images(path: str | Path) -> pd.DataFrame:
-    """images.parquet of the check."""
-    try:
-        return pd.read_parquet(path)[["ImageId", "split", "excluded", "phash"]]
-    except FileNotFoundError:
-        raise UserError(f"{path}: there is no such file") from None
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path}: not the images.parquet of the check ({error})") from error
 
 
 def read_fit(path: str | Path) -> dict:
@@ -350,20 +352,18 @@ def main() -> None:
     )
     parser.add_argument("--images", help="images.parquet of the check: fuse nearly equal photos together")
     parser.add_argument(
-        "--hash-distance", type=int, default=2, help="bits in which hashes of equal photos may differ"
+        "--hash-distance", type=whole(0), default=2, help="bits in which hashes of equal photos may differ"
     )
     parser.add_argument("--output", required=True, help="a submission (.csv) or a table of cars (.parquet)")
     args = parser.parse_args()
     if (suffix := Path(args.output).suffix) not in (".csv", ".parquet"):
         raise UserError(f"{args.output}: {suffix or 'no suffix'} is no format; name it .csv or .parquet")
-    if Path(args.output).is_dir():
-        raise UserError(f"{args.output}: is a folder; name a file")
-    check_writable(Path(args.output).parent)
+    check_outputs(Path(args.output))
     members, image_ids = read_members(args.inputs)
     fit = read_fit(args.weights) if args.weights else equal_fit(list(members))
     fused = fuse(members, fit)
     if args.images:
-        images = read_images(args.images).query("split == 'test' and excluded == ''")
+        images = parquet.read_images(args.images).query("split == 'test' and excluded == ''")
         hashes = np.array([int(value, 16) for value in images["phash"]], np.uint64)
         groups = pd.Series(near_duplicates(hashes, args.hash_distance), images["ImageId"])
         fused = fuse_duplicates(fused, groups, sure_from(fit, paying(fit)))

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from . import UserError, cars, ground, metric
+from . import UserError, cars, ground, metric, parquet
 from .calibration import fit_logistic, predict_logistic
 from .clustering import rays
 from .files import run_main, write_text
@@ -296,7 +296,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     members = read_members(args.members)[0]
-    folds = pd.read_parquet(args.folds)
+    folds = parquet.read_folds(args.folds)
     final, fused = fit_nested(cars.read(args.labels), folds, members, args.mode)
     cars.write(args.fused_output, fused)
     write_text(args.output, json.dumps(final, indent=1))

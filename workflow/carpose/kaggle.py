@@ -16,6 +16,7 @@ import pandas as pd
 
 from . import UserError, cars, rotation
 from .files import atomic, brief, run_main
+from .options import commands
 
 LABEL = ["model_type", *cars.POSE]
 PREDICTION = [*cars.POSE, "score"]
@@ -300,29 +301,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description="The competition's files: check the data, write a submission."
     )
-    commands = parser.add_subparsers(dest="command", required=True)
-    check = commands.add_parser(
-        "check",
-        help="read a whole data folder once, report what is wrong (exit status 1 if it cannot be used)",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    kaggle_check.add_arguments(check)
-    check.set_defaults(run=kaggle_check.run)
-    validation = commands.add_parser(
+    command = commands(parser)
+    text = "read a whole data folder once, report what is wrong (exit status 1 if it cannot be used)"
+    kaggle_check.add_arguments(command("check", text, kaggle_check.run))
+    validation = command(
         "validate",
-        help="check a submission (exit status 1 if it cannot be sent)",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        "check a submission (exit status 1 if it cannot be sent)",
+        lambda args: _print_validation(args.file, args.sample),
     )
     validation.add_argument("file", help="submission CSV")
     validation.add_argument(
         "--sample", required=True, help="sample_submission.csv: the images and their order"
     )
-    validation.set_defaults(run=lambda args: _print_validation(args.file, args.sample))
-    writing = commands.add_parser(
-        "write",
-        help="write a submission from a table of cars, and validate it",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    writing = command("write", "write a submission from a table of cars, and validate it", _write)
     writing.add_argument("cars", help="Parquet table of cars with score")
     writing.add_argument("--sample", required=True, help="sample_submission.csv: the images and their order")
     writing.add_argument("--output", required=True, help="the submission CSV to write")
@@ -330,9 +321,8 @@ def main() -> int:
         "--sure-output",
         help="another one, of those cars alone that are worth keeping where all confidences count the same",
     )
-    writing.set_defaults(run=_write)
     args = parser.parse_args()
-    return args.run(args)
+    return args.action(args)
 
 
 if __name__ == "__main__":

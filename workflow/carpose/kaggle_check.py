@@ -23,6 +23,7 @@ from tqdm import tqdm
 from . import UserError, camera, cars
 from .files import atomic
 from .kaggle import FARTHEST, LABEL, PLAIN_NAME, PREDICTION, Finding, parse
+from .options import whole
 
 TABLES = {"train": ("train.csv", LABEL), "test": ("sample_submission.csv", PREDICTION)}
 OFF_ROAD = 0.1  # of the distance: the real labels keep to 0.015 (90 %)
@@ -308,7 +309,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-depth-reason", default="beyond the configured depth", help="the reason, for the record"
     )
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="photos decoded at a time")
+    parser.add_argument("--jobs", type=whole(1), default=os.cpu_count(), help="photos decoded at a time")
 
 
 def run(args: argparse.Namespace) -> int:

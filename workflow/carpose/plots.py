@@ -15,6 +15,7 @@ from . import UserError, cars, drawing
 from .drawing import DPI
 from .files import atomic, run_main
 from .metric import read_truth
+from .options import commands, whole
 
 # Okabe and Ito's colours, which the colour-blind can tell apart.
 PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
@@ -173,22 +174,14 @@ def _history(args):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Pictures of predictions, trainings and scores.")
-    commands = parser.add_subparsers(dest="command", required=True)
-
-    def command(name, text, run):
-        sub = commands.add_parser(
-            name, help=text, description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-        )
-        sub.set_defaults(run=run)
-        return sub
-
+    command = commands(parser)
     sub = command(
         "predictions", "test photos with predicted and true cars, from the front and above", _predictions
     )
     sub.add_argument("--data", type=Path, required=True, help="folder of the competition's layout")
     sub.add_argument("--cars", type=Path, required=True, help="Parquet table of predicted cars")
     sub.add_argument("--truth", type=Path, help="true cars of the test photos, CSV like train.csv or Parquet")
-    sub.add_argument("--images", type=int, default=6, help="how many photos, from few cars to many")
+    sub.add_argument("--images", type=whole(1), default=6, help="how many photos, from few cars to many")
     sub.add_argument("--output", type=Path, required=True, help="PNG to write")
     sub = command("history", "the course of trainings: losses, rate, mAP and time by epoch", _history)
     sub.add_argument(
@@ -215,7 +208,7 @@ def main() -> None:
     )
     sub.add_argument("--output", type=Path, required=True, help="folder for the PNGs")
     args = parser.parse_args()
-    args.run(args)
+    args.action(args)
 
 
 if __name__ == "__main__":

@@ -19,26 +19,21 @@ from tqdm import tqdm
 from models.folding import fold_batch_norms
 from models.predictor import Predictor
 
-from . import UserError, cars, ground, rotation, slots
+from . import UserError, cars, ground, parquet, rotation, slots
 from .augment import level, turned
 from .cache import open_cache
 from .checkpoint import load_checkpoint
 from .codec import STRIDE, can_pool, decode
 from .data import Photos, View, network_input
 from .device import NO_GRAPHS, lease, number_format, worker_count
-from .files import run_main
+from .files import check_outputs, run_main
 from .fuse import fuse
 from .graphs import Replayed
-from .recipe import Recipe
+from .options import real, whole
+from .recipe import Recipe, grid_of
 
 Poses = dict[str, torch.Tensor]
 Member = tuple[torch.nn.Module, Recipe]  # the first of `placed`
-# What the meaning of a cell's outputs depends on: models that agree in it can have their maps averaged.
-GRID = (
-    *("input_width", "input_height", "crop", "level_deg", "perspective"),
-    *("depth", "depth_uncertainty", "height_cue", "position"),
-    *("rotation", "yaw", "pitch_roll", "constant_pitch", "constant_roll"),
-)
 
 
 @dataclass
@@ -244,8 +239,8 @@ def load_teams(
 ) -> tuple[list[list[Member]], list[dict]]:
     """Checkpoints by model and fold → per fold the models with their recipes, and the ground it knows.
 
-    runtime, graphs: as in `placed`. Raises UserError where numbers of folds, recipes of one model or grids
-    differ, or where the runtime is not installed.
+    runtime, graphs: as in `placed`. Raises UserError where a checkpoint is another fold's, where numbers of
+    folds, recipes of one model or grids differ, or where the runtime is not installed.
     """
     if len(set(map(len, checkpoints))) > 1:
         raise UserError("--checkpoints: name as many folds for each model")
@@ -253,16 +248,21 @@ def load_teams(
     grounds: list[dict] = []
     for paths in checkpoints:
         members: list[Member] = []
-        for path in paths:
+        for fold, path in enumerate(paths):
             model, recipe, provenance = load_checkpoint(path)
+            if (known := provenance.get("fold", fold)) != fold:
+                raise UserError(
+                    f"{path}: is the model of fold {known} given as fold {fold}'s, whose photos it knows;"
+                    " name the checkpoints of fold 0, 1, … in order"
+                )
             if members and recipe != members[0][1]:
                 raise UserError(f"{path}: its recipe differs from {paths[0]}'s; retrain one of them")
-            first = by_model[0][0][1] if by_model else recipe
-            for key in GRID:
-                if getattr(recipe, key) != getattr(first, key):
+            own, first = grid_of(recipe), grid_of(by_model[0][0][1] if by_model else recipe)
+            for key, value in own.items():
+                if value != first[key]:
                     raise UserError(
-                        f"{path}: {key} is {getattr(recipe, key)}, but {getattr(first, key)} in "
-                        f"{checkpoints[0][0]}; only maps of one grid can be averaged"
+                        f"{path}: {key} is {value}, but {first[key]} in {checkpoints[0][0]}; only maps of "
+                        "one grid can be averaged"
                     )
             members.append((placed(model, recipe, device, runtime, graphs), recipe))
             grounds.append(provenance.get("ground"))
@@ -293,10 +293,12 @@ def main() -> int:
     parser.add_argument(
         "--test-folds", type=Path, required=True, help="output: test photos, each fold's model"
     )
-    parser.add_argument("--threshold", type=float, default=0.05, help="lowest score kept of one view, 0 … 1")
-    parser.add_argument("--batch-size", type=int, default=8, help="photos per forward pass")
+    parser.add_argument(
+        "--threshold", type=real(0, 1), default=0.05, help="lowest score kept of one view, 0 … 1"
+    )
+    parser.add_argument("--batch-size", type=whole(1), default=8, help="photos per forward pass")
     parser.add_argument("--workers", type=worker_count, default=0, help="processes that read photos")
-    parser.add_argument("--threads", type=int, default=1, help="threads of the network on the CPU")
+    parser.add_argument("--threads", type=whole(1), default=1, help="threads of the network on the CPU")
     parser.add_argument(
         "--runtime",
         choices=["torch", "openvino"],
@@ -311,7 +313,7 @@ def main() -> int:
     )
     parser.add_argument(
         "--turns-deg",
-        type=float,
+        type=real(-45, 45),
         nargs=3,
         action="append",
         metavar=("PAN", "TILT", "ROLL"),
@@ -325,13 +327,13 @@ def main() -> int:
     parser.add_argument(
         "--ground", action="store_true", help="move cars to the ground that those of their photo stand on"
     )
-    parser.add_argument("--gpus", type=int, default=1, help="0: compute on the CPU")
+    parser.add_argument("--gpus", type=whole(0), default=1, help="0: compute on the CPU")
     parser.add_argument("--no-graphs", action="store_true", help=NO_GRAPHS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    check_outputs(args.oof, args.test, args.test_folds)
 
-    folds = pd.read_parquet(args.folds)
-    images = pd.read_parquet(args.images)
+    folds, images = parquet.read_folds(args.folds), parquet.read_images(args.images)
     test_ids = images.ImageId[(images.split == "test") & (images.excluded == "")].tolist()
     settings = {
         "threshold": args.threshold,
@@ -361,8 +363,8 @@ def main() -> int:
     cars.write(args.oof, cars.concat(out_of_fold))
     cars.write(args.test, together)
     cars.write(args.test_folds, cars.concat([found.assign(fold=k) for k, found in enumerate(alone)]))
-    found = sum(map(len, out_of_fold))
-    print(f"{len(folds)} training photos, {found} cars; {len(test_ids)} test photos, {len(together)} cars")
+    photos, found = (folds["fold"] < len(teams)).sum(), sum(map(len, out_of_fold))
+    print(f"{photos} training photos, {found} cars; {len(test_ids)} test photos, {len(together)} cars")
     return 0
 
 

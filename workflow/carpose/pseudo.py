@@ -14,11 +14,12 @@ import json
 import numpy as np
 import pandas as pd
 
-from . import UserError, cars, fusion_fit, metric
+from . import UserError, cars, fusion_fit, metric, parquet
 from .calibration import cut_for_precision, cut_for_probability, predict_logistic
 from .clustering import cluster, rays
 from .files import run_main, write_text
 from .fuse import combine, finish, read_members, stack
+from .options import real
 
 AT_LEAST = 0.05  # share of the cars that become positives at least, and that a precision is measured on
 BANDS = [0, 20, 40, 60, np.inf]  # metres, for the report
@@ -171,14 +172,14 @@ def main() -> None:
     )
     parser.add_argument(
         "--precision-positive",
-        type=float,
+        type=real(0, 1),
         default=0.8,
         help="0 … 1; cars are positives down to the score where this share of them is still right (and each "
         f"more likely right than wrong); where it is never reached, the surest {100 * AT_LEAST:g} %%",
     )
     parser.add_argument(
         "--precision-ignore",
-        type=float,
+        type=real(0, 1),
         default=0.2,
         help="0 … 1; cars less probable than this are background, those up to the positives are ignored",
     )
@@ -192,7 +193,7 @@ def main() -> None:
     parser.add_argument("--report", required=True, help="JSON: cuts, counts, precision, drift per fold")
     args = parser.parse_args()
 
-    labels, folds = cars.read(args.labels), pd.read_parquet(args.folds)
+    labels, folds = cars.read(args.labels), parquet.read_folds(args.folds)
     fit_members = _members(args.fit_members, "--fit-members")
     test_members = _members(args.test_members, "--test-members")
     if list(fit_members) != list(test_members):
@@ -200,7 +201,8 @@ def main() -> None:
             f"--fit-members names {', '.join(fit_members)} and --test-members {', '.join(test_members)}; "
             "name the same members in the same order"
         )
-    previous = cars.read(args.previous) if args.previous else None
+    roles = {"fold": parquet.NUMBER, "role": parquet.TEXT}
+    previous = cars.read(args.previous, columns=roles) if args.previous else None
     truth = metric.read_truth(args.test_truth) if args.test_truth else None
     tables, reports = [], {}
     for fold in sorted(folds["fold"].unique().tolist()):

@@ -9,6 +9,7 @@ import hashlib
 import json
 import shlex
 from dataclasses import asdict, dataclass, field, fields
+from decimal import Decimal
 
 
 def _option(default, text: str, choices: list[str] | None = None):
@@ -162,6 +163,18 @@ class Recipe:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+GRID = (
+    *("input_width", "input_height", "crop", "level_deg", "perspective"),
+    *("depth", "depth_uncertainty", "height_cue", "position"),
+    *("rotation", "yaw", "pitch_roll", "constant_pitch", "constant_roll"),
+)
+
+
+def grid_of(recipe: Recipe) -> dict:
+    """What a cell's outputs mean: models that agree in it can have their maps averaged."""
+    return {name: getattr(recipe, name) for name in GRID}
+
+
 def recipe_of(config: dict, model: str) -> tuple[dict, int]:
     """A model of the configuration → its recipe's settings, and how many GPUs share its training.
 
@@ -202,10 +215,15 @@ def command_line(settings: dict) -> str:
         if isinstance(value, bool):
             words.append("true" if value else "false")
         elif isinstance(value, list):
-            words += [str(item) for item in value]
+            words += [plain(item) for item in value]
         else:
-            words.append(str(value))
+            words.append(plain(value))
     return shlex.join(words)
+
+
+def plain(value) -> str:
+    """As text that argparse does not take for an option: it knows -0.00001 for a number, but not -1e-05."""
+    return format(Decimal(repr(value)), "f") if isinstance(value, float) else str(value)
 
 
 def _boolean(text: str) -> bool:

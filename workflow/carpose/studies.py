@@ -13,8 +13,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from . import UserError, bootstrap, cars, metric, plots, study
+from . import UserError, bootstrap, cars, metric, parquet, plots, study
 from .files import run_main, write_text
+from .options import commands, whole
 
 SETS = {"held_out": "mAP, held out", "test": "mAP, hidden truth"}
 NO_LOSS = {"epoch", "lr", "norm", "seconds", "cpu_seconds", "mAP"}  # columns of history.csv
@@ -196,7 +197,7 @@ def _measure(args) -> None:
     from .checkpoint import code_version, load_checkpoint  # torch takes seconds; a table can do without
 
     found = study.read(args.study)
-    folds, images = pd.read_parquet(args.folds), pd.read_parquet(args.images)
+    folds, images = parquet.read_folds(args.folds), parquet.read_images(args.images)
     truth = cars.read(args.labels)
     image_ids = {"held_out": folds.ImageId[folds.fold == args.fold].tolist()}
     if args.test_truth:
@@ -205,7 +206,7 @@ def _measure(args) -> None:
     runs, trainings, tables = {}, {}, {}
     for variant, seed, predicted, trained in args.run:
         key = variant, int(seed)
-        parts = [cars.read(Path(predicted) / f"{name}.parquet") for name in ("oof", "test")]
+        parts = [cars.read(Path(predicted) / f"{name}.parquet", scored=True) for name in ("oof", "test")]
         tables[key], trainings[key] = cars.concat(parts), trained
         _, recipe, provenance = load_checkpoint(Path(trained) / "model.pt")
         history = pd.read_csv(Path(trained) / "history.csv")
@@ -260,21 +261,13 @@ def _table(args) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure studies and put them into one table.")
-    commands = parser.add_subparsers(dest="command", required=True)
-
-    def command(name, text, run):
-        sub = commands.add_parser(
-            name, help=text, description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-        )
-        sub.set_defaults(action=run)
-        return sub
-
+    command = commands(parser)
     sub = command("measure", "the metric of all runs of one study, as JSON", _measure)
     sub.add_argument("--study", type=Path, required=True, help="the study's YAML file")
     sub.add_argument("--images", type=Path, required=True, help="images.parquet of the check")
     sub.add_argument("--labels", type=Path, required=True, help="labels.parquet of the check")
     sub.add_argument("--folds", type=Path, required=True, help="folds.parquet")
-    sub.add_argument("--fold", type=int, default=0, help="the fold that no run has learnt from")
+    sub.add_argument("--fold", type=whole(0), default=0, help="the fold that no run has learnt from")
     sub.add_argument("--test-truth", type=Path, help="true cars of the test photos, CSV or Parquet")
     sub.add_argument(
         "--run",
@@ -285,7 +278,7 @@ def main() -> None:
         help="folder with oof.parquet and test.parquet, folder with model.pt and history.csv; "
         f"VARIANT {study.BASE} is what the others are compared with",
     )
-    sub.add_argument("--samples", type=int, default=500, help="resamples of the photos")
+    sub.add_argument("--samples", type=whole(1), default=500, help="resamples of the photos")
     sub.add_argument("--output", type=Path, required=True, help="JSON to write")
     sub = command("table", "studies side by side: differences, intervals, verdicts, losses", _table)
     sub.add_argument("studies", type=Path, nargs="+", help="JSONs of `measure`")

@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 
 from . import UserError
-from .config import SCHEMA, parsed, problems
+from .config import SCHEMA, beyond_cache, parsed, problems
 from .recipe import Recipe
 
 STUDY_SCHEMA = SCHEMA.with_name("studies.schema.yaml")
@@ -130,6 +130,8 @@ def runs(study: Study, config: dict) -> dict[tuple[str, int], Run]:
             settings[key] = value
         parts = {scope: _scope(settings, scope) for scope in SCOPES}
         recipe = {key: value for key, value in settings.items() if "." not in key}
+        if beyond_cache(recipe.get("crop", Recipe().crop), parts["cache"]["crop"]):
+            raise UserError(f"study {study.name}: {variant} shows what cache.crop leaves out of the photos")
         own = f"{BASE}-{study.base}" if variant == BASE else f"{study.name}-{variant}"
         retrained = any(not key.startswith("predict.") for key in change)
         for seed in range(config["seeds"]):

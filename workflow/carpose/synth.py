@@ -18,10 +18,12 @@ from tqdm import tqdm
 from . import UserError, meshes, rotation, synth_scene
 from .cars import ANGLES, POSITION
 from .files import run_main, write_text
+from .options import real, whole
 from .synth_cars import TYPES, Mesh, painted, parametric, write_json
 
 REAL_SIZE = (3384, 2710)
 REAL_INTRINSICS = (2304.5479, 2305.8757, 1686.2379, 1354.9849)  # fx, fy, cx, cy
+MARKER = "RENDERED.txt"
 LEAST_SEEN = 0.2  # a car with less than this share in sight has no label
 NOT_OF_INTEREST = 0.06  # share of cars that are white in the mask and absent from the labels
 
@@ -159,8 +161,18 @@ def given_poses(path: Path, counts: dict[str, int], seed: int) -> dict[str, list
 
 
 def make(scenes: Scenes, counts: dict[str, int], names: list[str], truth: Path, jobs: int) -> None:
-    """Render both splits and write every file of the layout; train.csv last, when all is there."""
+    """Render both splits and write every file of the layout; train.csv last, when all is there.
+
+    Raises UserError where there are photos or labels that were not rendered here: they would be lost.
+    """
     folder = scenes.folder
+    if not (folder / MARKER).exists():
+        for path in [folder / "train.csv", *folder.glob("*_images/*")]:
+            if path.exists():
+                raise UserError(
+                    f"{path}: was not rendered by this program; name another folder, or delete it"
+                )
+    write_text(folder / MARKER, "Rendered by carpose.synth, which replaces all photos and labels here.\n")
     for part in ("train_images", "test_images", "train_masks", "test_masks"):
         (folder / part).mkdir(parents=True, exist_ok=True)
         for old in (folder / part).glob("*.jpg"):
@@ -199,15 +211,17 @@ def main() -> int:
     parser.add_argument(
         "--truth-output", type=Path, required=True, help="truth of the test photos, outside of it"
     )
-    parser.add_argument("--train-images", type=int, default=400, help="number of labelled photos")
-    parser.add_argument("--test-images", type=int, default=200, help="number of test photos")
-    parser.add_argument("--seed", type=int, default=1, help="seed of everything")
-    parser.add_argument("--scale", type=float, default=0.25, help="of the real 3384×2710 pixels, 0.05 … 1")
-    parser.add_argument("--max-distance", type=float, default=80, help="metres; no car beyond")
+    parser.add_argument("--train-images", type=whole(1), default=400, help="number of labelled photos")
+    parser.add_argument("--test-images", type=whole(1), default=200, help="number of test photos")
+    parser.add_argument("--seed", type=whole(0), default=1, help="seed of everything")
+    parser.add_argument(
+        "--scale", type=real(0.05, 1), default=0.25, help="of the real 3384×2710 pixels, 0.05 … 1"
+    )
+    parser.add_argument("--max-distance", type=real(5), default=80, help="metres; no car beyond")
     parser.add_argument("--poses-from", type=Path, help="a train.csv whose poses are rendered")
     parser.add_argument("--car-models", type=Path, help="a folder of car_models_json to render")
     parser.add_argument("--car-model-ids", type=Path, help="its table model_type,name")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
+    parser.add_argument("--jobs", type=whole(1), default=os.cpu_count(), help="processes")
     args = parser.parse_args()
     counts = {"train": args.train_images, "test": args.test_images}
     if args.car_models:

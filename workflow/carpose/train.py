@@ -23,13 +23,15 @@ import pyarrow
 import torch
 from tqdm import tqdm
 
-from . import UserError, data, distributed, ground, losses, state
+from . import UserError, cars, data, distributed, ground, losses, parquet, state
 from .cars import POSE
 from .checkpoint import save_checkpoint
+from .config import check_recipe
 from .device import NO_GRAPHS, lease, worker_count
-from .files import atomic, check_writable, run_main
+from .files import atomic, check_outputs, run_main
 from .metric import evaluate
 from .optim import rate_schedule
+from .options import real, whole
 from .predict import placed, predict_cars
 from .recipe import Recipe, add_options, from_options
 from .training import Training
@@ -44,8 +46,8 @@ class Interrupted(Exception):
 def run(args: argparse.Namespace, recipe: Recipe, device: torch.device) -> None:
     """Train to the end, or raise Interrupted (state saved) or UserError (a loss that is not finite)."""
     pyarrow.set_memory_pool(pyarrow.system_memory_pool())  # its own keeps several times what tables take
-    labels = pd.read_parquet(args.labels)
-    folds = pd.read_parquet(args.folds).sort_values("ImageId")
+    labels = cars.read(args.labels)
+    folds = parquet.read_folds(args.folds).sort_values("ImageId")
     left_out = set(recipe.leave_out.split(",")) - {""}
     if unknown := left_out - set(folds.ImageId):
         raise UserError(f"leave_out: {min(unknown)} is not among the training photos of {args.folds}")
@@ -56,8 +58,9 @@ def run(args: argparse.Namespace, recipe: Recipe, device: torch.device) -> None:
     later = args.pseudo is not None
     table, pseudo_ids = labels.assign(weight=1.0, depth_sigma=0.0), []
     if later:
-        images = pd.read_parquet(args.images)
-        pseudo = pd.read_parquet(args.pseudo)
+        images = parquet.read_images(args.images)
+        known = dict.fromkeys(["fold", "weight", "depth_sigma"], parquet.NUMBER)
+        pseudo = cars.read(args.pseudo, columns=known)
         pseudo = pseudo[pseudo.fold == args.fold]
         pseudo_ids = sorted(images.ImageId[(images.split == "test") & (images.excluded == "")])
         columns = ["ImageId", *POSE, "weight", "depth_sigma"]
@@ -93,7 +96,8 @@ def run(args: argparse.Namespace, recipe: Recipe, device: torch.device) -> None:
             retries += 1
             saved = load_state(args.state, digest)
             if recipe.nan == "stop" or saved is None or retries > LATEST_RESTARTS:
-                raise UserError(f"{error}; lower the rate, or set nan: back") from None
+                remedy = "lower the rate" + (", or set nan: back" if recipe.nan == "stop" else "")
+                raise UserError(f"{error}; {remedy}") from None
             rate = progress.rate / 2  # of what failed: the saved state may be of before an earlier failure
             training.restore(saved)
             training.progress.rate = rate
@@ -192,7 +196,7 @@ def finish_epoch(
         found, _ = predict_cars(
             [[(model, recipe)]], args.cache, valid_ids, training.device, workers=args.workers
         )
-        row["mAP"] = evaluate(pd.read_parquet(args.labels), found, image_ids=valid_ids)["mAP"]
+        row["mAP"] = evaluate(cars.read(args.labels), found, image_ids=valid_ids)["mAP"]
     progress.history.append(row)
     progress.epoch, progress.batch, progress.sums = progress.epoch + 1, 0, {}
     return row
@@ -279,18 +283,20 @@ def main() -> int:
     files.add_argument("--state", type=Path, required=True, help="file to resume from; gone when all is done")
     files.add_argument("--tensorboard", type=Path, help="folder for TensorBoard events")
     running = parser.add_argument_group("running")
-    running.add_argument("--fold", type=int, required=True, help="the fold to validate on")
+    running.add_argument("--fold", type=whole(0), required=True, help="the fold to validate on")
     running.add_argument("--name", default="train", help="name in the log")
-    running.add_argument("--validate-every", type=int, default=1, help="epochs; 0: only the last")
-    running.add_argument("--save-minutes", type=float, default=10, help="minutes between states in an epoch")
+    running.add_argument("--validate-every", type=whole(0), default=1, help="epochs; 0: only the last")
+    running.add_argument(
+        "--save-minutes", type=real(0), default=10, help="minutes between states in an epoch"
+    )
     running.add_argument("--workers", type=worker_count, default=0, help="processes that prepare samples")
-    running.add_argument("--gpus", type=int, default=1, help="how many share the training; 0: the CPU")
+    running.add_argument("--gpus", type=whole(0), default=1, help="how many share the training; 0: the CPU")
     running.add_argument("--no-graphs", action="store_true", help=NO_GRAPHS)
     add_options(parser)
     args = parser.parse_args()
     recipe = from_options(args)
-    check_writable(args.output.parent)
-    check_writable(args.history.parent)
+    check_recipe(recipe)
+    check_outputs(args.output, args.history, args.state)
     torch.set_num_threads(recipe.threads)
     distributed.check(recipe.batch_size, max(args.gpus, distributed.size()))
     distributed.launch(args.gpus, "carpose.train")

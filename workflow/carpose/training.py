@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from . import codec, data, distributed, graphs, losses
+from . import UserError, codec, data, distributed, graphs, losses
 from .average import MovingAverage
 from .checkpoint import build, load_checkpoint
 from .device import fetch, number_format
@@ -38,7 +38,13 @@ class Training:
         self.recipe, self.device = recipe, device
         model = build(recipe)
         if start is not None:
-            model.load_state_dict(load_checkpoint(start)[0].state_dict())
+            try:
+                model.load_state_dict(load_checkpoint(start)[0].state_dict())
+            except RuntimeError:
+                raise UserError(
+                    f"{start}: holds another network than this recipe describes; train it again, or take "
+                    "retrain_start: scratch"
+                ) from None
         self.model = distributed.synchronised(model.to(device), device)
         self.ema = MovingAverage(self.model, recipe.ema_decay)
         self.parameters = list(self.model.parameters())

@@ -13,7 +13,7 @@ sys.path.insert(0, str(LIBRARY))
 
 from carpose import UserError
 from carpose.config import check, parsed
-from carpose.recipe import command_line, recipe_of
+from carpose.recipe import command_line, plain, recipe_of
 
 config = parsed(config)
 try:

@@ -11,6 +11,8 @@ if DEMO:
             truth=f"{RESULTS}/demo_truth.csv",
         log:
             f"{RESULTS}/logs/demo_data.log",
+        conda:
+            f"{ENVS}/light.yaml"
         threads: workflow.resource_settings.cores or 2
         params:
             folder=DATA,
@@ -45,9 +47,10 @@ rule check_data:
         **asks("small"),
     params:
         folder=DATA,
-        exclude=[f"{image_id}={reason}" for image_id, reason in config["exclude"]["images"].items()],
+        # Functions, since braces in a reason are no wildcards.
+        exclude=lambda wildcards: [f"{image}={why}" for image, why in config["exclude"]["images"].items()],
         depth=config["exclude"]["max_depth"],
-        reason=config["exclude"]["max_depth_reason"],
+        reason=lambda wildcards: config["exclude"]["max_depth_reason"],
     shell:
         "python -m carpose.kaggle check {params.folder:q} --findings {log.findings} --images {output.images}"
         " --labels {output.labels} --max-depth {params.depth} --max-depth-reason {params.reason:q}"
@@ -92,7 +95,7 @@ rule build_cache:
         **asks("small"),
     params:
         data=DATA,
-        crop=config["cache"]["crop"],
+        crop=list(map(plain, config["cache"]["crop"])),
         scale=config["cache"]["scale"],
     shell:
         "python -m carpose.cache --data {params.data:q} --images {input.images} --crop {params.crop}"

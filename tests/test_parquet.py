@@ -1,0 +1,77 @@
+"""Tables are checked when they are read: one error that names file, column and image."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from carpose import UserError, cars, parquet
+
+CARS = pd.DataFrame(
+    {"ImageId": ["ID_a", "ID_b"]}
+    | {name: [0.1, 0.2] for name in cars.POSE}
+    | {"score": [0.5, 0.6], "depth_sigma": [0.1, np.nan], "sure": [True, False], "fold": [0, 1]}
+)
+
+
+def changed(**columns):
+    return CARS.assign(**columns)
+
+
+@pytest.mark.parametrize(
+    "table, message",
+    [
+        (CARS.drop(columns="x"), "columns missing from the table: x"),
+        (CARS.drop(columns="score"), "no column score; predictions are needed here"),
+        (changed(x=[0.1, np.nan]), "1 values of x are not finite, first in image ID_b"),
+        (changed(z=[np.inf, 1.0]), "1 values of z are not finite, first in image ID_a"),
+        (changed(score=[np.nan, np.nan]), "2 values of score are not finite, first in image ID_a"),
+        (changed(yaw=["left", "right"]), "the column yaw must hold finite numbers"),
+        (changed(ImageId=[1, 2]), "the column ImageId must hold text"),
+        (changed(ImageId=["ID_a", None]), "the column ImageId must hold text"),
+        (changed(sure=["yes", "no"]), "the column sure must hold true or false"),
+        (changed(sure=[True, None]), "the column sure must hold true or false"),
+        (changed(depth_sigma=["wide", "narrow"]), "the column depth_sigma must hold numbers"),
+        (changed(fold=[0, np.nan]), "1 values of fold are not finite, first in image ID_b"),
+    ],
+)
+def test_what_a_table_of_cars_must_not_hold(tmp_path, table, message):
+    path = tmp_path / "cars.parquet"
+    table.to_parquet(path)
+    with pytest.raises(UserError, match=message) as error:
+        cars.read(path, scored=True)
+    assert str(error.value).startswith(str(path)) and "\n" not in str(error.value)
+
+
+def test_files_that_are_no_tables(tmp_path):
+    CARS.to_parquet(tmp_path / "cars.parquet")
+    whole = (tmp_path / "cars.parquet").read_bytes()
+    (tmp_path / "half.parquet").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "empty.parquet").write_bytes(b"")
+    (tmp_path / "folder.parquet").mkdir()
+    for name, message in {
+        "half": "not a readable Parquet table",
+        "empty": "not a readable Parquet table",
+        "folder": "columns missing|not a readable",
+        "nowhere": "there is no such file",
+        "cars": "columns missing from the table: split, excluded, phash",
+    }.items():
+        with pytest.raises(UserError, match=f"{name}.parquet: .*{message}" if name != "folder" else message):
+            parquet.read_images(tmp_path / f"{name}.parquet")
+
+
+def test_every_photo_is_there_once(tmp_path):
+    path = tmp_path / "folds.parquet"
+    folds = pd.DataFrame({"ImageId": ["ID_a", "ID_b", "ID_a"], "fold": [0, 1, 1]})
+    for rows, message in ((folds, "image ID_a is there twice"), (folds.iloc[:0], "holds no image")):
+        rows.to_parquet(path)
+        with pytest.raises(UserError, match=message):
+            parquet.read_folds(path)
+    folds.iloc[:2].to_parquet(path)
+    assert list(parquet.read_folds(path).fold) == [0, 1]
+
+
+def test_what_is_right_is_read_as_it_is(tmp_path):
+    for rows in (CARS, CARS.iloc[:0], CARS.assign(model_type=3), CARS.drop(columns=["sure", "depth_sigma"])):
+        cars.write(tmp_path / "cars.parquet", rows)
+        read = cars.read(tmp_path / "cars.parquet", scored=True, columns={"fold": parquet.NUMBER})
+        pd.testing.assert_frame_equal(read, rows.reset_index(drop=True), check_dtype=len(rows) > 0)

@@ -1,0 +1,68 @@
+"""Tables that stages hand on as Parquet, checked when they are read: a wrong file is an error that names it,
+not a traceback or a wrong number hours later."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow
+from pandas.api import types
+
+from . import UserError
+
+TEXT, NUMBER, MAYBE, FLAG = "text", "finite numbers", "numbers", "true or false"  # MAYBE: NaN is not known
+IMAGES = {"ImageId": TEXT, "split": TEXT, "excluded": TEXT, "phash": TEXT}
+FOLDS = {"ImageId": TEXT, "fold": NUMBER}
+
+
+def read(path: str | Path, columns: dict[str, str], optional: dict[str, str] | None = None) -> pd.DataFrame:
+    """columns: name → kind of what the table must have; optional: of what it may have.
+
+    Raises UserError naming the file and what is wrong with it, and the ImageId where there is one.
+    """
+    try:
+        table = pd.read_parquet(path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such file") from None
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
+        raise UserError(f"{path}: not a readable Parquet table ({error}); make it again") from error
+    missing = [name for name in columns if name not in table]
+    if missing:
+        raise UserError(f"{path}: columns missing from the table: {', '.join(missing)}; is it another table?")
+    for name, kind in (columns | (optional or {})).items():
+        if name in table and len(table):
+            _check(path, table, name, kind)
+    return table
+
+
+def _check(path: str | Path, table: pd.DataFrame, name: str, kind: str) -> None:
+    column = table[name]
+    of_kind = {TEXT: types.is_string_dtype, FLAG: types.is_bool_dtype}.get(kind, types.is_numeric_dtype)
+    bad = column.isna().to_numpy() if kind in (TEXT, FLAG) else np.zeros(len(table), bool)
+    if not of_kind(column) or bad.any():
+        raise UserError(f"{path}: the column {name} must hold {kind}; make the table again")
+    if kind == NUMBER:
+        bad = ~np.isfinite(column.to_numpy(float))
+    if bad.any():
+        where = f", first in image {table['ImageId'][bad].iloc[0]}" if "ImageId" in table else ""
+        raise UserError(f"{path}: {bad.sum()} values of {name} are not finite{where}; make the table again")
+
+
+def read_images(path: str | Path) -> pd.DataFrame:
+    """images.parquet of the check: every photo, and why it is left out (`excluded`; empty: it is not)."""
+    return _of_images(path, IMAGES)
+
+
+def read_folds(path: str | Path) -> pd.DataFrame:
+    """folds.parquet: the training photos and each one's fold."""
+    return _of_images(path, FOLDS)
+
+
+def _of_images(path: str | Path, columns: dict[str, str]) -> pd.DataFrame:
+    table = read(path, columns)
+    if table.empty:
+        raise UserError(f"{path}: holds no image; make it again")
+    twice = table["ImageId"].duplicated()
+    if twice.any():
+        raise UserError(f"{path}: image {table['ImageId'][twice].iloc[0]} is there twice; make it again")
+    return table
