@@ -76,6 +76,13 @@ def test_too_few_different_photos():
         folds.split(np.zeros(10, int), np.ones(10), 2, 0)
 
 
+def test_a_hash_that_is_none_names_its_image():
+    table = pd.DataFrame({"ImageId": ["ID_a", "ID_b"], "phash": ["00ff", "zz"]})
+    with pytest.raises(UserError, match="image ID_b: 'zz' is no hash"):
+        folds.hashes_of(table)
+    assert list(folds.hashes_of(table[:1])) == [255]
+
+
 def test_by_hand(tmp_path):
     rng = np.random.default_rng(0)
     names = [f"ID_{i}" for i in range(20)]

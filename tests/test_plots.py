@@ -55,6 +55,13 @@ def pixels(figure, tmp_path) -> np.ndarray:
     return cv2.imread(str(tmp_path / "figure.png"))[..., ::-1].astype(int)
 
 
+@pytest.mark.parametrize("name, suffix", [("figure", "no suffix"), ("figure.doc", "doc")])
+def test_pictures_need_a_format(tmp_path, name, suffix):
+    with pytest.raises(UserError, match=f"{name}: {suffix} is no format of pictures; name it .png"):
+        plots.save(plots.Figure(), tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
 def amount(picture: np.ndarray, colour: str) -> int:
     """How many pixels have very nearly this colour."""
     wanted = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]

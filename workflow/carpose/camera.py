@@ -82,8 +82,9 @@ def crop_and_resize(photo_size: tuple[int, int], crop: list[float], size: tuple[
 
 
 def magnify_top(size: tuple[int, int], strength: float) -> np.ndarray:
-    """A perspective warp of the network's input (width, height) onto itself: rows at the top, where distant
-    cars are, grow by 1 + strength, those at the bottom shrink, and columns with them; nothing is cut off.
+    """A perspective warp of the network's input (width, height) onto itself: at the top, where distant cars
+    are, rows grow by 1 + strength and columns stay as wide; at the bottom both shrink by as much. Nothing is
+    cut off.
     """
     width, height = size
     slope, middle = strength / height, (width - 1) / 2

@@ -25,7 +25,8 @@ from .recipe import Recipe
 
 # Pictures (bytes, or on the CPU what `normalised` makes of them), targets by name, ImageIds.
 Batch = tuple[torch.Tensor, dict[str, torch.Tensor | np.ndarray], list[str]]
-MEAN = torch.tensor([0.485, 0.456, 0.406])  # ImageNet's, which pretrained weights expect
+# ImageNet's, which pretrained weights expect, but for those of EfficientNet-Lite (0.5 and 0.5).
+MEAN = torch.tensor([0.485, 0.456, 0.406])
 STD = torch.tensor([0.229, 0.224, 0.225])
 
 

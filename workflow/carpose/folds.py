@@ -54,6 +54,19 @@ def split(groups: np.ndarray, cars_per_image: np.ndarray, folds: int, seed: int)
     return fold_of_group[groups]
 
 
+def hashes_of(images: pd.DataFrame) -> np.ndarray:
+    """Perceptual hashes of the check's table as (N,) uint64. Raises UserError naming an image without one."""
+    values = []
+    for image_id, text in zip(images["ImageId"], images["phash"], strict=True):
+        try:
+            values.append(int(text, 16))
+        except ValueError:
+            raise UserError(
+                f"image {image_id}: {text!r} is no hash; run the check of the data again"
+            ) from None
+    return np.array(values, np.uint64)
+
+
 def make_folds(
     images: pd.DataFrame, labels: pd.DataFrame, folds: int, seed: int, distance: int
 ) -> pd.DataFrame:
@@ -62,8 +75,7 @@ def make_folds(
     images, labels: the tables of the check; distance: bits in which near-duplicates may differ.
     """
     used = images[(images["split"] == "train") & (images["excluded"] == "")]
-    hashes = np.array([int(value, 16) for value in used["phash"]], np.uint64)
-    groups = near_duplicates(hashes, distance)
+    groups = near_duplicates(hashes_of(used), distance)
     counts = used["ImageId"].map(labels["ImageId"].value_counts()).fillna(0).to_numpy()
     fold = split(groups, counts, folds, seed)
     return pd.DataFrame({"ImageId": used["ImageId"].to_numpy(), "fold": fold, "group": groups})

@@ -15,7 +15,7 @@ from . import UserError, cars, ground, kaggle, parquet, rotation, runs
 from .calibration import logit, predict_logistic, sigmoid
 from .clustering import cluster, rays
 from .files import check_outputs, run_main
-from .folds import near_duplicates
+from .folds import hashes_of, near_duplicates
 from .ground import SIGMA
 from .options import whole
 
@@ -364,8 +364,7 @@ def main() -> None:
     fused = fuse(members, fit)
     if args.images:
         images = parquet.read_images(args.images).query("split == 'test' and excluded == ''")
-        hashes = np.array([int(value, 16) for value in images["phash"]], np.uint64)
-        groups = pd.Series(near_duplicates(hashes, args.hash_distance), images["ImageId"])
+        groups = pd.Series(near_duplicates(hashes_of(images), args.hash_distance), images["ImageId"])
         fused = fuse_duplicates(fused, groups, sure_from(fit, paying(fit)))
         print(f"{groups.duplicated(keep=False).sum()} photos have a twin")
     if args.sample:

@@ -45,7 +45,7 @@ class Recipe:
         0.0, "degrees by which the camera is rolled against the road: the picture is turned back"
     )
     perspective: float = _option(
-        0.0, "magnify the top (the distance) of the input by 1 + this, the bottom less"
+        0.0, "enlarge the rows at the top (the distance) of the input by 1 + this, shrink the bottom"
     )
     resize: str = _option(
         "none",
