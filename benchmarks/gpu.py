@@ -10,6 +10,7 @@ are made ready side by side, which takes memory for all of them, and measured on
 """
 
 import argparse
+import contextlib
 import functools
 import itertools
 import multiprocessing
@@ -164,7 +165,9 @@ def received(process, connection, patience: float | None = None):
     try:
         if connection.poll(patience):
             return connection.recv()
-        os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # of one that leads no group yet
+            os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
         return "not ready in time"
     except EOFError:
         return "its process ended"
