@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from carpose import UserError, augment, cache
+from carpose import UserError, cache
 
 CROP, SCALE = [0.0, 0.4, 1.0, 1.0], 0.5
 
@@ -43,9 +43,9 @@ def _in_this_process(monkeypatch):
     monkeypatch.setattr(cache, "ProcessPoolExecutor", Pool)
 
 
-def build(prepared, folder, crop=CROP):
+def build(prepared, folder):
     images = pd.read_parquet(prepared / "images.parquet")
-    cache.build(prepared / "data", images, folder, crop, SCALE, jobs=1)
+    cache.build(prepared / "data", images, folder, CROP, SCALE, jobs=1)
     return cache.open_cache(folder)
 
 
@@ -60,13 +60,6 @@ def test_holds_the_cropped_and_scaled_photos(prepared, tmp_path):
     difference = np.abs(built.photos[built.rows[image_id]][..., :3].astype(int) - expected)
     assert np.median(difference) <= 3
     assert not (tmp_path / "done.npy").exists() and not (tmp_path / "plan.json").exists()
-
-
-def test_beyond_a_photo_is_what_augmentation_puts_there(prepared, tmp_path):
-    built = build(prepared, tmp_path, [-0.1, 0.4, 1.1, 1.0])
-    margin = int(0.09 / 1.2 * built.photos.shape[2])
-    beyond = np.concatenate([built.photos[:, :, :margin], built.photos[:, :, -margin:]])
-    assert (beyond == augment.BORDER).all()
 
 
 def test_interrupted_build_goes_on_where_it_stopped(prepared, tmp_path):

@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from .cache import BORDER
 from .recipe import Recipe
 from .rotation import MIRROR, matrix
+
+BORDER = (124, 124, 124, 0)  # grey where the picture ends; the fourth channel is the mask
 
 
 @dataclass(frozen=True)

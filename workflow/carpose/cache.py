@@ -21,8 +21,6 @@ from . import UserError, camera, parquet
 from .files import run_main, write_text
 from .options import real, whole
 
-BORDER = (124, 124, 124, 0)  # grey where the photo ends; the fourth channel is the mask
-
 
 @dataclass(frozen=True)
 class Cache:
@@ -129,11 +127,10 @@ def _picture(task: tuple) -> np.ndarray:
     _, data, image_id, split, has_mask, _, view, size = task
     cv2.setNumThreads(1)
     picture = _read(data / f"{split}_images" / f"{image_id}.jpg", cv2.IMREAD_COLOR)
-    picture = cv2.cvtColor(_shrink(picture, view, size, BORDER[:3]), cv2.COLOR_BGR2RGB)
+    picture = cv2.cvtColor(_shrink(picture, view, size), cv2.COLOR_BGR2RGB)
     mask = np.zeros(size[::-1], np.uint8)
     if has_mask:
-        mask = _read(data / f"{split}_masks" / f"{image_id}.jpg", cv2.IMREAD_GRAYSCALE)
-        mask = _shrink(mask, view, size, BORDER[3:])
+        mask = _shrink(_read(data / f"{split}_masks" / f"{image_id}.jpg", cv2.IMREAD_GRAYSCALE), view, size)
     return np.dstack([picture, mask])
 
 
@@ -144,7 +141,7 @@ def _read(path: Path, mode: int) -> np.ndarray:
     return picture
 
 
-def _shrink(picture: np.ndarray, view: np.ndarray, size: tuple[int, int], border: tuple) -> np.ndarray:
+def _shrink(picture: np.ndarray, view: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resample under `view` into `size`. Shrinking averages areas first, so that nothing aliases."""
     sx, sy = view[0, 0], view[1, 1]
     before = np.eye(3)
@@ -154,9 +151,7 @@ def _shrink(picture: np.ndarray, view: np.ndarray, size: tuple[int, int], border
         before = camera.crop_and_resize((width, height), [0, 0, 1, 1], small)
         picture = cv2.resize(picture, small, interpolation=cv2.INTER_AREA)
     warp = view @ np.linalg.inv(before)
-    return cv2.warpPerspective(
-        picture, warp, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=border
-    )
+    return cv2.warpPerspective(picture, warp, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
 
 
 def main() -> int:
