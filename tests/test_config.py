@@ -186,6 +186,13 @@ def test_only_maps_of_one_grid_are_averaged(config):
         check(config)
 
 
+def test_no_model_has_no_grid(config):
+    config["fuse"]["average_maps"] = True
+    config["models"] = {"dla34": None}
+    with pytest.raises(UserError, match="models: at least one model is needed"):
+        check(config)
+
+
 def test_keys_that_yaml_reads_as_no_text_are_named(config):
     config["models"] |= {5: None, False: {1: 2}}
     config[7] = config["rouds"] = 3
@@ -201,7 +208,7 @@ def test_numbers_on_the_command_line_are_no_options(value):
 
     parser = argparse.ArgumentParser()
     parser.add_argument("--x", type=float, nargs=2)
-    text = plain(value)
+    text = str(plain(value))
     assert parser.parse_args(["--x", text, text]).x == [value, value]
 
 

@@ -22,16 +22,16 @@ def changed(**columns):
     [
         (CARS.drop(columns="x"), "columns missing from the table: x"),
         (CARS.drop(columns="score"), "no column score; predictions are needed here"),
-        (changed(x=[0.1, np.nan]), "1 values of x are not finite, first in image ID_b"),
-        (changed(z=[np.inf, 1.0]), "1 values of z are not finite, first in image ID_a"),
-        (changed(score=[np.nan, np.nan]), "2 values of score are not finite, first in image ID_a"),
+        (changed(x=[0.1, np.nan]), "1 values of x are not finite numbers, first in image ID_b"),
+        (changed(z=[np.inf, 1.0]), "1 values of z are not finite numbers, first in image ID_a"),
+        (changed(score=[np.nan, np.nan]), "2 values of score are not finite numbers, first in image ID_a"),
         (changed(yaw=["left", "right"]), "the column yaw must hold finite numbers"),
         (changed(ImageId=[1, 2]), "the column ImageId must hold text"),
-        (changed(ImageId=["ID_a", None]), "the column ImageId must hold text"),
+        (changed(ImageId=["ID_a", None]), "1 values of ImageId are not text;"),
         (changed(sure=["yes", "no"]), "the column sure must hold true or false"),
-        (changed(sure=[True, None]), "the column sure must hold true or false"),
+        (changed(sure=[True, None]), "1 values of sure are not true or false, first in image ID_b"),
         (changed(depth_sigma=["wide", "narrow"]), "the column depth_sigma must hold numbers"),
-        (changed(fold=[0, np.nan]), "1 values of fold are not finite, first in image ID_b"),
+        (changed(fold=[0, np.nan]), "1 values of fold are not finite numbers, first in image ID_b"),
     ],
 )
 def test_what_a_table_of_cars_must_not_hold(tmp_path, table, message):
@@ -40,6 +40,15 @@ def test_what_a_table_of_cars_must_not_hold(tmp_path, table, message):
     with pytest.raises(UserError, match=message) as error:
         cars.read(path, scored=True)
     assert str(error.value).startswith(str(path)) and "\n" not in str(error.value)
+
+
+def test_what_is_asked_for_counts_more_than_what_may_be(tmp_path):
+    CARS.to_parquet(tmp_path / "cars.parquet")
+    assert cars.read(tmp_path / "cars.parquet").depth_sigma.isna().sum() == 1
+    with pytest.raises(
+        UserError, match="1 values of depth_sigma are not finite numbers, first in image ID_b"
+    ):
+        cars.read(tmp_path / "cars.parquet", columns={"depth_sigma": parquet.NUMBER})
 
 
 def test_files_that_are_no_tables(tmp_path):

@@ -213,6 +213,16 @@ def test_shipped_studies_are_planned_with_shared_bases(tmp_path):
     assert jobs(snakemake(tmp_path, "-n", "results/studies/yaw.json"))["train"] == "6"
 
 
+def test_crops_of_the_command_line_are_numbers_to_the_studies(tmp_path):
+    def plan(crop, check=True):
+        options = ("studies=[radius]", f'train={{"crop": {crop}}}')
+        return snakemake(tmp_path, "-n", "studies", "--config", *options, check=check)
+
+    assert "measure" in plan("[0.0, 0.592, 1.0, 0.872]")
+    assert "radius" in (text := plan("[0.0, 0.592, 1.0, 0.95]", False)) and "cache.crop leaves out" in text
+    assert "crop: 5 is not right; it must be of type array" in plan("5", False)
+
+
 def test_a_wrong_study_stops_at_once(tmp_path):
     text = snakemake(tmp_path, "-n", "studies", "--config", "studies=[radios]", check=False)
     assert "there is no radios.yaml in" in text

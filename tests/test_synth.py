@@ -43,7 +43,7 @@ def test_photos_of_others_are_never_replaced(tmp_path):
     options = ("--train-images", 1, "--test-images", 1, "--scale", 0.1)
     command = ("carpose.synth", "--output", tmp_path / "data", "--truth-output", tmp_path / "truth.csv")
     done = run_module(*command, *options, check=False)
-    assert done.returncode == 2 and "ID_real.jpg: was not rendered by this program" in done.stderr
+    assert done.returncode == 2 and "holds photos or labels but no RENDERED.txt" in done.stderr
     assert photo.read_bytes() == b"taken on a road" and len(list(photo.parent.parent.iterdir())) == 1
     photo.unlink()
     before = pd.read_csv(render(tmp_path, *options) / "train.csv")

@@ -137,8 +137,8 @@ def run_background(command, **more):
 
 def test_infinite_loss_stops_and_names_the_photos(prepared, tmp_path):
     done = run_module(
-        *options(prepared, tmp_path, "--heatmap-weight", 1e39),
-        check=False,  # infinite in float32
+        *options(prepared, tmp_path, "--heatmap-weight", 1e39),  # infinite in float32
+        check=False,
     )
     assert done.returncode == 2
     assert "loss is not finite" in done.stderr and "epoch" in done.stderr and "ID_" in done.stderr

@@ -95,7 +95,7 @@ def test_settings_of_the_prediction_reach_it(tmp_path):
         return command.partition("--threshold ")[2].partition(" --threads")[0].split(" --")[1:]
 
     given = options('{"turns_deg": [[0, 0.5, -2], [0, -2.0e-5, 0]], "pool_depth": true, "flip": false}')
-    turns = ["turns-deg 0 0.5 -2", "turns-deg 0 -0.00002 0"]
+    turns = ["turns-deg 0.000000 0.500000 -2.000000", "turns-deg 0.000000 -0.000020 0.000000"]
     assert [option for option in given if option.startswith("turns")] == turns
     assert "pool-depth" in given and "flip" not in given
     given = options('{"turns_deg": [], "pool_depth": false}')

@@ -16,12 +16,14 @@ ROOT = Path(workflow.basedir).parent
 sys.path.insert(0, str(ROOT / "workflow"))
 
 from carpose import UserError, study
+from carpose.config import parsed
 
 
 configfile: f"{ROOT}/config.yaml"
 configfile: f"{ROOT}/configs/studies.yaml"
 
 
+config = parsed(config)  # numbers that --config left as strings
 try:
     SETTINGS = study.settings(config)
     FOLDER = Path(SETTINGS["studies_folder"] or ROOT / "configs" / "studies")
@@ -63,7 +65,7 @@ use rule build_cache from pipeline with:
     log:
         f"{RESULTS}/logs/build_{{cache}}.log",
     params:
-        crop=lambda wildcards: list(map(pipeline.plain, CACHES[wildcards.cache]["crop"])),
+        crop=lambda wildcards: [pipeline.plain(edge) for edge in CACHES[wildcards.cache]["crop"]],
         scale=lambda wildcards: CACHES[wildcards.cache]["scale"],
 
 
@@ -76,13 +78,16 @@ def samples(wildcards):
         "images": rules.check_data.output.images,
         "labels": rules.check_data.output.labels,
         "folds": rules.split_folds.output[0],
-        "weights": [],
     }
+
+
+use rule fetch_weights from pipeline
 
 
 use rule train from pipeline with:
     input:
         unpack(samples),
+        weights=pipeline.fetched_weights,
 
 
 # One fold is trained, and a variant that is predicted in another way shares the network of its base.

@@ -60,6 +60,8 @@ def load_checkpoint(path: Path) -> tuple[torch.nn.Module, Recipe, dict]:
         model.load_state_dict(content["weights"])
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file") from None
+    except (PermissionError, MemoryError):
+        raise  # the file is not to blame
     except Exception as error:  # anything can be wrong with a file
         reason = f"{type(error).__name__}: {brief(str(error))}"
         raise UserError(f"{path}: not a checkpoint of this version ({reason}); train it again") from error

@@ -150,7 +150,7 @@ def _contradictions(config: dict) -> list[str]:
         for crop, names in views.items()
         if beyond_cache(crop, cached)
     ]
-    if config["fuse"].get("average_maps"):
+    if recipes and config["fuse"].get("average_maps"):
         grids = {name: grid_of(Recipe(**recipe_of(config, name)[0])) for name in recipes}
         first = next(iter(grids))
         lines += [
@@ -170,12 +170,13 @@ def _contradictions(config: dict) -> list[str]:
 
 
 def beyond_cache(crop: Sequence[float], cached: Sequence[float]) -> bool:
-    """Whether a view shows parts of a photo that a cache of this crop does not hold."""
-    corners = [min(max(edge, 0.0), 1.0) for edge in crop]
-    return any(
-        (own < held - 1e-9 if edge < 2 else own > held + 1e-9)
-        for edge, (own, held) in enumerate(zip(corners, cached, strict=True))
-    )
+    """Whether a view shows parts of a photo that a cache of this crop does not hold; no if it is no crop."""
+    try:
+        left, top, right, bottom = (min(max(edge, 0.0), 1.0) for edge in crop)
+        beyond = [cached[0] - left, cached[1] - top, right - cached[2], bottom - cached[3]]
+    except (TypeError, ValueError, IndexError):
+        return False  # which is another error
+    return max(beyond) > 1e-9
 
 
 def check_recipe(recipe: Recipe) -> None:

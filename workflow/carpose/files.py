@@ -50,8 +50,8 @@ def check_outputs(*paths: Path) -> None:
 
 # What the machine lacks, not the program: one line says it all.
 LACKING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENODEV}
-# A name that was given wrongly, or is another's.
-NO_ACCESS = {errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EACCES, errno.EPERM}
+# A name that was given wrongly, or is another's: it says all by itself.
+MISNAMED = {errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EACCES, errno.EPERM}
 QUOTED = 40  # characters
 
 
@@ -73,7 +73,7 @@ def run_main(main: Callable[[], int | None]) -> None:
     except OSError as error:
         name = error.filename2 or error.filename  # the second is where a file was to be moved to
         where = f"{name}: " if name else ""
-        if error.errno in NO_ACCESS and where:
+        if error.errno in MISNAMED and where:
             sys.exit(_report(f"{where}{error.strerror}"))
         if error.errno not in LACKING:
             raise

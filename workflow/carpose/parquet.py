@@ -29,7 +29,7 @@ def read(path: str | Path, columns: dict[str, str], optional: dict[str, str] | N
     missing = [name for name in columns if name not in table]
     if missing:
         raise UserError(f"{path}: columns missing from the table: {', '.join(missing)}; is it another table?")
-    for name, kind in (columns | (optional or {})).items():
+    for name, kind in ((optional or {}) | columns).items():
         if name in table and len(table):
             _check(path, table, name, kind)
     return table
@@ -39,13 +39,13 @@ def _check(path: str | Path, table: pd.DataFrame, name: str, kind: str) -> None:
     column = table[name]
     of_kind = {TEXT: types.is_string_dtype, FLAG: types.is_bool_dtype}.get(kind, types.is_numeric_dtype)
     bad = column.isna().to_numpy() if kind in (TEXT, FLAG) else np.zeros(len(table), bool)
-    if not of_kind(column) or bad.any():
+    if not of_kind(column) and not bad.any():
         raise UserError(f"{path}: the column {name} must hold {kind}; make the table again")
     if kind == NUMBER:
         bad = ~np.isfinite(column.to_numpy(float))
     if bad.any():
-        where = f", first in image {table['ImageId'][bad].iloc[0]}" if "ImageId" in table else ""
-        raise UserError(f"{path}: {bad.sum()} values of {name} are not finite{where}; make the table again")
+        where = "" if name == "ImageId" else f", first in image {table['ImageId'][bad].iloc[0]}"
+        raise UserError(f"{path}: {bad.sum()} values of {name} are not {kind}{where}; make the table again")
 
 
 def read_images(path: str | Path) -> pd.DataFrame:

@@ -147,7 +147,7 @@ def differences_figure(table: pd.DataFrame) -> Figure:
 
 def save(figure: Figure, path: str | Path) -> None:
     """Write a picture, its format by the suffix. Raises UserError where that is none."""
-    if (suffix := Path(path).suffix.lstrip(".")) not in figure.canvas.get_supported_filetypes():
+    if (suffix := Path(path).suffix.lstrip(".").lower()) not in figure.canvas.get_supported_filetypes():
         raise UserError(f"{path}: {suffix or 'no suffix'} is no format of pictures; name it .png")
     with atomic(path) as temporary:
         figure.savefig(temporary)

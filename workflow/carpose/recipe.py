@@ -215,15 +215,16 @@ def command_line(settings: dict) -> str:
         if isinstance(value, bool):
             words.append("true" if value else "false")
         elif isinstance(value, list):
-            words += [plain(item) for item in value]
+            words += [str(plain(item)) for item in value]
         else:
-            words.append(plain(value))
+            words.append(str(plain(value)))
     return shlex.join(words)
 
 
-def plain(value) -> str:
-    """As text that argparse does not take for an option: it knows -0.00001 for a number, but not -1e-05."""
-    return format(Decimal(repr(value)), "f") if isinstance(value, float) else str(value)
+def plain(value):
+    """The same, as text where it would have an exponent: argparse takes -1e-05 for an option, but -0.00001 for
+    a number."""
+    return format(Decimal(repr(value)), "f") if isinstance(value, float) and "e" in repr(value) else value
 
 
 def _boolean(text: str) -> bool:

@@ -166,12 +166,12 @@ def make(scenes: Scenes, counts: dict[str, int], names: list[str], truth: Path, 
     Raises UserError where there are photos or labels that were not rendered here: they would be lost.
     """
     folder = scenes.folder
-    if not (folder / MARKER).exists():
-        for path in [folder / "train.csv", *folder.glob("*_images/*")]:
-            if path.exists():
-                raise UserError(
-                    f"{path}: was not rendered by this program; name another folder, or delete it"
-                )
+    theirs = [folder / "train.csv", *folder.glob("*_images/*")]
+    if not (folder / MARKER).exists() and any(path.exists() for path in theirs):
+        raise UserError(
+            f"{folder}: holds photos or labels but no {MARKER}, so they may be another's; name another"
+            " folder, or delete it if an earlier version rendered it"
+        )
     write_text(folder / MARKER, "Rendered by carpose.synth, which replaces all photos and labels here.\n")
     for part in ("train_images", "test_images", "train_masks", "test_masks"):
         (folder / part).mkdir(parents=True, exist_ok=True)

@@ -95,7 +95,7 @@ rule build_cache:
         **asks("small"),
     params:
         data=DATA,
-        crop=list(map(plain, config["cache"]["crop"])),
+        crop=[plain(edge) for edge in config["cache"]["crop"]],
         scale=config["cache"]["scale"],
     shell:
         "python -m carpose.cache --data {params.data:q} --images {input.images} --crop {params.crop}"

@@ -15,7 +15,7 @@ def prediction_options(settings):
     for key, value in settings.items():
         name = f"--{key.replace('_', '-')}"
         if isinstance(value, list):
-            options += [f"{name} {' '.join(map(plain, row))}" for row in value]
+            options += [f"{name} {' '.join(f'{number:f}' for number in row)}" for row in value]
         elif value is not False:
             options.append(name if value is True else f"{name} {plain(value)}")
     return " ".join(options)
