@@ -223,6 +223,11 @@ def test_crops_of_the_command_line_are_numbers_to_the_studies(tmp_path):
     assert "crop: 5 is not right; it must be of type array" in plan("5", False)
 
 
+def test_published_weights_are_fetched_for_the_base_that_begins_with_them(tmp_path):
+    planned = jobs(snakemake(tmp_path, "-n", "studies", "--config", "studies=[pretrained]"))
+    assert planned["fetch_weights"] == "3" and planned["train"] == "6"
+
+
 def test_a_wrong_study_stops_at_once(tmp_path):
     text = snakemake(tmp_path, "-n", "studies", "--config", "studies=[radios]", check=False)
     assert "there is no radios.yaml in" in text

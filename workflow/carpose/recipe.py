@@ -222,8 +222,8 @@ def command_line(settings: dict) -> str:
 
 
 def plain(value):
-    """The same, as text where it would have an exponent: argparse takes -1e-05 for an option, but -0.00001 for
-    a number."""
+    """The same, as text where it would have an exponent: argparse takes -1e-05 for an option, but -0.00001
+    for a number."""
     return format(Decimal(repr(value)), "f") if isinstance(value, float) and "e" in repr(value) else value
 
 
