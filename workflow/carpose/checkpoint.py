@@ -54,7 +54,7 @@ def save_checkpoint(path: Path, weights: dict[str, torch.Tensor], recipe: Recipe
 def load_checkpoint(path: Path) -> tuple[torch.nn.Module, Recipe, dict]:
     """The network with its weights, its recipe, its provenance. Raises UserError naming the file."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = dict(torch.load(path, map_location="cpu", weights_only=True))
         recipe, provenance = Recipe(**content["recipe"]), dict(content["provenance"])
         model = build(Recipe(**{**asdict(recipe), "pretrained": "none"}))
         model.load_state_dict(content["weights"])
