@@ -1,4 +1,4 @@
-# make submission: everything on the embedded demo data. make test: all tests. Both set up .venv first.
+# make submission: everything on the embedded demo data. make test: the tests. Both set up .venv first.
 # CORES=8 for more cores, PYTHON=python3.12 for another interpreter.
 PYTHON ?= python3
 CORES  ?= 4
@@ -8,20 +8,24 @@ LOCK   := envs/requirements.lock
 # Snakemake's jobs and the tests call `python` and `snakemake`: they are to find the environment's.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help submission test test-slurm lint format clean
+.PHONY: help submission test test-all test-slurm lint format clean
 
 help:
 	@echo "make submission   install into .venv, then everything on the demo data; CORES=$(CORES)"
-	@echo "make test         install into .venv, then all tests but those on Slurm"
+	@echo "make test         install into .venv, then the tests, without the slow ones"
+	@echo "make test-all     the same with the slow ones, which take as long again"
 	@echo "make test-slurm   the tests on a real Slurm, started on this machine (root, Debian's slurm-wlm)"
-	@echo "make lint         ruff and snakefmt, checking only;  make format: the same, changing files"
+	@echo "make lint         ruff, snakefmt, the direction of imports;  make format: the first two, changing files"
 	@echo "make clean        remove the environments and caches; results/ stays"
 
 submission: .venv/installed
 	.venv/bin/snakemake --cores $(CORES) submission --rerun-incomplete
 
 test: .venv/installed
-	.venv/bin/python -m pytest -q --durations=15
+	.venv/bin/python -m pytest -q --durations=15 -m "not slow"
+
+test-all: .venv/installed
+	.venv/bin/python -m pytest -q --durations=25
 
 # The Slurm plugin lives in an environment of its own, see pyproject.toml.
 test-slurm: .venv-slurm/installed
@@ -31,6 +35,8 @@ lint: .venv/installed
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/snakefmt --check Snakefile workflow/rules workflow/studies.smk
+	.venv/bin/lint-imports
+	.venv/bin/snakemake --lint
 
 format: .venv/installed
 	.venv/bin/ruff check --fix .

@@ -9,7 +9,6 @@ are made ready side by side, which takes memory for all of them, and measured on
     python -m benchmarks.gpu --config configs/pku.yaml
 """
 
-import argparse
 import contextlib
 import functools
 import itertools
@@ -24,11 +23,14 @@ import torch
 
 from benchmarks import measure, roofline
 from benchmarks.training import Bare
-from carpose import UserError, data, predict
-from carpose.device import number_format, repeatable
-from carpose.memory import keep_freed_memory
-from carpose.recipe import Recipe
-from carpose.training import Training
+from carpose.config.recipe import Recipe
+from carpose.core.errors import UserError
+from carpose.core.memory import keep_freed_memory
+from carpose.data.inputs import network_input
+from carpose.network.device import number_format, repeatable
+from carpose.predict.forward import forward
+from carpose.predict.networks import placed
+from carpose.train.step import Training
 
 
 @functools.cache
@@ -92,58 +94,58 @@ def card(dtype: torch.dtype) -> roofline.Card:
 
 def study(recipe: Recipe, compiled: bool, repeats: int) -> Iterator[dict]:
     """One backbone at one size in one number format: first all is made ready, then measured."""
-    training = Training(recipe, False, None, device())
+    training = Training(recipe, None, device())
     pictures, targets = roofline.constant_batch(recipe, device())
-    inputs = data.network_input(pictures, device(), recipe)
-    model = predict.placed(training.model, recipe, device(), "torch")
+    inputs = network_input(pictures, device(), recipe)
+    model = placed(training.model, recipe, device())
     if compiled:
         training.model.compile()
         getattr(model, "predictor", model).compile()
-    under_way = []
+    in_flight = []
 
     def step() -> None:
         """Awaits the step before, as a training does."""
-        under_way.append(training.step(pictures, targets, 1e-4))
-        while len(under_way) > training.ahead:
-            under_way.pop(0)()
+        in_flight.append(training.step(pictures, targets, 1e-4))
+        while len(in_flight) > training.max_in_flight:
+            in_flight.pop(0)()
 
-    def seen() -> None:
-        predict.forward(model, pictures, recipe, device()).poses(targets["cell"])
+    def predict() -> None:
+        forward(model, pictures, recipe, device()).poses(targets["cell"])
 
-    def all_photos(functions: dict[str, Callable]) -> dict:
-        each = {
+    def photos_per_second() -> dict:
+        rates = {
             f"{name} photos/s": recipe.batch_size / seconds(call, repeats) for name, call in functions.items()
         }
-        ratio = each["training photos/s"] / each["bare network photos/s"]
-        return {name: round(value, 1) for name, value in each.items()} | {"training / bare": round(ratio, 3)}
+        ratio = rates["training photos/s"] / rates["bare network photos/s"]
+        return {name: round(value, 1) for name, value in rates.items()} | {"training / bare": round(ratio, 3)}
 
     functions = {
         "training": step,
         "bare network": Bare(training, inputs, targets["cell"]),
-        "prediction": seen,
+        "prediction": predict,
     }
     memory = {"training GiB": memory_of(step, training.model, training.ema.module)}
     warm(functions["bare network"])
-    memory["prediction GiB"] = memory_of(seen, model)
+    memory["prediction GiB"] = memory_of(predict, model)
     yield {}
-    found = all_photos(functions) | memory
+    figures = photos_per_second() | memory
     if device().type == "cuda" and not compiled:
         training.recorded, model = None, model.predictor
         functions["bare network"] = Bare(training, inputs, targets["cell"])
         for function in functions.values():
             warm(function)
-        found |= {f"each by itself, {name}": value for name, value in all_photos(functions).items()}
-    yield found
+        figures |= {f"each by itself, {name}": value for name, value in photos_per_second().items()}
+    yield figures
 
 
-def case(connection, recipe: Recipe, compiled: bool, args: argparse.Namespace) -> None:
+def case(connection, recipe: Recipe, compiled: bool, repeats: int, any_bits: bool) -> None:
     """In a process: says when it is ready, and when told to go on, what it has measured."""
     os.setsid()  # killed with all that a compiler has started
     keep_freed_memory()
     torch.set_num_threads(recipe.threads)
-    set_bits(args)
+    set_bits(any_bits)
     try:
-        measured = study(recipe, compiled, args.repeats)
+        measured = study(recipe, compiled, repeats)
         connection.send(next(measured))
         connection.recv()
         connection.send(next(measured))
@@ -153,8 +155,8 @@ def case(connection, recipe: Recipe, compiled: bool, args: argparse.Namespace) -
         connection.send(f"{type(error).__name__}: {error}"[:300])
 
 
-def set_bits(args: argparse.Namespace) -> None:
-    if args.any_bits:
+def set_bits(any_bits: bool) -> None:
+    if any_bits:
         torch.backends.cudnn.benchmark = True
     else:
         repeatable()  # as a training and a prediction are
@@ -187,7 +189,7 @@ def main() -> None:
     args = parser.parse_args()
     processes = multiprocessing.get_context("forkserver")  # torch is imported once
     processes.set_forkserver_preload(["benchmarks.roofline"])
-    set_bits(args)
+    set_bits(args.any_bits)
     figures = {"device": device().type}
     cards = {amp: card(number_format(device(), amp) or torch.float32) for amp in args.formats}
     for amp, seen in cards.items():
@@ -195,40 +197,60 @@ def main() -> None:
         print(f"card, {amp}", figures[f"card, {amp}"], flush=True)
     if device().type == "cuda":
         torch.cuda.empty_cache()
-    named = dict(roofline.recipes(args))
+    recipes = roofline.recipes(args.config, args.models, args.sizes, args.formats, args.batch)
     for compiled in {"too": (False, True), "no": (False,), "only": (True,)}[args.compiled]:
-        cases = iter(named.items())
+        cases = iter(recipes.items())
         while batch := list(itertools.islice(cases, args.jobs)):
-            running, start = {}, time.monotonic()
-            for name, recipe in batch:
-                here, there = processes.Pipe()
-                process = processes.Process(target=case, args=(there, recipe, compiled, args), daemon=True)
-                process.start()
-                there.close()
-                running[name] = process, here
-            ready = {
-                name: received(*one, max(args.patience - time.monotonic() + start, 0))
-                for name, one in running.items()
-            }
-            for name, (process, connection) in running.items():
-                if not ready[name]:
-                    connection.send("go")
-                    ready[name] = received(process, connection)
-                key = f"{name} compiled" if compiled else name
-                figures[key] = ready[name]
-                print(f"{time.monotonic() - start:.0f} s", key, figures[key], flush=True)
-                measure.keep(args, figures)
-    with processes.Pool(min(len(named), len(os.sched_getaffinity(0)))) as pool:
-        counted = dict(zip(named, pool.map(roofline.works, named.values()), strict=True))
-    for name, recipe in named.items():
+            options = (compiled, args.repeats, args.any_bits)
+            for name, measured in run_cases(batch, options, args.patience, processes):
+                figures[f"{name} compiled" if compiled else name] = measured
+                print(f"{name}{' compiled' * compiled}", measured, flush=True)
+                measure.keep(args.output, figures)
+    with processes.Pool(min(len(recipes), len(os.sched_getaffinity(0)))) as pool:
+        counted = dict(zip(recipes, pool.map(roofline.works, recipes.values()), strict=True))
+    add_floors(figures, recipes, counted, cards)
+    measure.finish(args.output, figures)
+
+
+def run_cases(
+    batch: list[tuple[str, Recipe]], options: tuple, patience: float, processes
+) -> Iterator[tuple[str, dict | str]]:
+    """(name, figures or why there are none) of each case: made ready side by side, then measured in turn.
+
+    options: of `case`; patience: seconds to make them ready; processes: of multiprocessing.
+    """
+    running, start = {}, time.monotonic()
+    for name, recipe in batch:
+        connection, other = processes.Pipe()
+        process = processes.Process(target=case, args=(other, recipe, *options), daemon=True)
+        process.start()
+        other.close()
+        running[name] = process, connection
+    ready = {
+        name: received(*pair, max(patience - time.monotonic() + start, 0)) for name, pair in running.items()
+    }
+    for name, (process, connection) in running.items():
+        if not ready[name]:
+            connection.send("go")
+            ready[name] = received(process, connection)
+        yield name, ready[name]
+
+
+def add_floors(
+    figures: dict,
+    recipes: dict[str, Recipe],
+    counted: dict[str, dict[str, roofline.Traffic]],
+    cards: dict[str, roofline.Card],
+) -> None:
+    """Beside what was measured: the floor by arithmetic, and how near it is."""
+    for name, recipe in recipes.items():
         for what, traffic in counted[name].items():
-            least = roofline.floor(traffic, cards[recipe.amp], recipe.batch_size)
-            figures[f"{name}, {what}, floor"] = least
+            floor = roofline.floor(traffic, cards[recipe.amp], recipe.batch_size)
+            figures[f"{name}, {what}, floor"] = floor
             for key in (name, f"{name} compiled"):
-                if isinstance(seen := figures.get(key), dict):
-                    mine = "bare network" if what == "training" else what
-                    seen[f"{mine} / floor"] = round(seen[f"{mine} photos/s"] / least["photos/s"], 3)
-    measure.finish(args, figures)
+                if isinstance(measured := figures.get(key), dict):
+                    part = "bare network" if what == "training" else what
+                    measured[f"{part} / floor"] = round(measured[f"{part} photos/s"] / floor["photos/s"], 3)
 
 
 if __name__ == "__main__":

@@ -12,58 +12,43 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import fusion_views, measure
+from benchmarks import measure, roofline
 from benchmarks.workflow import plan
-from carpose import camera, codec, fuse, metric, rotation
-from carpose.cars import ANGLES, POSITION
-
-
-def views_of(images: int, cars: int, tables: int):
-    """Truth and so many noisy tables of it."""
-    truth = measure.made_up_cars([f"photo{number:06d}" for number in range(images)], cars)
-    rng = np.random.default_rng(0)
-    return truth, {str(number): fusion_views.noisy_view(truth, rng) for number in range(tables)}
+from carpose.data.samples import Samples
+from carpose.fuse.combine import fuse
+from carpose.metric.score import evaluate
+from tests.helpers import noisy_view
 
 
 def of_tables(images: int, cars: int, tables: int) -> dict[str, float]:
-    """Seconds of the metric of one table and of the fusion of all."""
-    truth, views = views_of(images, cars, tables)
+    """Seconds of the metric of one noisy table and of the fusion of all."""
+    truth = measure.made_up_cars([f"photo{number:06d}" for number in range(images)], cars)
+    rng = np.random.default_rng(0)
+    views = {str(number): noisy_view(truth, rng) for number in range(tables)}
     functions = {
-        "metric": lambda: metric.evaluate(truth, views["0"]),
-        "fusion": lambda: fuse.fuse(views),
+        "metric": lambda: evaluate(truth, views["0"]),
+        "fusion": lambda: fuse(views),
     }
     return measure.alternately(functions, 3)
 
 
-def of_targets(cars: int, photos: int = 8) -> dict[str, float]:
+def of_targets(cars: int) -> dict[str, float]:
     """Seconds of the targets of 8 photos at 1536×512."""
     recipe = measure.recipe("hourglass", input_width=1536, input_height=512)
-    view = camera.crop_and_resize(measure.PHOTO, recipe.crop, (1536, 512))
-    intrinsics = camera.cells(codec.STRIDE) @ view @ measure.INTRINSICS
-    table = measure.made_up_cars([str(number) for number in range(photos)], cars)
-    xyz, turn = table[POSITION].to_numpy(), rotation.matrix(table[ANGLES].to_numpy())
-    each, focal = np.stack([intrinsics] * photos), camera.focal(intrinsics)
-    weight, photo = np.ones(len(xyz)), np.repeat(np.arange(photos), cars)
-
-    def targets():
-        codec.encode(xyz, turn, weight, each, (384, 128), focal, recipe, photo=photo)
-
-    return {"targets": measure.alternately({"": targets}, 10)[""]}
+    return measure.alternately({"targets": roofline.encoder(recipe, 8, cars)}, 10)
 
 
 def of_samples(images: int) -> dict[str, float]:
     """Seconds until the first sample of a training: what its labels and its cache take to open."""
-    from carpose import data
-
     with tempfile.TemporaryDirectory() as folder:
         image_ids = measure.made_up_cache(Path(folder), images, [0.0, 0.5, 1.0, 0.92], 0.05, written=1)
         cars = measure.made_up_cars(image_ids, 8)
         recipe = measure.recipe("hourglass")
 
         def first():
-            return data.Samples(Path(folder), image_ids, cars, recipe)[0, 0, 0]
+            return Samples(Path(folder), image_ids, cars, recipe)[0, 0, 0]
 
-        return {"first sample": measure.alternately({"": first}, 3)[""]}
+        return measure.alternately({"first sample": first}, 3)
 
 
 STUDIES = {
@@ -113,7 +98,7 @@ def main() -> None:
             }
     if args.plot:
         draw(figures, args.plot)
-    measure.finish(args, figures)
+    measure.finish(args.output, figures)
 
 
 if __name__ == "__main__":

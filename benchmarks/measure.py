@@ -1,6 +1,7 @@
 """What the benchmarks share: fair timing, made-up data of any size, and the file that keeps the figures."""
 
 import argparse
+import functools
 import json
 import os
 import platform
@@ -15,34 +16,28 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from carpose import camera, cars
-from carpose.memory import keep_freed_memory
-from carpose.recipe import Recipe, recipe_of
+from carpose.config.load import laid_over, recipe_of, with_models
+from carpose.config.recipe import Recipe
+from carpose.core import cars
+from carpose.core.memory import keep_freed_memory
+from carpose.geometry import camera
 
 ROOT = Path(__file__).parents[1]
-PHOTO = (3384, 2710)
-INTRINSICS = np.array([[2304.5, 0, 1686.2], [0, 2305.9, 1355.0], [0, 0, 1]])
 
 
 def alternately(
-    functions: dict[str, Callable],
-    repeats: int,
-    clock: Callable[[], float] = time.process_time,
-    settled: bool = False,
+    functions: dict[str, Callable], repeats: int, clock: Callable[[], float] = time.process_time
 ) -> dict[str, float]:
     """Median seconds of each function, all run in turn: a machine's slow minute then hits them all alike.
 
     The clock is this process's own time on the processor unless another is given (functions that wait or
-    use several processes need time.perf_counter). settled: each is called once more before each measured
-    call, so that a fast one does not pay for what a slow one left in caches and heap.
+    use several processes need time.perf_counter).
     """
     times = {name: [] for name in functions}
     for function in functions.values():
         function()
     for _ in range(repeats):
         for name, function in functions.items():
-            if settled:
-                function()
             start = clock()
             function()
             times[name].append(clock() - start)
@@ -57,13 +52,13 @@ def begin(doc: str) -> argparse.ArgumentParser:
     return result
 
 
-def finish(args: argparse.Namespace, figures: dict) -> None:
-    """Print the figures and, with --output, keep them with machine and command."""
-    print(keep(args, figures))
+def finish(output: Path | None, figures: dict) -> None:
+    """Print the figures with machine and command, and write them to the file of --output."""
+    print(keep(output, figures))
 
 
-def keep(args: argparse.Namespace, figures: dict) -> str:
-    """The figures so far with machine and command, as JSON; into the file of --output, too."""
+def keep(output: Path | None, figures: dict) -> str:
+    """The figures so far with machine and command, as JSON; to the file of --output, too."""
     module = Path(sys.argv[0]).stem
     record = {
         "command": shlex.join(["python", "-m", f"benchmarks.{module}", *sys.argv[1:]]),
@@ -71,9 +66,9 @@ def keep(args: argparse.Namespace, figures: dict) -> str:
         "figures": figures,
     }
     text = json.dumps(record, indent=1, default=lambda number: number.item())
-    if args.output:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(text + "\n")
+    if output:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(text + "\n")
     return text
 
 
@@ -93,21 +88,24 @@ def machine() -> str:
     return ", ".join(words)
 
 
+def configuration(path: str = "config.yaml") -> dict:
+    """config.yaml with a file of the repository laid over it, as `--configfile` does."""
+    contents = [yaml.safe_load((ROOT / name).read_text()) for name in dict.fromkeys(["config.yaml", path])]
+    return with_models(functools.reduce(laid_over, contents), contents, {})
+
+
 def recipe(model: str, config: str = "config.yaml", **changes) -> Recipe:
     """The recipe of one model of a configuration, with changes."""
-    settings = yaml.safe_load((ROOT / "config.yaml").read_text())
-    if config != "config.yaml":
-        for key, value in yaml.safe_load((ROOT / config).read_text()).items():
-            settings[key] = {**settings.get(key, {}), **value} if isinstance(value, dict) else value
-    return Recipe(**{**recipe_of(settings, model)[0], **changes})
+    return Recipe(**{**recipe_of(configuration(config), model), **changes})
 
 
 def made_up_cars(image_ids: list[str], per_image: int, seed: int = 0) -> pd.DataFrame:
     """Labels of cars all over the lower half of full-size photos."""
     rng = np.random.default_rng(seed)
     count = len(image_ids) * per_image
-    pixels = np.column_stack([rng.uniform(0, PHOTO[0], count), rng.uniform(0.57, 0.85, count) * PHOTO[1]])
-    xyz = camera.backproject(INTRINSICS, pixels, rng.uniform(8, 100, count))
+    width, height = camera.PHOTO_SIZE
+    pixels = np.column_stack([rng.uniform(0, width, count), rng.uniform(0.57, 0.85, count) * height])
+    xyz = camera.backproject(camera.INTRINSICS, pixels, rng.uniform(8, 100, count))
     angles = np.column_stack(
         [rng.normal(0.15, 0.02, count), rng.uniform(-3, 3, count), rng.normal(-3.1, 0.02, count)]
     )
@@ -119,7 +117,8 @@ def made_up_cars(image_ids: list[str], per_image: int, seed: int = 0) -> pd.Data
 def made_up_cache(folder: Path, count: int, crop: list[float], scale: float, written: int = 64) -> list[str]:
     """A picture cache of `count` photos, of which the first few hold noise; the file is sparse, so that
     any number of photos fits on any disk. Returns the ImageIds."""
-    size = (round((crop[2] - crop[0]) * PHOTO[0] * scale), round((crop[3] - crop[1]) * PHOTO[1] * scale))
+    (width, height), (left, top, right, bottom) = camera.PHOTO_SIZE, crop
+    size = (round((right - left) * width * scale), round((bottom - top) * height * scale))
     folder.mkdir(parents=True, exist_ok=True)
     shape = (count, size[1], size[0], 4)
     photos = np.lib.format.open_memmap(folder / "photos.npy", "w+", np.uint8, shape)
@@ -130,22 +129,11 @@ def made_up_cache(folder: Path, count: int, crop: list[float], scale: float, wri
     image_ids = [f"photo{number:06d}" for number in range(count)]
     meta = {
         "image_ids": image_ids,
-        "photo_size": PHOTO,
-        "intrinsics": INTRINSICS.tolist(),
-        "view": camera.crop_and_resize(PHOTO, crop, size).tolist(),
+        "photo_size": camera.PHOTO_SIZE,
+        "intrinsics": camera.INTRINSICS.tolist(),
+        "view": camera.crop_and_resize(camera.PHOTO_SIZE, crop, size).tolist(),
     }
     (folder / "cache.json").write_text(json.dumps(meta))
-    return image_ids
-
-
-def made_up_data(folder: Path, count: int, per_image: int, crop: list[float], scale: float) -> list[str]:
-    """Everything that carpose.train reads: cache, images, labels and two folds, in `folder`."""
-    image_ids = made_up_cache(folder / "cache", count, crop, scale)
-    images = pd.DataFrame({"ImageId": image_ids, "split": "train", "excluded": ""})
-    images.to_parquet(folder / "images.parquet")
-    made_up_cars(image_ids, per_image).to_parquet(folder / "labels.parquet")
-    folds = pd.DataFrame({"ImageId": image_ids, "fold": (np.arange(count) < 4).astype(int)})
-    folds.to_parquet(folder / "folds.parquet")
     return image_ids
 
 

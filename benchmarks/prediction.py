@@ -20,10 +20,16 @@ import pandas as pd
 import torch
 
 from benchmarks import measure
-from carpose import export, metric, predict
-from carpose.checkpoint import build, load_checkpoint
-from carpose.data import network_input
-from carpose.recipe import Recipe
+from carpose.config.recipe import Recipe
+from carpose.config.sections import Predict
+from carpose.data.inputs import network_input
+from carpose.metric.score import evaluate
+from carpose.network.build import build
+from carpose.network.checkpoint import load_checkpoint
+from carpose.predict.cars import predict_cars
+from carpose.predict.forward import forward
+from carpose.predict.networks import placed
+from carpose.predict.openvino import Network
 from models.predictor import Predictor
 
 CPU = torch.device("cpu")
@@ -68,7 +74,7 @@ def runtimes(model, recipe) -> dict:
     found = {}
     if installed("openvino"):
         for precision, name in (("f32", "float32"), ("bf16", "bf16")):
-            found[f"OpenVINO, {name}"] = seen_by(export.Network(model, recipe, precision), recipe)
+            found[f"OpenVINO, {name}"] = seen_by(Network(model, recipe, precision), recipe)
     if installed("onnx", "onnxruntime"):
         session = onnx_session(model, recipe)
         found["ONNX Runtime, float32, all maps"] = lambda pictures: session(
@@ -82,7 +88,7 @@ def seen_by(network: Predictor, recipe: Recipe) -> Callable:
 
     def look(pictures):
         cells = torch.arange(9 * 30 * len(pictures)) * 181  # spread over the maps
-        return predict.forward(network, pictures, recipe, CPU).poses(cells)
+        return forward(network, pictures, recipe, CPU).poses(cells)
 
     return look
 
@@ -91,18 +97,18 @@ def variants(recipe, compiled: bool) -> dict:
     """Name → function that predicts the batch it is given."""
     model = build(recipe).eval()
     plain = build(recipe).eval().to(memory_format=torch.contiguous_format)
-    folded = predict.placed(model, recipe, CPU, "torch")
+    folded = placed(model, recipe, CPU)
 
     def run(network, dtype, last):
         @torch.inference_mode()
-        def forward(pictures):
+        def all_maps(pictures):
             inputs = network_input(pictures, CPU, recipe)
             if not last:
                 inputs = inputs.contiguous()
             with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
                 return network(inputs)
 
-        return forward
+        return all_maps
 
     result = {
         "float32": run(plain, None, False),
@@ -129,15 +135,18 @@ def accuracy(results: Path) -> dict:
     figures = {}
     for path in sorted(results.glob("round0/*/fold0/model.pt")):
         model, recipe, _ = load_checkpoint(path)
-        folded = predict.placed(model, recipe, CPU, "torch")
-        teams = {amp: (Predictor(model), replace(recipe, amp=amp)) for amp in ("off", "bf16")}
-        teams |= {f"{amp}, folded": (folded, replace(recipe, amp=amp)) for amp in ("off", "bf16")}
+        folded = placed(model, recipe, CPU)
+        networks = {
+            f"{amp}{name}": (network, replace(recipe, amp=amp))
+            for name, network in (("", Predictor(model)), (", folded", folded))
+            for amp in ("off", "bf16")
+        }
         if installed("openvino"):
-            teams["OpenVINO"] = (export.Network(model, recipe), recipe)
+            networks["OpenVINO"] = (Network(model, recipe), recipe)
         values = {}
-        for name, member in teams.items():
-            found, _ = predict.predict_cars([[member]], results / "cache", image_ids, CPU)
-            values[name] = round(metric.evaluate(labels, found, image_ids)["mAP"], 5)
+        for name, (network, amp) in networks.items():
+            table, _ = predict_cars([network], amp, results / "cache", image_ids, CPU, Predict())
+            values[name] = round(evaluate(labels, table, image_ids)["mAP"], 5)
         others = [name for name in values if name != "off"]
         differences = {f"{name} less off": round(values[name] - values["off"], 5) for name in others}
         figures[path.parts[-3]] = {**values, **differences}
@@ -176,7 +185,7 @@ def main() -> None:
         figures[name]["first call, s"] = {variant: round(value, 1) for variant, value in first.items()}
     if args.results:
         figures["mAP of fold 0"] = accuracy(args.results)
-    measure.finish(args, figures)
+    measure.finish(args.output, figures)
 
 
 if __name__ == "__main__":

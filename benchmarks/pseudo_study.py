@@ -27,8 +27,11 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from carpose import bootstrap, cars, fusion_fit, metric
-from carpose.recipe import command_line, recipe_of
+from carpose import metric
+from carpose.config.recipe import command_line, recipe_of
+from carpose.core import cars
+from carpose.kaggle.read import read_truth
+from carpose.metric import bootstrap
 
 WAYS = ["none", "longer", "naive", "ours", "fifth", "student"]
 POOL, HELD_OUT, UNLABELLED = 1200, 300, 400
@@ -119,7 +122,7 @@ class Cell:
         """Every car above the threshold that is best out of fold, the same for both folds."""
         oof, test = (cars.read(tables[name]) for name in ("oof", "test"))
         truth = labels[labels["ImageId"].isin(self.folds["ImageId"])]
-        table = test[test["score"] >= fusion_fit.best_threshold(truth, oof)]
+        table = test[test["score"] >= metric.best_threshold(truth, oof)]
         both = [table.assign(weight=1.0, role="positive", fold=fold) for fold in (0, 1)]
         cars.write(self.folder / "naive.parquet", cars.concat(both))
         return self.folder / "naive.parquet"
@@ -202,7 +205,7 @@ def main() -> None:
     with ThreadPoolExecutor(args.jobs) as pool:
         found = dict(zip(((c.size, c.seed) for c in cells), pool.map(Cell.run, cells), strict=True))
 
-    labels, hidden = cars.read(args.folder / "labels.parquet"), metric.read_truth(args.folder / "truth.csv")
+    labels, hidden = cars.read(args.folder / "labels.parquet"), read_truth(args.folder / "truth.csv")
     held_out = pd.read_parquet(cells[0].folder / "held_out.parquet").ImageId.to_numpy()
     result = {}
     for size in args.sizes:

@@ -12,7 +12,7 @@ import argparse
 import itertools
 import weakref
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,11 +22,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from benchmarks import measure
-from carpose import codec, data, losses, predict
-from carpose.cars import ANGLES, POSITION
-from carpose.recipe import Recipe
-from carpose.rotation import matrix
-from carpose.training import Training
+from carpose.config.recipe import Recipe
+from carpose.core.cars import ANGLES, POSITION
+from carpose.data.inputs import network_input, normalised
+from carpose.geometry import camera
+from carpose.geometry.rotation import matrix
+from carpose.heads import loss
+from carpose.heads.head import STRIDE
+from carpose.heads.targets import Targets, encode
+from carpose.predict.forward import forward
+from carpose.predict.networks import placed
+from carpose.train.step import Training
 
 CPU = torch.device("cpu")
 
@@ -132,8 +138,8 @@ def training_work(training: Training, pictures: torch.Tensor, targets: dict) -> 
     recipe, optimizer = training.recipe, training.optimizer
     modules = (training.model, training.ema.module)
     held = size(pictures) + sum(size(value) for module in modules for value in module.state_dict().values())
-    inputs = data.network_input(pictures, CPU, recipe)
-    total = losses.counts(targets)
+    inputs = network_input(pictures, CPU, recipe)
+    totals = loss.as_totals(loss.own_counts(targets))
     with FakeTensorMode(allow_non_fake_inputs=True):
         for _ in range(2):  # the first step makes the optimiser's state
             state = sum(map(size, tensors(dict(optimizer.state))))
@@ -141,18 +147,18 @@ def training_work(training: Training, pictures: torch.Tensor, targets: dict) -> 
                 optimizer.zero_grad(set_to_none=True)
                 with torch.autocast("cpu", dtype=training.dtype, enabled=training.dtype is not None):
                     outputs = training.model(inputs, targets["cell"])
-                terms = losses.compute(outputs, targets, recipe, total)
+                terms = loss.compute(outputs, targets, recipe, totals)
                 torch.stack(list(terms.values())).sum().backward()
                 optimizer.step()
     return traffic
 
 
 def prediction_work(model: torch.nn.Module, pictures: torch.Tensor, recipe: Recipe) -> Traffic:
-    """What a network on the CPU that `predict.placed` made sees on a batch, with 8 cars of nine cells on each
-    picture; nothing is computed."""
+    """A prediction of a batch by a network of `placed` on the CPU, with 8 cars of nine cells on each picture;
+    nothing is computed."""
     held = size(pictures) + sum(size(value) for value in model.state_dict().values())
     with FakeTensorMode(allow_non_fake_inputs=True), Traffic(held) as traffic:
-        predict.forward(model, pictures, recipe, CPU).poses(torch.arange(9 * 8 * len(pictures)))
+        forward(model, pictures, recipe, CPU).poses(torch.arange(9 * 8 * len(pictures)))
     return traffic
 
 
@@ -184,43 +190,49 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, help="photos; without it the recipe's")
 
 
-def recipes(args: argparse.Namespace) -> Iterator[tuple[str, Recipe]]:
-    """Each model at each size in each number format, with a name for it."""
-    for size, model, amp in itertools.product(args.sizes, args.models, args.formats):
+def recipes(
+    config: str, models: list[str], sizes: list[str], formats: list[str], batch: int | None
+) -> dict[str, Recipe]:
+    """Each model at each size in each number format, by a name for it."""
+    result = {}
+    for size, model, amp in itertools.product(sizes, models, formats):
         width, height = map(int, size.split("x"))
         shape = {"input_width": width, "input_height": height}
-        shape |= {"batch_size": args.batch} if args.batch else {}
-        recipe = measure.recipe(model, args.config, **shape, amp=amp, pretrained="none")
-        yield f"{model} {size} {amp}", recipe
+        shape |= {"batch_size": batch} if batch else {}
+        recipe = measure.recipe(model, config, **shape, amp=amp, pretrained="none")
+        result[f"{model} {size} {amp}"] = recipe
+    return result
 
 
-def constant_batch(recipe, device: torch.device):
-    """Pictures of noise, and targets of 8 cars each."""
-    size = (recipe.input_width // codec.STRIDE, recipe.input_height // codec.STRIDE)
-    view = codec.camera.crop_and_resize(measure.PHOTO, recipe.crop, (recipe.input_width, recipe.input_height))
-    intrinsics = codec.camera.cells(codec.STRIDE) @ view @ measure.INTRINSICS
-    cars = measure.made_up_cars(["photo"], 8)
+def encoder(recipe: Recipe, photos: int, per_photo: int) -> Callable[[], Targets]:
+    """A function that makes the targets of so many photos with so many cars each."""
+    size = (recipe.input_width, recipe.input_height)
+    view = camera.crop_and_resize(camera.PHOTO_SIZE, recipe.crop, size)
+    intrinsics = camera.cells(STRIDE) @ view @ camera.INTRINSICS
+    cars = measure.made_up_cars([str(number) for number in range(photos)], per_photo)
     xyz, turn = cars[POSITION].to_numpy(), matrix(cars[ANGLES].to_numpy())
-    focal = codec.camera.focal(intrinsics)
-    count = recipe.batch_size
-    xyz, turn = np.tile(xyz, (count, 1)), np.tile(turn, (count, 1, 1))
-    photo = np.repeat(np.arange(count), len(cars))
-    intrinsics, weight = np.stack([intrinsics] * count), np.ones(len(xyz))
-    targets = codec.encode(xyz, turn, weight, intrinsics, size, focal, recipe, photo=photo)
+    weight, photo = np.ones(len(cars)), np.repeat(np.arange(photos), per_photo)
+    each, focal = np.stack([intrinsics] * photos), camera.focal(intrinsics)
+    cells = (size[0] // STRIDE, size[1] // STRIDE)
+    return lambda: encode(xyz, turn, weight, each, cells, focal, recipe, photo=photo)
+
+
+def constant_batch(recipe: Recipe, device: torch.device) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Pictures of noise, and targets of 8 cars each."""
+    targets = encoder(recipe, recipe.batch_size, 8)().tensors()
     shape = (recipe.batch_size, recipe.input_height, recipe.input_width, 4)
     pictures = torch.randint(0, 255, shape, dtype=torch.uint8)
-    batch = {name: value.to(device) for name, value in targets.tensors().items()}
-    return pictures.to(device), batch
+    return pictures.to(device), {name: value.to(device) for name, value in targets.items()}
 
 
 def works(recipe: Recipe) -> dict[str, Traffic]:
     """Of a training's step and of a prediction, a batch of the recipe each."""
-    training = Training(recipe, False, None, CPU)
+    training = Training(recipe, None, CPU)
     pictures, targets = constant_batch(recipe, CPU)
-    pictures = data.normalised(pictures, recipe)
-    found = {"training": training_work(training, pictures, targets)}
-    model = predict.placed(training.model, recipe, CPU, "torch")
-    return found | {"prediction": prediction_work(model, pictures, recipe)}
+    pictures = normalised(pictures, recipe)
+    counted = {"training": training_work(training, pictures, targets)}
+    model = placed(training.model, recipe, CPU)
+    return counted | {"prediction": prediction_work(model, pictures, recipe)}
 
 
 def main() -> None:
@@ -230,12 +242,13 @@ def main() -> None:
     parser.set_defaults(formats=["bf16"])  # as the cards' peaks
     args = parser.parse_args()
     figures = {}
-    for name, recipe in recipes(args):
+    named = recipes(args.config, args.models, args.sizes, args.formats, args.batch)
+    for name, recipe in named.items():
         for what, traffic in works(recipe).items():
             for card in args.cards:
                 figures[f"{name}, {what}, {card}"] = floor(traffic, CARDS[card], recipe.batch_size)
                 print(f"{name}, {what}, {card}", figures[f"{name}, {what}, {card}"], flush=True)
-    measure.finish(args, figures)
+    measure.finish(args.output, figures)
 
 
 if __name__ == "__main__":

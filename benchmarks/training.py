@@ -13,15 +13,21 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import torch
 
 from benchmarks import measure
-from carpose import data, graphs, train
-from carpose.device import repeatable
-from carpose.training import Training
+from carpose.config.recipe import Recipe
+from carpose.data.inputs import network_input
+from carpose.data.loader import stream
+from carpose.data.samples import Samples
+from carpose.geometry import camera
+from carpose.network import graphs
+from carpose.network.device import repeatable
+from carpose.train.log import Log
+from carpose.train.loop import Saver, train_epoch
+from carpose.train.step import Training
 
 
 class Bare:
@@ -68,37 +74,12 @@ def main() -> None:
     if args.steps % block:
         parser.error(f"--steps: a multiple of {block}")
     with tempfile.TemporaryDirectory() as folder:
-        folder = Path(folder)
-        left, top, right, bottom = recipe.crop
-        # Two network pixels per cache pixel at most, as in the demo.
-        scale = min(recipe.input_width / measure.PHOTO[0] * 1.1, 1.0)
-        image_ids = measure.made_up_cache(folder, 64, [left, top - 0.06, right, bottom + 0.05], scale)
-        cars = measure.made_up_cars(image_ids, args.cars)
-        epochs = args.repeats + 1
-        # The stream ends after so many times all photos, whatever the loop takes for an epoch.
-        passes = 1 + epochs * args.steps * recipe.batch_size // len(image_ids)
-        samples = data.Samples(folder, image_ids, cars, recipe, epochs=passes)
-        training = Training(recipe, False, None, device)
-        alone = Training(recipe, False, None, device)
-        alone.model.train()
-        batch = next(iter(batches(samples, recipe, 1, 0)))
-        pictures = data.network_input(batch[0], device, recipe)
-        cells = torch.as_tensor(batch[1]["cell"]).to(device)
-        running = SimpleNamespace(workers=args.workers, save_minutes=1e9, name="benchmark", state=None)
-        stop = SimpleNamespace(raised=False)
-        # A worker's batch lasts only until the next one is taken.
-        coming = data.stream(samples, 0, 0, 0 if args.ready else args.workers, device)
-        if args.ready:
-            coming = itertools.cycle(list(itertools.islice(coming, 10)))
-        times = []
-        turns = in_turn(coming, Bare(alone, pictures, cells), device, times, block)
-        for _ in range(epochs):
-            training.progress.batch = 0
-            train.run_epoch(running, training, turns, args.steps, lambda step: 1e-3, stop, "")
-        next(turns)  # the last step's end
+        samples = made_up_samples(Path(folder), recipe, args.cars)
+        workers = None if args.ready else args.workers
+        times = timed(samples, device, args.steps, args.repeats + 1, workers, block)
     figures = {"model": args.model, "config": args.config, "workers": args.workers, "device": device.type}
     # (epochs, blocks, loop or network, clock); the first epoch warms up.
-    times = 1e3 * np.array(times).reshape(epochs, args.steps // block, 2, 2)[1:]
+    times = 1e3 * np.array(times).reshape(args.repeats + 1, args.steps // block, 2, 2)[1:]
     for index, clock in enumerate(("wall", "processor")):
         loop, network = times[..., 0, index], times[..., 1, index]
         figures[clock] = {
@@ -107,11 +88,46 @@ def main() -> None:
             "network / loop, medians": round(float(np.median(network) / np.median(loop)), 3),
             "network / loop, all steps": round(float(network.sum() / loop.sum()), 3),
         }
-    measure.finish(args, figures)
+    measure.finish(args.output, figures)
+
+
+def timed(
+    samples: Samples, device: torch.device, steps: int, epochs: int, workers: int | None, block: int
+) -> list[tuple]:
+    """The times of `in_turn` in so many epochs of so many steps; without workers (None) ten batches are made
+    before, and come over and over."""
+    recipe = samples.recipe
+    training, alone = Training(recipe, None, device), Training(recipe, None, device)
+    alone.model.train()
+    pictures, targets, _ = samples.collate([samples[0, place, place] for place in range(recipe.batch_size)])
+    bare = Bare(alone, network_input(pictures, device, recipe), torch.as_tensor(targets["cell"]).to(device))
+    # The stream ends after so many times all photos, whatever the loop takes for an epoch.
+    passes = range(1 + epochs * steps * recipe.batch_size // len(samples))
+    fixed_shape = training.recorded is not None
+    batches = stream(samples, passes, 0, device, workers=workers or 0, fixed_shape=fixed_shape)
+    if workers is None:
+        batches = itertools.cycle(list(itertools.islice(batches, 10)))
+    times: list[tuple] = []
+    turns = in_turn(batches, bare, device, times, block)
+    saver = Saver(samples.cache_folder / "state.pt", "", 1e9, Log("benchmark"))
+    for _ in range(epochs):
+        training.progress.batch = 0
+        train_epoch(training, turns, steps, lambda step: 1e-3, saver)
+    next(turns)  # the last step's end
+    return times
+
+
+def made_up_samples(folder: Path, recipe: Recipe, cars: int) -> Samples:
+    """64 photos of noise with so many cars each."""
+    left, top, right, bottom = recipe.crop
+    # Two network pixels per cache pixel at most, as in the demo.
+    scale = min(recipe.input_width / camera.PHOTO_SIZE[0] * 1.1, 1.0)
+    image_ids = measure.made_up_cache(folder, 64, [left, top - 0.06, right, bottom + 0.05], scale)
+    return Samples(folder, image_ids, measure.made_up_cars(image_ids, cars), recipe)
 
 
 def in_turn(
-    coming: Iterator, alone: Callable[[], None], device: torch.device, times: list, block: int
+    batches: Iterator, alone: Callable[[], None], device: torch.device, times: list, block: int
 ) -> Iterator:
     """The same batches; after each `block` of the loop's steps with them `alone` is called as often. `times`
     gets, for each block, ((wall, processor) of a step of the loop with its waiting for the batch, the same of
@@ -127,23 +143,15 @@ def in_turn(
         return np.array([time.perf_counter(), time.process_time()])
 
     mark = clocks()
-    for number, batch in enumerate(coming, start=1):
+    for number, batch in enumerate(batches, start=1):
         yield batch
         if number % block:
             continue
         loop, mark = clocks() - mark, clocks()
         for _ in range(block):
             alone()
-        own, mark = clocks() - mark, clocks()
-        times.append((loop / block, own / block))
-
-
-def batches(samples: data.Samples, recipe, steps: int, workers: int) -> torch.utils.data.DataLoader:
-    order = np.resize(np.arange(len(samples)), steps * recipe.batch_size)
-    keys = list(data.batches(0, order, recipe.batch_size, 0))
-    return torch.utils.data.DataLoader(
-        samples, batch_sampler=keys, num_workers=workers, collate_fn=samples.collate
-    )
+        network, mark = clocks() - mark, clocks()
+        times.append((loop / block, network / block))
 
 
 if __name__ == "__main__":

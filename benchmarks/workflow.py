@@ -17,29 +17,26 @@ from pathlib import Path
 
 from benchmarks import measure
 
-STAGES = [
-    *("synth", "kaggle", "folds", "cache", "train", "predict", "pseudo", "fusion_fit", "fuse", "metric"),
-    *("evaluation", "plots"),
-]
 # What each rule's program is; the targets that only collect have none.
 PROGRAM = {
     "demo_data": "synth",
     "check_data": "kaggle",
-    "split_folds": "folds",
-    "build_cache": "cache",
+    "split_folds": "data",
+    "build_cache": "data",
     "train": "train",
     "predict": "predict",
     "make_pseudo_labels": "pseudo",
-    "fit_fusion": "fusion_fit",
+    "fit_fusion": "fuse.fit",
     "fuse": "fuse",
     "write_submission": "kaggle",
     "evaluate": "evaluation",
     "draw": "plots",
 }
+STAGES = dict.fromkeys([*PROGRAM.values(), "metric"])
 
 
 def processor_seconds(command: list[str], **kwargs) -> float:
-    """What a program and its children computed: wall seconds are the machine's mood."""
+    """What a program and its children computed: wall seconds depend on what else the machine does."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(command, capture_output=True, text=True, env=measure.environment(), **kwargs)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -76,7 +73,7 @@ def plan(repeats: int = 3, folds: int = 5, rounds: int = 3) -> dict:
 
 
 def starts() -> dict[str, float]:
-    """Processor seconds from the start of each stage's program to its first own work."""
+    """Processor seconds that each stage's program takes to start."""
     command = [sys.executable, "-m"]
     for stage in STAGES:  # once, so that all files are in memory
         processor_seconds([*command, f"carpose.{stage}", "--help"])
@@ -124,7 +121,7 @@ def main() -> None:
     figures = {"plan of 45 trainings": plan(), "start of each program, processor s": starts()}
     if args.log:
         figures["run"] = shares(args.log, figures["start of each program, processor s"])
-    measure.finish(args, figures)
+    measure.finish(args.output, figures)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """DLA34 at any width: picture → feature maps of strides 4, 8, 16 and 32."""
 
-from timm import create_model
 from torch import nn
 
+from . import torchvision_shim  # noqa: F401  before timm
 from .layers import scaled
+
+from timm import create_model  # isort: skip
 
 CHANNELS = (16, 32, 64, 128, 256, 512)  # of the published network, strides 1 to 32
 

@@ -72,14 +72,18 @@ class HourglassNet(nn.Module):
     def last_heads(self) -> Heads:
         return self.heads[-1]
 
+    def backbone_state(self) -> dict[str, torch.Tensor]:
+        """The tensors that published weights can be copied into: all but the heads."""
+        return {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("heads.")}
+
     def features(self, x: torch.Tensor) -> list[torch.Tensor]:
         """What the heads of each stack read."""
-        x, found = self.stem(x), []
+        x, outputs = self.stem(x), []
         for index, (hourglass, after) in enumerate(zip(self.hourglasses, self.after, strict=True)):
-            found.append(after(hourglass(x)))
+            outputs.append(after(hourglass(x)))
             if index < len(self.hourglasses) - 1:
-                x = self.between[index](torch.relu(self.carry[index](x) + self.feed[index](found[-1])))
-        return found
+                x = self.between[index](torch.relu(self.carry[index](x) + self.feed[index](outputs[-1])))
+        return outputs
 
     def forward(self, x: torch.Tensor, cells: torch.Tensor | None = None) -> list[dict[str, torch.Tensor]]:
         stacks = list(zip(self.heads, self.features(x), strict=True))
@@ -87,20 +91,24 @@ class HourglassNet(nn.Module):
 
 
 def hourglass(
+    width: float,
     in_channels: int,
-    heads: dict[str, int],
     *,
-    stacks: int = 2,
-    width: float = 1.0,
-    depth: int = 5,
-    modules: int = 2,
+    heads: dict[str, int],
     hidden: int = 256,
+    stacks: int = 2,
+    modules: int = 2,
+    depth: int = 5,
 ) -> HourglassNet:
     """Hourglass-104 by default, 187.7 M parameters without heads.
 
-    width: factor on all channels; depth: halvings below stride 4; modules: residual blocks per scale
-    (twice as many at the innermost, as CornerNet has it); hidden: channels within the heads.
+    width: factor on all channels; hidden: channels within the heads; modules: residual blocks per scale
+    (twice as many at the innermost, as CornerNet has it); depth: halvings below stride 4.
+    Raises ValueError for a count below 1.
     """
+    for name, value in {"stacks": stacks, "modules": modules, "depth": depth}.items():
+        if value < 1:
+            raise ValueError(f"{name}: invalid value {value!r}; use 1 or more")
     channels = (CHANNELS + CHANNELS[-1:] * depth)[: depth + 1]
     return HourglassNet(
         in_channels,

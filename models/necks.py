@@ -57,13 +57,12 @@ class Unet(nn.Module):
     def __init__(self, channels: list[int], outputs: int):
         super().__init__()
         # Imported here: it takes a second and the other necks do without.
-        from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
+        from . import torchvision_shim  # noqa: F401  before timm, which it imports
+
+        from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder  # isort: skip
 
         # The decoder skips the first feature map, which by its convention is the picture.
         self.decoder = UnetDecoder([0, *channels], [4 * outputs, 2 * outputs, outputs], n_blocks=3)
 
     def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
         return self.decoder([features[0], *features])
-
-
-NECKS = {"fpn": Fpn, "ida": Ida, "unet": Unet}

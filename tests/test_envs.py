@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import REPOSITORY
+
+from tests.helpers import REPOSITORY
 
 TORCH_STAGES = {"train", "predict", "weights"}
 NEEDED_BY_PANDAS = {"pyarrow"}  # the engine of read_parquet, imported by no module of ours

@@ -9,12 +9,14 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 import torch
-from conftest import REPOSITORY
 
 from benchmarks import roofline
-from carpose import data, device, predict
-from carpose.recipe import Recipe
-from carpose.training import Training
+from carpose.config.recipe import Recipe
+from carpose.data import samples as data
+from carpose.network import device
+from carpose.predict import predict
+from carpose.train.step import Training
+from tests.helpers import REPOSITORY
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 SMALL = Recipe(

@@ -15,8 +15,11 @@ min_version("9.27")
 ROOT = Path(workflow.basedir).parent
 sys.path.insert(0, str(ROOT / "workflow"))
 
-from carpose import UserError, study
-from carpose.config import parsed
+from carpose.config.load import parsed
+from carpose.config.options import command_line
+from carpose.config.sections import Cache, Predict
+from carpose.core.errors import UserError
+from carpose.studies import plan
 
 
 configfile: f"{ROOT}/config.yaml"
@@ -25,10 +28,10 @@ configfile: f"{ROOT}/configs/studies.yaml"
 
 config = parsed(config)  # numbers that --config left as strings
 try:
-    SETTINGS = study.settings(config)
+    SETTINGS = plan.settings(config)
     FOLDER = Path(SETTINGS["studies_folder"] or ROOT / "configs" / "studies")
-    STUDIES = {found.name: found for found in study.select(FOLDER, SETTINGS["studies"])}
-    RUNS = {name: study.runs(found, {**config, **SETTINGS}) for name, found in STUDIES.items()}
+    STUDIES = {found.name: found for found in plan.select(FOLDER, SETTINGS["studies"])}
+    RUNS = {name: plan.runs(found, {**config, **SETTINGS}) for name, found in STUDIES.items()}
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
@@ -60,13 +63,12 @@ use rule split_folds from pipeline
 
 use rule build_cache from pipeline with:
     output:
-        f"{RESULTS}/{{cache}}/cache.json",
-        f"{RESULTS}/{{cache}}/photos.npy",
+        meta=f"{RESULTS}/{{cache}}/cache.json",
+        photos=f"{RESULTS}/{{cache}}/photos.npy",
     log:
         f"{RESULTS}/logs/build_{{cache}}.log",
     params:
-        crop=lambda wildcards: [pipeline.plain(edge) for edge in CACHES[wildcards.cache]["crop"]],
-        scale=lambda wildcards: CACHES[wildcards.cache]["scale"],
+        cache=lambda wildcards: command_line(Cache, CACHES[wildcards.cache]),
 
 
 def samples(wildcards):
@@ -96,7 +98,7 @@ use rule predict from pipeline with:
         unpack(samples),
         models=lambda wildcards: [f"{RESULTS}/round0/{BY_NAME[wildcards.model].trained}/fold{FOLD}/model.pt"],
     params:
-        settings=lambda wildcards: pipeline.prediction_options(BY_NAME[wildcards.model].predict),
+        predict=lambda wildcards: command_line(Predict, BY_NAME[wildcards.model].predict),
 
 
 def predictions(wildcards, table):
@@ -125,10 +127,10 @@ rule measure:
         f"{ENVS}/torch.yaml"
     params:
         truth=lambda wildcards, input: f"--test-truth {input.truth}" if input.truth else "",
-        runs=lambda wildcards: [
+        runs=lambda wildcards: " ".join(
             f"--run {variant} {seed} {RESULTS}/round0/{run.name} {RESULTS}/round0/{run.trained}/fold{FOLD}"
             for (variant, seed), run in RUNS[wildcards.study].items()
-        ],
+        ),
     shell:
         "python -m carpose.studies measure --study {input.study} --images {input.images} --labels {input.labels}"
         " --folds {input.folds}"

@@ -6,7 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from carpose import analysis, camera, cars, metric, receptive_field
+from carpose import metric
+from carpose.analysis import errors as analysis
+from carpose.analysis import receptive_field
+from carpose.core import cars
+from carpose.geometry import camera
 
 K = np.array([[2304.5, 0, 1686.2], [0, 2305.9, 1355.0], [0, 0, 1]])
 SIZE = (3384, 2710)

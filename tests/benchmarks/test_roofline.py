@@ -6,7 +6,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import measure, roofline
-from carpose.checkpoint import build
+from carpose.network.checkpoint import build
 
 MIB = 2**20
 

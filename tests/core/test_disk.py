@@ -6,10 +6,9 @@ import subprocess
 
 import pytest
 import torch
-from conftest import run_module
-from test_train import options
 
-from carpose import state
+from carpose.train import state
+from tests.helpers import options, run_module
 
 
 @pytest.fixture(scope="module")

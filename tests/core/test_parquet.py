@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from carpose import UserError, cars, parquet
+from carpose.core import cars, parquet
+from carpose.core.errors import UserError
 
 CARS = pd.DataFrame(
     {"ImageId": ["ID_a", "ID_b"]}

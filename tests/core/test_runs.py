@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from carpose import runs
+from carpose.core import runs
 
 
 def test_between_is_what_a_look_at_all_pairs_finds():

@@ -1,5 +1,6 @@
-"""The picture cache: resumes, checks itself, and holds what the photos show."""
+"""The picture cache: resumes, checks itself, knows its photos, and holds what they show."""
 
+import json
 import shutil
 
 import cv2
@@ -7,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from carpose import UserError, cache
+from carpose.core.errors import UserError
+from carpose.data import cache
 
 CROP, SCALE = [0.0, 0.4, 1.0, 1.0], 0.5
 
@@ -17,9 +19,9 @@ class Killed(Exception):
 
 
 class Pool:
-    """Fills in this process, and is killed after `survives` photos."""
+    """Fills in this process, and is killed after `survives` photos; `after` is called with each task."""
 
-    survives, filled = None, 0
+    survives, filled, after = None, 0, None
 
     def __init__(self, jobs):
         pass
@@ -35,18 +37,31 @@ class Pool:
             if Pool.filled == Pool.survives:
                 raise Killed
             Pool.filled += 1
-            yield function(task)
+            row = function(task)
+            if Pool.after:
+                Pool.after(task)
+            yield row
 
 
 @pytest.fixture(autouse=True)
 def _in_this_process(monkeypatch):
     monkeypatch.setattr(cache, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(Pool, "survives", None)
+    monkeypatch.setattr(Pool, "filled", 0)
+    monkeypatch.setattr(Pool, "after", None)
 
 
-def build(prepared, folder):
-    images = pd.read_parquet(prepared / "images.parquet")
+def build(prepared, folder, images=None):
+    images = pd.read_parquet(prepared / "images.parquet") if images is None else images
     cache.build(prepared / "data", images, folder, CROP, SCALE, jobs=1)
     return cache.open_cache(folder)
+
+
+def interrupt(prepared, folder, after=5):
+    Pool.survives = after
+    with pytest.raises(Killed):
+        build(prepared, folder)
+    Pool.survives, Pool.filled = None, 0
 
 
 def test_holds_the_cropped_and_scaled_photos(prepared, tmp_path):
@@ -59,20 +74,42 @@ def test_holds_the_cropped_and_scaled_photos(prepared, tmp_path):
     expected = cv2.resize(part, (width, height), interpolation=cv2.INTER_AREA)
     difference = np.abs(built.photos[built.rows[image_id]][..., :3].astype(int) - expected)
     assert np.median(difference) <= 3
-    assert not (tmp_path / "done.npy").exists() and not (tmp_path / "plan.json").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache.json", "photos.npy"]
 
 
 def test_interrupted_build_goes_on_where_it_stopped(prepared, tmp_path):
     whole = build(prepared, tmp_path / "whole")
-    Pool.survives, Pool.filled = 5, 0
-    with pytest.raises(Killed):
-        build(prepared, tmp_path / "halves")
+    Pool.filled = 0
+    interrupt(prepared, tmp_path / "halves")
     with pytest.raises(UserError, match="not a complete picture cache"):
         cache.open_cache(tmp_path / "halves")
-    Pool.survives, Pool.filled = None, 0
     again = build(prepared, tmp_path / "halves")
     assert Pool.filled == len(whole.rows) - 5
     np.testing.assert_array_equal(again.photos, whole.photos)
+
+
+def test_changed_photos_make_another_cache(prepared, tmp_path):
+    """A half-built cache of the old photos is not gone on with, and the digest says that they are others."""
+    whole = build(prepared, tmp_path / "whole")
+    Pool.filled = 0
+    interrupt(prepared, tmp_path / "halves")
+    shutil.copytree(prepared / "data", tmp_path / "data")
+    first = next(iter(whole.rows))
+    path = next((tmp_path / "data").glob(f"*_images/{first}.jpg"))
+    cv2.imwrite(str(path), 255 - cv2.imread(str(path)))
+    images = pd.read_parquet(prepared / "images.parquet")
+    images.loc[images.ImageId == first, "digest"] = "another"
+    changed = build(tmp_path, tmp_path / "halves", images)
+    assert Pool.filled == len(whole.rows)
+    assert (changed.photos[0] != whole.photos[0]).any() and (changed.photos[1] == whole.photos[1]).all()
+    digests = [json.loads((tmp_path / name / "cache.json").read_text())["digest"] for name in ("whole", "halves")]
+    assert digests[0] != digests[1]
+
+
+def test_a_table_without_digests_is_refused(prepared, tmp_path):
+    images = pd.read_parquet(prepared / "images.parquet").drop(columns="digest")
+    with pytest.raises(UserError, match="no digests; run the check again"):
+        build(prepared, tmp_path, images)
 
 
 @pytest.mark.parametrize(
@@ -89,16 +126,15 @@ def test_what_is_no_cache_is_said_to_be_none(prepared, tmp_path, file, content):
         cache.open_cache(tmp_path / "cache")
 
 
-def test_damaged_pictures_are_found(prepared, tmp_path, monkeypatch):
-    fill = cache._fill
-    monkeypatch.setattr(cache, "_picture", lambda task: np.zeros((2, 2, 4), np.uint8))
-    task = (0, None, "some_photo", "train", False, tmp_path / "photos.partial.npy", None, None)
-    np.lib.format.open_memmap(task[5], "w+", np.uint8, (1, 2, 2, 4))[:] = 0
-    fill(task)
-    cache._check([task])
-    np.lib.format.open_memmap(task[5], "r+")[0, 0, 0, 0] = 1
-    with pytest.raises(UserError, match="some_photo"):
-        cache._check([task])
+def test_a_disk_that_damages_pictures_is_found(prepared, tmp_path):
+    def damage(task):
+        np.lib.format.open_memmap(task.output, "r+")[task.row, 0, 0, 0] ^= 1
+
+    Pool.after = damage
+    first = pd.read_parquet(prepared / "images.parquet").sort_values(["split", "ImageId"]).ImageId.iloc[0]
+    with pytest.raises(UserError, match=f"image {first} is not what was written"):
+        build(prepared, tmp_path)
+    assert not (tmp_path / "cache.json").exists()
 
 
 def test_cut_off_file_is_refused(prepared, tmp_path):

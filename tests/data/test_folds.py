@@ -5,9 +5,11 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import run_module
 
-from carpose import UserError, cars, folds
+from carpose.core import cars
+from carpose.core.errors import UserError
+from carpose.data import folds
+from tests.helpers import run_module
 
 
 def hashes(rng, count):
@@ -94,7 +96,7 @@ def test_by_hand(tmp_path):
     labels = pd.DataFrame(1.0, index=range(30), columns=cars.POSE)
     labels.insert(0, "ImageId", rng.choice(names[4:16], 30))  # some images have no car
     cars.write(tmp_path / "labels.parquet", labels)
-    command = ["carpose.folds", "--folds", "3", "--output", tmp_path / "folds.parquet"]
+    command = ["carpose.data", "folds", "--count", "3", "--output", tmp_path / "folds.parquet"]
     command += ["--images", tmp_path / "images.parquet", "--labels", tmp_path / "labels.parquet"]
     shown = run_module(*command).stdout
     assert "15 photos, 1 groups of near-duplicates, the largest with 2" in shown

@@ -3,9 +3,11 @@
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import run_module
 
-from carpose import cars, evaluation, kaggle, metric
+from carpose import kaggle, metric
+from carpose.core import cars
+from carpose.evaluation import table as evaluation
+from tests.helpers import run_module
 
 
 @pytest.fixture

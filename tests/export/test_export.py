@@ -10,12 +10,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import run_module
 
-from carpose import UserError, export, predict
-from carpose.checkpoint import build, load_checkpoint, save_checkpoint
-from carpose.recipe import Recipe
+from carpose.config.recipe import Recipe
+from carpose.core.errors import UserError
+from carpose.export import openvino as export
+from carpose.network.checkpoint import build, load_checkpoint, save_checkpoint
+from carpose.predict import predict
 from models.predictor import Predictor
+from tests.helpers import run_module
 
 RECIPE = Recipe(backbone="dla34", width=0.125, neck_channels=16, input_width=192, input_height=64)
 CPU = torch.device("cpu")

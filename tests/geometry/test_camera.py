@@ -5,25 +5,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carpose import UserError, camera
+from carpose.core.errors import UserError
+from carpose.geometry import camera
 
-INTRINSICS = np.array([[2304.5479, 0, 1686.2379], [0, 2305.8757, 1354.9849], [0, 0, 1]])
 coordinate = st.floats(-100, 100)
 
 
 @given(coordinate, coordinate, st.floats(0.5, 3000))
 def test_backproject_inverts_project(x, y, z):
     point = np.array([[x, y, z]])
-    pixels = camera.project(INTRINSICS, point)
+    pixels = camera.project(camera.INTRINSICS, point)
     np.testing.assert_allclose(
-        camera.backproject(INTRINSICS, pixels, point[:, 2]), point, atol=1e-7 * z + 1e-7
+        camera.backproject(camera.INTRINSICS, pixels, point[:, 2]), point, atol=1e-7 * z + 1e-7
     )
 
 
 def test_known_projection():
     # u = fx·x/z + cx, v = fy·y/z + cy
     np.testing.assert_allclose(
-        camera.project(INTRINSICS, np.array([[10.0, 5.0, 50.0]])), [[2147.14748, 1585.57247]]
+        camera.project(camera.INTRINSICS, np.array([[10.0, 5.0, 50.0]])), [[2147.14748, 1585.57247]]
     )
 
 
@@ -41,7 +41,7 @@ def test_cell_is_the_middle_of_its_pixels():
 def test_intrinsics_of_the_competition(tmp_path):
     path = tmp_path / "camera_intrinsic.txt"
     path.write_text("fx = 2304.5479\nfy = 2305.8757\ncx = 1686.2379\ncy = 1354.9849\n")
-    np.testing.assert_array_equal(camera.read_intrinsics(path), INTRINSICS)
+    np.testing.assert_array_equal(camera.read_intrinsics(path), camera.INTRINSICS)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from carpose import cars, ground, kaggle, metric
+from carpose import metric
+from carpose.core import cars
+from carpose.geometry import ground
+from carpose.kaggle.tables import read_labels, read_submission
 
 PRIOR = {
     "mean": [0.04, 0.16, 1.45],
@@ -112,8 +115,8 @@ def test_photos_are_independent_and_order_does_not_matter():
 
 def test_real_predictions_gain_a_tenth(real):
     """A real model's cars, the prior from the labels of other photos."""
-    labels, _ = kaggle.read_labels(real / "train.csv")
-    found, _ = kaggle.read_submission(real / "val_predictions.csv")
+    labels, _ = read_labels(real / "train.csv")
+    found, _ = read_submission(real / "val_predictions.csv")
     ids = found["ImageId"].unique()
     prior = ground.fit_prior(labels[~labels["ImageId"].isin(ids)])
     moved = ground.refine(found.assign(depth_sigma=0.12), prior)

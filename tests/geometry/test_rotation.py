@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from carpose import rotation
+from carpose.geometry import rotation
 
 angle = st.floats(-np.pi, np.pi)
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pandas as pd
 import pytest
-from test_fuse import scene
 
-from benchmarks import fusion_views
-from carpose import bootstrap, metric
+from carpose import metric
+from carpose.metric import bootstrap
+from tests.helpers import noisy_view, scene
 
 
 def copies(table: pd.DataFrame, ids: list[str], pick: np.ndarray) -> pd.DataFrame:
@@ -23,7 +23,7 @@ def copies(table: pd.DataFrame, ids: list[str], pick: np.ndarray) -> pd.DataFram
 def test_against_the_metric_of_copied_photos(equal):
     rng = np.random.default_rng(0)
     truth = scene(12, rng)
-    predictions = fusion_views.noisy_view(truth, rng)
+    predictions = noisy_view(truth, rng)
     ids = [*sorted(truth["ImageId"].unique()), "no_car_at_all"]
     outside = predictions.iloc[:3].assign(ImageId="elsewhere")
     wrong = predictions.iloc[3:6].assign(ImageId="no_car_at_all")

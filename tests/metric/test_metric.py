@@ -8,10 +8,15 @@ from math import pi
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import run_module
 
-from benchmarks import baselines
-from carpose import UserError, cars, kaggle, metric
+from carpose import metric
+from carpose.core import cars
+from carpose.core.errors import UserError
+from carpose.kaggle.submission import write_submission
+from carpose.kaggle.tables import PREDICTION, read_labels, read_submission
+from carpose.metric.__main__ import main
+from tests import reference
+from tests.helpers import noisy_view, run_module, street_labels
 
 
 def scene(seed, images=25):
@@ -35,18 +40,30 @@ def scene(seed, images=25):
 def test_agrees_with_the_literal_loop(equal_confidence):
     truth, predictions = scene(seed=1)
     images = sorted(set(truth["ImageId"]) | set(predictions["ImageId"]))
-    ap, hits = baselines.metric(truth, predictions, images, equal_confidence)
+    ap, hits = reference.metric(truth, predictions, images, equal_confidence)
     result = metric.evaluate(truth, predictions, images, equal_confidence)
     assert hits[0] > hits[5] > hits[9] > 0
     np.testing.assert_allclose(result["AP"], ap, rtol=0, atol=1e-9)
     assert result["hits"] == hits
 
 
+def test_agrees_with_the_literal_loop_on_made_up_labels():
+    """Cars all along the road, roll on both sides of the seam; one photo has none that is found."""
+    truth = street_labels(12)
+    rng = np.random.default_rng(0)
+    predictions = noisy_view(truth[truth["ImageId"] != truth["ImageId"][0]], rng)
+    images = truth["ImageId"].unique().tolist()
+    ap, hits = reference.metric(truth, predictions, images)
+    result = metric.evaluate(truth, predictions, images)
+    np.testing.assert_allclose(result["AP"], ap, rtol=0, atol=1e-9)
+    assert result["hits"] == hits and hits[0] > hits[9] > 0
+
+
 def test_agrees_with_the_literal_loop_on_real_predictions(real):
-    truth, _ = kaggle.read_labels(real / "train.csv")
-    predictions, images = kaggle.read_submission(real / "val_predictions.csv")
+    truth, _ = read_labels(real / "train.csv")
+    predictions, images = read_submission(real / "val_predictions.csv")
     some = images[:30]
-    ap, hits = baselines.metric(
+    ap, hits = reference.metric(
         truth[truth["ImageId"].isin(some)], predictions[predictions["ImageId"].isin(some)], some
     )
     result = metric.evaluate(truth, predictions, some)
@@ -55,8 +72,8 @@ def test_agrees_with_the_literal_loop_on_real_predictions(real):
 
 
 def test_real_values(real):
-    truth, _ = kaggle.read_labels(real / "train.csv")
-    predictions, images = kaggle.read_submission(real / "val_predictions.csv")
+    truth, _ = read_labels(real / "train.csv")
+    predictions, images = read_submission(real / "val_predictions.csv")
     result = metric.evaluate(truth, predictions, images)
     assert result["hits"] == [1574, 1468, 1311, 1143, 996, 825, 652, 456, 271, 73]
     assert (result["predictions"], result["truths"]) == (2689, 5019)
@@ -70,7 +87,7 @@ def test_real_values(real):
 
 
 def test_truth_as_prediction_scores_one_and_zero_roll_scores_nothing(real):
-    truth, _ = kaggle.read_labels(real / "train.csv")
+    truth, _ = read_labels(real / "train.csv")
     perfect = truth.assign(score=0.5)
     assert metric.evaluate(truth, perfect)["mAP"] == pytest.approx(1)
     assert metric.evaluate(truth, perfect.assign(roll=0.0))["mAP"] < 0.001  # the mean of +π and −π
@@ -117,6 +134,20 @@ def test_no_pair_at_the_edge_is_lost_in_the_search_for_near_ones():
         assert (metric.match(alone, moved)[:, 0] == hit).all()
 
 
+def test_the_best_threshold_is_that_of_all_that_could_be_tried():
+    truth, predictions = scene(seed=3)
+    best = metric.best_threshold(truth, predictions)
+
+    def value(threshold):
+        kept = predictions[predictions["score"] >= threshold]
+        return metric.evaluate(truth, kept, truth["ImageId"].unique(), equal_confidence=True)["mAP"]
+
+    # Ties are cut between two of their cars, which a threshold cannot do.
+    assert value(best) == pytest.approx(max(map(value, np.arange(0, 1, 0.05))), rel=0.02)
+    nothing = predictions.assign(z=predictions["z"] * 100)
+    assert metric.best_threshold(truth, nothing) == metric.best_threshold(truth[:0], predictions) == 0
+
+
 def test_average_precision_steps_by_distinct_scores():
     hits = np.tile(np.array([[1], [0], [1], [0]], bool), 10)
     # Distinct: precision 1 and 2/3 at the two hits; the last two tied: precision 1 and 2/4.
@@ -145,7 +176,7 @@ def test_only_the_named_images_count():
 def test_command_line(tmp_path):
     truth = pd.DataFrame([car(model_type=1), car(image="b", model_type=1)])
     cars.write(tmp_path / "truth.parquet", truth)
-    kaggle.write_submission(tmp_path / "p.csv", pd.DataFrame([car()]), ["a", "b"])
+    write_submission(tmp_path / "p.csv", pd.DataFrame([car()]), ["a", "b"])
     command = ["carpose.metric", "--truth", tmp_path / "truth.parquet"]
     command += ["--predictions", tmp_path / "p.csv"]
     result = json.loads(run_module(*command).stdout)
@@ -154,17 +185,11 @@ def test_command_line(tmp_path):
     assert failed.returncode == 2 and "no.csv" in failed.stderr and "Traceback" not in failed.stderr
 
 
-def test_images_need_a_column(tmp_path):
-    (tmp_path / "i.csv").write_text("name\na\n")
-    with pytest.raises(UserError, match="i.csv.*ImageId"):
-        metric.read_image_ids(tmp_path / "i.csv")
-
-
 @pytest.mark.parametrize("named", ["p.parquet", "p.csv", "images.csv"])
 def test_no_image_in_common_with_the_truth(tmp_path, monkeypatch, named):
     """And nothing to object to where only the image that is asked for is there, or no car was found."""
     cars.write(tmp_path / "truth.parquet", pd.DataFrame([car(), car(image="b")]))
-    kaggle.write_submission(tmp_path / "p.csv", pd.DataFrame([car()]), ["a"])
+    write_submission(tmp_path / "p.csv", pd.DataFrame([car()]), ["a"])
     cars.write(tmp_path / "p.parquet", pd.DataFrame([car()]))
     (tmp_path / "images.csv").write_text("ImageId\na\n")
 
@@ -173,17 +198,17 @@ def test_no_image_in_common_with_the_truth(tmp_path, monkeypatch, named):
         images = [] if named == "p.parquet" else ["--images", "images.csv"]
         words = ["metric", "--truth", "truth.parquet", "--predictions", predictions, *images]
         monkeypatch.setattr("sys.argv", words)
-        metric.main()
+        main()
 
     monkeypatch.chdir(tmp_path)
     run()
     if named == "images.csv":
         (tmp_path / named).write_text("ImageId\nelsewhere\n")
     elif named == "p.csv":
-        kaggle.write_submission(named, cars.empty(kaggle.PREDICTION), [])
+        write_submission(named, cars.empty(PREDICTION), [])
         with pytest.raises(UserError, match="none of its images"):
             run()
-        kaggle.write_submission(named, pd.DataFrame([car(image="elsewhere")]), ["elsewhere"])
+        write_submission(named, pd.DataFrame([car(image="elsewhere")]), ["elsewhere"])
     else:
         cars.write(named, cars.empty([*cars.POSE, "score"]))
         run()
@@ -200,13 +225,13 @@ def test_images_that_a_submission_leaves_out_are_said(tmp_path):
     submission.write_text(f"ImageId,PredictionString\na,{car} 0.9\n")
     done = run_module(*command)
     assert json.loads(done.stdout)["truths"] == 1
-    assert "no row for 1 of the truth's 2 images, such as b; they are not counted" in done.stderr
+    assert "s.csv is not about 1 of the truth's 2 images, such as b; they are not counted" in done.stderr
     (tmp_path / "images.csv").write_text("ImageId\na\n")
     assert not run_module(*command, "--images", tmp_path / "images.csv").stderr  # it was asked for
     submission.write_text(f"ImageId,PredictionString\nc,{car} 0.9\n")
     failed = run_module(*command, check=False)
     assert failed.returncode == 2 and "s.csv: none of its images has a car in the truth" in failed.stderr
-    cars.write(tmp_path / "labels.parquet", kaggle.read_labels(truth)[0])
+    cars.write(tmp_path / "labels.parquet", read_labels(truth)[0])
     failed = run_module(*command[:-1], tmp_path / "labels.parquet", check=False)
     assert failed.returncode == 2 and "no column score; predictions are needed here" in failed.stderr
 

@@ -11,8 +11,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from carpose import UserError, device, distributed
-from carpose.device import number_format
+from carpose.core.errors import UserError
+from carpose.network import device
+from carpose.network.device import number_format
+from carpose.train import distributed
 
 CPU = torch.device("cpu")
 

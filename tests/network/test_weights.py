@@ -6,10 +6,10 @@ import threading
 
 import pytest
 import torch
-from conftest import REPOSITORY, run_module
 from safetensors.torch import save_file
 
 from models.pretrained import read_weights
+from tests.helpers import REPOSITORY, run_module
 
 import timm  # isort: skip
 
@@ -54,7 +54,7 @@ def test_fetched_weights_are_the_hub_s(hub, tmp_path):
     address, weights = hub
     output = tmp_path / "lite0.safetensors"
     options = ("--backbone", "efficientnet_lite0", "--output", output)
-    run_module("carpose.weights", *options, env=environment(address, tmp_path / "home"))
+    run_module("carpose.network.weights", *options, env=environment(address, tmp_path / "home"))
     fetched = read_weights(output)
     assert set(fetched) == set(weights)
     assert all(torch.equal(fetched[name], value) for name, value in weights.items())

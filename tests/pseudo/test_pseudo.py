@@ -5,17 +5,18 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import run_module
-from test_fuse import folds_of, scene
 
-from benchmarks import fusion_views
-from carpose import UserError, cars, metric, pseudo
+from carpose import metric
+from carpose.core import cars
+from carpose.core.errors import UserError
+from carpose.pseudo import labels as pseudo
+from tests.helpers import folds_of, noisy_view, run_module, scene
 
 
 def views(truth, seed):
     rng = np.random.default_rng(seed)
     return {
-        name: fusion_views.noisy_view(truth, rng, aside=0.004).assign(depth_sigma=0.05)
+        name: noisy_view(truth, rng, aside=0.004).assign(depth_sigma=0.05)
         for name in ("round0/a", "round0/b")
     }
 

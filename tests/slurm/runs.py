@@ -11,7 +11,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import REPOSITORY
+
+from tests.helpers import REPOSITORY
 
 ONLY_ON_REQUEST = [
     pytest.mark.slurm,
@@ -21,7 +22,8 @@ ONLY_ON_REQUEST = [
     ),
 ]
 PROFILE = [
-    *("--profile", str(REPOSITORY / "workflow" / "profiles" / "slurm-noaccounting")),
+    *("--profile", str(REPOSITORY / "workflow" / "profiles" / "slurm")),
+    *("--workflow-profile", str(REPOSITORY / "workflow" / "profiles" / "slurm-noaccounting")),
     *("--slurm-init-seconds-before-status-checks", "1", "--latency-wait", "10"),
     "--slurm-keep-successful-logs",
 ]

@@ -12,9 +12,10 @@ from pathlib import Path
 import psutil
 import pytest
 import runs
-from cluster import Cluster, call, wait_for
-from conftest import REPOSITORY
-from runs import PROFILE, snakemake
+
+from tests.helpers import REPOSITORY
+from tests.slurm.cluster import Cluster, call, wait_for
+from tests.slurm.runs import PROFILE, snakemake
 
 pytestmark = runs.ONLY_ON_REQUEST
 DEMO = os.environ.get("CARPOSE_SLURM_DEMO") == "1"

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 import runs
-from cluster import Cluster, call, wait_for
-from runs import PROFILE, WORKFLOW, snakemake
+
+from tests.slurm.cluster import Cluster, call, wait_for
+from tests.slurm.runs import PROFILE, WORKFLOW, snakemake
 
 pytestmark = runs.ONLY_ON_REQUEST
 

@@ -7,12 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import REPOSITORY, run_module
-from test_fuse import scene
-from test_workflow import jobs
 
-from benchmarks import fusion_views
-from carpose import UserError, studies
+from carpose.core.errors import UserError
+from carpose.studies import measure as studies
+from tests.helpers import REPOSITORY, jobs, noisy_view, run_module, scene
 
 TRUE_GAIN = 0.02
 
@@ -78,9 +76,9 @@ def world():
     truth = scene(80, rng)
     tables = {}
     for seed in range(3):
-        tables["base", seed] = fusion_views.noisy_view(truth, rng, depth_noise=0.06)
-        tables["better", seed] = fusion_views.noisy_view(truth, rng, depth_noise=0.03)
-        tables["alike", seed] = fusion_views.noisy_view(truth, rng, depth_noise=0.06)
+        tables["base", seed] = noisy_view(truth, rng, depth_noise=0.06)
+        tables["better", seed] = noisy_view(truth, rng, depth_noise=0.03)
+        tables["alike", seed] = noisy_view(truth, rng, depth_noise=0.06)
         tables["same", seed] = tables["base", seed]
     ids = sorted(truth["ImageId"].unique())
     return studies.compare(truth, {"held_out": ids[:50], "test": ids[50:]}, tables, samples=100)

@@ -2,11 +2,11 @@
 
 import pytest
 import yaml
-from conftest import REPOSITORY
-from test_config import merged
 
-from carpose import UserError, study
-from carpose.config import check
+from carpose.config.check import check
+from carpose.core.errors import UserError
+from carpose.studies import study
+from tests.helpers import REPOSITORY, merged
 
 SHIPPED = sorted((REPOSITORY / "configs" / "studies").glob("*.yaml"))
 RADIUS = {"question": "How wide?", "base": "hourglass", "change": {"radius": 0.4}}

@@ -6,12 +6,15 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import run_module
 from scipy.spatial.transform import Rotation
 
-from carpose import UserError, kaggle, synth, synth_scene
-from carpose.cars import POSITION
-from carpose.synth_cars import HEADLAMP, TAILLAMP, TYPES, parametric
+from carpose import kaggle
+from carpose.core.cars import POSITION
+from carpose.core.errors import UserError
+from carpose.synth import demo as synth
+from carpose.synth import scene as synth_scene
+from carpose.synth.shapes import HEADLAMP, TAILLAMP, TYPES, parametric
+from tests.helpers import run_module
 
 
 def render(folder, *options):

@@ -2,8 +2,8 @@
 
 import torch
 
-import models  # noqa: F401  prepares timm's import
-from carpose.average import MovingAverage
+import models.torchvision_shim  # noqa: F401  must come before timm
+from carpose.train.average import MovingAverage
 
 
 def test_agrees_with_timm_bit_for_bit():

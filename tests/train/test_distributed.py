@@ -7,12 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import run_module
-from test_train import options, run_background
 
-from carpose import distributed
-from carpose.checkpoint import build, load_checkpoint
-from carpose.recipe import Recipe
+from carpose.config.recipe import Recipe
+from carpose.network.build import build
+from carpose.network.checkpoint import load_checkpoint
+from carpose.train import distributed
+from tests.helpers import options, run_background, run_module
 
 # Equal up to rounding: normalisation over groups of channels, a step that does not divide by tiny gradients.
 ALIKE = ("--norm", "group", "--batch-size", 4, "--optimizer", "sgd", "--lr", 0.01, "--amp", "off")
@@ -42,7 +42,7 @@ def test_two_processes_train_as_one(alone, shared):
         torch.testing.assert_close(weights[1][name], value, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("gpus", [1, 2])
+@pytest.mark.parametrize("gpus", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_batch_in_parts_trains_as_in_one(prepared, alone, tmp_path, gpus):
     """Losses are taken over the cars of the whole batch, whoever computes which part."""
     run_module(*options(prepared, tmp_path, *ALIKE, "--accumulate", 2, "--gpus", gpus))
@@ -75,6 +75,7 @@ def test_batch_that_cannot_be_shared_stops_at_once(prepared, tmp_path):
     assert done.returncode == 2 and "2 GPUs cannot share 3 photos" in done.stderr
 
 
+@pytest.mark.slow
 def test_taken_away_it_goes_on_with_other_processes(prepared, alone, tmp_path):
     """SIGTERM to torchrun, as Slurm sends it; then two nodes of one process each, as two torchruns."""
     command = options(prepared, tmp_path, *ALIKE)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-import models  # noqa: F401  prepares the import of timm
-from carpose.muon import COEFFICIENTS, MOMENTUM, Muon, flat, is_matrix, orthogonalising
+import models.torchvision_shim  # noqa: F401  must come before timm
+from carpose.train.muon import COEFFICIENTS, MOMENTUM, Muon, as_matrix, is_matrix, orthogonalising
 
 import timm.optim.muon  # isort: skip
 
@@ -40,7 +40,7 @@ def test_orthogonal_turns_singular_values_to_one():
 def test_weights_are_matrices_whichever_way_they_lie_in_memory():
     weight = torch.randn(8, 4, 3, 3)
     for one in (weight, weight.to(memory_format=torch.channels_last), torch.randn(64, 4, 1, 1)):
-        before, matrix = one.clone(), flat(one)
+        before, matrix = one.clone(), as_matrix(one)
         assert len(matrix) == min(len(one), one[0].numel()) and matrix.numel() == one.numel()
         matrix.mul_(2)
         assert torch.equal(one, 2 * before)

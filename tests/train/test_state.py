@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from carpose import state
+from carpose.train import state
 
 
 @pytest.fixture

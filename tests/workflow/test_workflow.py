@@ -7,41 +7,30 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import time
 
 import pandas as pd
 import pytest
 import yaml
-from conftest import REPOSITORY
 
-from carpose import UserError, kaggle
-from carpose.forecast import forecast, planned_jobs
-
-CI = ["--configfile", str(REPOSITORY / "configs" / "ci.yaml")]
-
-
-def snakemake(folder, *arguments, check=True):
-    """Run snakemake in `folder` on the repository's workflow; the text it printed."""
-    command = ["snakemake", "-s", str(REPOSITORY / "Snakefile"), "--cores", "2", *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-    text = done.stdout + done.stderr
-    assert done.returncode == 0 or not check, text[-6000:]
-    return text
-
-
-def jobs(text):
-    """Job counts of a dry run, without the target rules."""
-    table = re.search(r"^Job stats:\njob +count\n[- ]+\n(.*?)^total", text, re.S | re.M)
-    return dict(re.findall(r"^(\w+) +(\d+)$", table[1], re.M)) if table else {}
+from carpose import kaggle
+from carpose.core.errors import UserError
+from carpose.forecast.jobs import forecast, planned_jobs
+from tests.helpers import CI, REPOSITORY, jobs, snakemake
 
 
 def test_dry_run_of_45_trainings_imports_no_torch(tmp_path):
     """3 backbones × 5 folds × 3 rounds."""
     text = snakemake(tmp_path, "-n", "submission", "--config", "rounds=3", 'folds={"count": 5}')
     assert jobs(text)["train"] == "45" and jobs(text)["predict"] == "9"
-    code = "import sys, carpose.config, carpose.recipe; sys.exit('torch' in sys.modules)"
-    path = {**os.environ, "PYTHONPATH": str(REPOSITORY / "workflow")}
-    assert subprocess.run(["python", "-c", code], env=path).returncode == 0
+    # What the Snakefile imports, and the networks' package by itself.
+    modules = (
+        "carpose.config.check, carpose.config.options, carpose.kaggle.identity, carpose.studies.study, models"
+    )
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
+    path = {**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY / "workflow"), str(REPOSITORY)])}
+    assert subprocess.run([sys.executable, "-c", code], env=path).returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -70,8 +59,8 @@ def test_names_with_spaces_and_quotes_reach_the_programs_whole(tmp_path):
     (tmp_path / weights).touch()
     own = {
         "data_root": data,
-        "exclude": {"images": {"ID_a": "it's broken; really"}},
-        "models": {"hourglass": {"pretrained": weights}},
+        "exclude": {"images": {"ID_a": "it's {broken}; really"}},
+        "models": {"hourglass": {"backbone": "hourglass", "pretrained": weights}},
     }
     (tmp_path / "own.yaml").write_text(yaml.safe_dump(own))
     text = snakemake(tmp_path, "-n", "-p", "submission", "analysis", *CI, str(tmp_path / "own.yaml"))
@@ -79,27 +68,23 @@ def test_names_with_spaces_and_quotes_reach_the_programs_whole(tmp_path):
     words = {}
     for command in commands:
         words.setdefault(command.split()[0], set()).update(shlex.split(command))
-    for module in ("kaggle", "cache", "plots", "analysis"):
+    for module in ("kaggle", "data", "plots", "analysis"):
         assert data in words[f"carpose.{module}"], module
-    assert f"{data}/sample_submission.csv" in words["carpose.kaggle"]
-    assert "ID_a=it's broken; really" in words["carpose.kaggle"]
+    assert "ID_a=it's {broken}; really" in words["carpose.kaggle"]
     assert weights in words["carpose.train"]
 
 
 def test_settings_of_the_prediction_reach_it(tmp_path):
     """As its own --help names them; numbers as argparse reads them, negative and small ones too."""
-
-    def options(settings):
-        text = snakemake(tmp_path, "-n", "-p", "predictions", *CI, "--config", f"predict={settings}")
-        command = next(line for line in text.splitlines() if "-m carpose.predict" in line)
-        return command.partition("--threshold ")[2].partition(" --threads")[0].split(" --")[1:]
-
-    given = options('{"turns_deg": [[0, 0.5, -2], [0, -2.0e-5, 0]], "pool_depth": true, "flip": false}')
-    turns = ["turns-deg 0.000000 0.500000 -2.000000", "turns-deg 0.000000 -0.000020 0.000000"]
-    assert [option for option in given if option.startswith("turns")] == turns
-    assert "pool-depth" in given and "flip" not in given
-    given = options('{"turns_deg": [], "pool_depth": false}')
-    assert "pool-depth" not in given and not any(option.startswith("turns") for option in given)
+    own = 'predict={"tta_rotations_deg": [[0, 0.5, -2], [0, -2.0e-5, 0]], "flip": true}'
+    text = snakemake(tmp_path, "-n", "-p", "predictions", *CI, "--config", own)
+    command = next(line for line in text.splitlines() if "-m carpose.predict" in line)
+    for option in ("--tta-rotations-deg 0 0.5 -2 --tta-rotations-deg 0 -0.000020 0", "--flip true"):
+        assert option in command.replace("-0.00002 ", "-0.000020 "), command
+    text = snakemake(
+        tmp_path, "-n", "-p", "predictions", *CI, "--config", 'predict={"tta_rotations_deg": []}'
+    )
+    assert "tta-rotations" not in text
 
 
 def test_trained_is_round_zero_alone(tmp_path):
@@ -156,14 +141,6 @@ def test_findings_survive_a_failed_check(finished, tmp_path):
     assert not (tmp_path / "results" / "ci" / "data" / "labels.parquet").exists()
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A folder with a complete run of the tiny configuration."""
-    folder = tmp_path_factory.mktemp("run")
-    snakemake(folder, "submission", *CI)
-    return folder
-
-
 def test_run_ends_with_a_valid_submission(finished):
     results = finished / "results" / "ci"
     fused = pd.read_parquet(results / "fused_test.parquet")
@@ -171,7 +148,7 @@ def test_run_ends_with_a_valid_submission(finished):
         assert kaggle.validate(results / f"{name}.csv", results / "demo" / "sample_submission.csv") == []
         assert len(kaggle.read_submission(results / f"{name}.csv")[0]) == len(expected)
     table = pd.read_csv(results / "evaluation.csv")
-    names = {f"round{r}/{m}" for r in (0, 1) for m in ("dla34", "hourglass", "maps")} | {"fused"}
+    names = {f"round{r}/{m}" for r in (0, 1) for m in ("dla34", "hourglass")} | {"fused"}
     assert set(table["name"]) == names
     assert table["oof_mAP"].between(0, 1).all() and table["test_mAP"].between(0, 1).all()
     json.loads((results / "fusion.json").read_text())
@@ -198,31 +175,6 @@ def test_analysis_after_it(finished):
 
 def test_second_run_has_nothing_to_do(finished):
     assert "Nothing to be done" in snakemake(finished, "submission", *CI)
-
-
-def test_fusing_again_trains_nothing(finished):
-    planned = jobs(snakemake(finished, "-n", "submission", "-R", "fuse", *CI))
-    assert "fuse" in planned and "write_submission" in planned
-    assert not {"train", "predict", "fit_fusion", "make_pseudo_labels"} & set(planned)
-
-
-def test_fusion_setting_retrains_nothing(finished):
-    planned = jobs(snakemake(finished, "-n", "submission", *CI, "--config", 'fuse={"mode": "equal"}'))
-    assert "fit_fusion" in planned and not {"train", "predict", "make_pseudo_labels"} & set(planned)
-
-
-def test_one_recipe_retrains_that_model_alone(finished):
-    change = ["--config", 'models={"dla34": {"recipe": 1}}']
-    planned = snakemake(finished, "-n", "trained", *CI, *change)
-    assert jobs(planned)["train"] == "2"
-    assert "round0/dla34/fold0/model.pt" in planned and "output: results/ci/round0/hourglass" not in planned
-
-
-def test_how_it_runs_is_no_part_of_the_result(finished):
-    running = '"workers": 2, "save_minutes": 3, "validate_every": 1, "tensorboard": true, "graphs": true'
-    changes = ['resources={"train": {"threads": 2}}', f"running={{{running}}}", 'train={"gpus": 0}']
-    planned = snakemake(finished, "-n", "submission", *CI, "--config", *changes)
-    assert "Nothing to be done" in planned
 
 
 def test_a_training_on_several_gpus_asks_for_all_of_it(tmp_path):

@@ -1,10 +1,8 @@
-"""carpose: from photos and train.csv to the 6-DoF pose of every vehicle, and to submission.csv."""
+"""carpose: from photos and train.csv to the 6-DoF pose of every vehicle, and to submission.csv.
+
+One package per stage; `python -m carpose.<stage>` runs it. A package imports only from those before it:
+core, geometry, registry, config, kaggle and synth, heads, data, metric, fuse, drawing, network, predict, train,
+pseudo, plots, evaluation, then analysis, studies, export and forecast (`make lint` checks it).
+"""
 
 __version__ = "0.1.0"
-
-
-class UserError(Exception):
-    """Bad input or configuration: the message names the file, line or ImageId and says what to do.
-
-    Every command line prints it alone, without a traceback, and exits with status 2.
-    """

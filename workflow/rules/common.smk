@@ -4,6 +4,7 @@ import shlex
 import sys
 from pathlib import Path
 
+import yaml
 from snakemake.exceptions import WorkflowError
 
 # Not workflow.basedir, which is another folder when a Snakefile elsewhere imports these rules.
@@ -11,68 +12,145 @@ LIBRARY = Path(workflow.current_basedir).parent
 ENVS = LIBRARY.parent / "envs"  # for --sdm conda
 sys.path.insert(0, str(LIBRARY))
 
-from carpose import UserError
-from carpose.config import check, parsed
-from carpose.recipe import command_line, plain, recipe_of
+from carpose.config.check import check
+from carpose.config.load import gpus_of, parsed, recipe_of, with_models
+from carpose.config.options import command_line
+from carpose.config.recipe import Recipe
+from carpose.config.sections import Cache, Demo, Exclude, Folds, Fuse, Predict, Pseudo, Running
+from carpose.core.errors import UserError
+from carpose.kaggle.identity import data_identity
 
-config = parsed(config)
 try:
+    # Another workflow that uses these rules as a module hands over its own configuration, models settled.
+    if not workflow.modifier.skip_configfile:
+        files = [LIBRARY.parent / "config.yaml", *workflow.config_settings.configfiles]
+        config = with_models(
+            config,
+            [yaml.safe_load(Path(file).read_text(encoding="utf-8")) for file in files],
+            workflow.config_settings.config or {},
+        )
+    config = parsed(config)
     check(config)
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
-# Jobs find the library whether or not it is installed in their environment.
-os.environ["PYTHONPATH"] = os.pathsep.join(
-    [str(LIBRARY), str(LIBRARY.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-)
-# Jobs run in the environment that runs the workflow, also where it was not activated.
-os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+# Jobs find the library whether or not it is installed in their environment, and run in the environment that runs the
+# workflow, also where it was not activated.
+for variable, folders in {
+    "PYTHONPATH": [LIBRARY, LIBRARY.parent],
+    "PATH": [Path(sys.executable).parent],
+}.items():
+    inherited = filter(None, [os.environ.get(variable)])
+    os.environ[variable] = os.pathsep.join([*map(str, folders), *inherited])
 
 RESULTS = f"results/{config['run']}"
 ROUNDS = config["rounds"]
 FOLDS = range(config["folds"]["count"])
-MODELS = {name: recipe_of(config, name) for name, own in config["models"].items() if own}
-RECIPES = {name: recipe for name, (recipe, _) in MODELS.items()}
-GPUS = {name: gpus for name, (_, gpus) in MODELS.items()}
-FETCHED = [name for name, recipe in RECIPES.items() if recipe.get("pretrained") == "hub"]
+MODELS = [name for name, own in config["models"].items() if own]
+GPUS = {name: gpus_of(config, name) for name in MODELS}
+FETCHED = [name for name in MODELS if recipe_of(config, name).get("pretrained") == "hub"]
+FUSED_ROUNDS = range(ROUNDS) if config["fuse"]["rounds"] == "all" else config["fuse"]["rounds"]
 DEMO = not config["data_root"]
 DATA = f"{RESULTS}/demo" if DEMO else config["data_root"]
 TRUTH = f"{RESULTS}/demo_truth.csv" if DEMO else []
-# What is predicted, evaluated and fused: the models and, on request, their averaged maps.
-MEMBERS = [*RECIPES, *(["maps"] if config["fuse"]["average_maps"] else [])]
-FUSED_ROUNDS = range(ROUNDS) if config["fuse"]["rounds"] == "all" else config["fuse"]["rounds"]
-
-if not DEMO and not (Path(DATA) / "train.csv").is_file():
-    raise WorkflowError(
-        f"data_root: there is no {DATA}/train.csv; name the folder that holds the competition's data"
-    )
+TABLES = ["train.csv", "sample_submission.csv", "camera/camera_intrinsic.txt"]
+for table in [] if DEMO else TABLES:
+    if not (Path(DATA) / table).is_file():
+        raise WorkflowError(
+            f"data_root: there is no {DATA}/{table}; name the folder that holds the competition's data"
+        )
+# What the data are, wherever they lie: of the demo its settings say that.
+try:
+    IDENTITY = "" if DEMO else data_identity(DATA)
+except UserError as error:
+    raise WorkflowError(str(error)) from None
 
 
 wildcard_constraints:
     round=r"\d",
     fold=r"\d+",
-    model="|".join(MEMBERS),
+    model="|".join(MODELS),
+
+
+# What rules pass to their programs. Snakemake 9.27 remembers the values of `params` as a set without names, so two
+# numbers that change places go unnoticed: settings are passed as one text of named options. And it does not
+# remember what a function of `input` returns: so is passed whatever must not make a job run again, such as where the
+# data lie, and how a stage is run.
+
+
+def settings(section, values):
+    """Settings of a section, or a recipe, as one text of options."""
+    text = command_line(section, values)
+    return lambda wildcards: text
+
+
+def exclusions():
+    """What the check leaves out. A function of the wildcards, since braces in a reason are no wildcards."""
+    values = dict(config["exclude"])
+    reasons = shlex.join(f"{image}={why}" for image, why in values.pop("images", {}).items())
+    text = f"--exclude {reasons} {command_line(Exclude, values)}"
+    return lambda wildcards: text
+
+
+def unremembered(value):
+    """A param whose change makes nothing run again."""
+    return lambda wildcards, input: value
+
+
+def recipe(wildcards):
+    """A model's recipe in a round; published weights come from the file that `fetch_weights` made."""
+    own = recipe_of(config, wildcards.model, int(wildcards.round))
+    return own | ({"pretrained": fetched_weights(wildcards)} if wildcards.model in FETCHED else {})
+
+
+def fetched_weights(wildcards):
+    """The backbone's published weights, where the recipe begins with them."""
+    return f"{RESULTS}/weights/{wildcards.model}.safetensors" if wildcards.model in FETCHED else []
+
+
+def from_round_before(wildcards):
+    """Pseudo labels and, for a warm start, the weights of the round before."""
+    before = int(wildcards.round) - 1
+    if before < 0:
+        return {}
+    files = {"pseudo": f"{RESULTS}/round{before}/pseudo.parquet"}
+    if recipe(wildcards).get("start", Recipe.start) == "warm":
+        files["start_weights"] = f"{RESULTS}/round{before}/{wildcards.model}/fold{wildcards.fold}/model.pt"
+    return files
+
+
+def previous_pseudo(wildcards):
+    before = int(wildcards.round) - 1
+    return f"{RESULTS}/round{before}/pseudo.parquet" if before >= 0 else []
 
 
 def models_of(rounds):
     """Checkpoints of all models and folds of these rounds."""
     return expand(
-        f"{RESULTS}/round{{round}}/{{model}}/fold{{fold}}/model.pt", round=rounds, model=RECIPES, fold=FOLDS
+        f"{RESULTS}/round{{round}}/{{model}}/fold{{fold}}/model.pt", round=rounds, model=MODELS, fold=FOLDS
     )
 
 
-def members(rounds, table, names=MEMBERS):
-    """Tables of predictions (oof, test or test_folds) of all members of these rounds."""
-    return expand(f"{RESULTS}/round{{round}}/{{model}}/{table}.parquet", round=rounds, model=names)
+def histories(rounds):
+    """The same trainings' histories as NAME=PATH options."""
+    return " ".join(
+        f"{training}={RESULTS}/{training}/history.csv"
+        for training in expand("round{round}/{model}/fold{fold}", round=rounds, model=MODELS, fold=FOLDS)
+    )
 
 
-def named(rounds, table, names=MEMBERS):
+def members(rounds, table):
+    """Tables of predictions (oof, test or test_folds) of all models of these rounds."""
+    return expand(f"{RESULTS}/round{{round}}/{{model}}/{table}.parquet", round=rounds, model=MODELS)
+
+
+def named(rounds, table):
     """The same as NAME=PATH options, NAME being round0/dla34 and so on."""
-    return [
+    return " ".join(
         f"round{round}/{model}={RESULTS}/round{round}/{model}/{table}.parquet"
         for round in rounds
-        for model in names
-    ]
+        for model in MODELS
+    )
 
 
 def processes(wildcards):
@@ -80,7 +158,7 @@ def processes(wildcards):
     return max(GPUS[wildcards.model], 1)
 
 
-def asks(stage, processes=lambda wildcards: 1):
+def stage_resources(stage, processes=lambda wildcards: 1):
     """What a job of this stage asks for; memory and time grow with the attempt."""
     wish = config["resources"][stage]
     return {
@@ -91,7 +169,3 @@ def asks(stage, processes=lambda wildcards: 1):
 
 def threads_of(stage):
     return config["resources"][stage]["threads"]
-
-
-# How a stage runs is no part of its result: passed as resources, these make nothing run again.
-RUNNING = {key: int(value) for key, value in config["running"].items()}

@@ -5,23 +5,18 @@ if DEMO:
     rule demo_data:
         "Demo photos in the competition's layout, rendered; the truth of the test photos is kept apart."
         output:
-            f"{DATA}/train.csv",
-            f"{DATA}/sample_submission.csv",
-            f"{DATA}/camera/camera_intrinsic.txt",
+            [f"{DATA}/{table}" for table in TABLES],
             truth=f"{RESULTS}/demo_truth.csv",
         log:
             f"{RESULTS}/logs/demo_data.log",
         conda:
             f"{ENVS}/light.yaml"
         threads: workflow.resource_settings.cores or 2
+        resources:
+            **stage_resources("small"),
         params:
-            folder=DATA,
-            demo=shlex.join(
-                word
-                for key, value in config["demo"].items()
-                if value != ""
-                for word in (f"--{key.replace('_', '-')}", str(value))
-            ),
+            folder=unremembered(DATA),
+            demo=settings(Demo, {key: value for key, value in config["demo"].items() if value != ""}),
         shell:
             "python -m carpose.synth --output {params.folder:q} --truth-output {output.truth} {params.demo}"
             " --jobs {threads} 2>&1 | tee {log}"
@@ -30,9 +25,8 @@ if DEMO:
 rule check_data:
     "Read every photo, mask and label once; stop on what cannot be worked with."
     input:
-        f"{DATA}/train.csv",
-        f"{DATA}/sample_submission.csv",
-        f"{DATA}/camera/camera_intrinsic.txt",
+        # Of a folder of the user's the identity says all; its path may change, and its times.
+        [f"{DATA}/{table}" for table in TABLES] if DEMO else [],
     output:
         images=f"{RESULTS}/data/images.parquet",
         labels=f"{RESULTS}/data/labels.parquet",
@@ -44,17 +38,15 @@ rule check_data:
         f"{ENVS}/light.yaml"
     threads: workflow.resource_settings.cores or 2
     resources:
-        **asks("small"),
+        **stage_resources("small"),
     params:
-        folder=DATA,
-        # Functions, since braces in a reason are no wildcards.
-        exclude=lambda wildcards: [f"{image}={why}" for image, why in config["exclude"]["images"].items()],
-        depth=config["exclude"]["max_depth"],
-        reason=lambda wildcards: config["exclude"]["max_depth_reason"],
+        folder=unremembered(DATA),
+        identity=f"--identity {IDENTITY}" if IDENTITY else "",
+        exclude=exclusions(),
     shell:
-        "python -m carpose.kaggle check {params.folder:q} --findings {log.findings} --images {output.images}"
-        " --labels {output.labels} --max-depth {params.depth} --max-depth-reason {params.reason:q}"
-        " --exclude {params.exclude:q} --jobs {threads} 2>&1 | tee {log[0]}"
+        "python -m carpose.kaggle check {params.folder:q} --findings {log.findings}"
+        " --images {output.images} --labels {output.labels} {params.identity} {params.exclude}"
+        " --jobs {threads} 2>&1 | tee {log[0]}"
 
 
 rule split_folds:
@@ -69,14 +61,12 @@ rule split_folds:
     conda:
         f"{ENVS}/light.yaml"
     resources:
-        **asks("small"),
+        **stage_resources("small"),
     params:
-        fold_count=config["folds"]["count"],
-        seed=config["folds"]["seed"],
-        distance=config["folds"]["hash_distance"],
+        folds=settings(Folds, config["folds"]),
     shell:
-        "python -m carpose.folds --images {input.images} --labels {input.labels} --folds {params.fold_count}"
-        " --seed {params.seed} --hash-distance {params.distance} --output {output} 2>&1 | tee {log}"
+        "python -m carpose.data folds --images {input.images} --labels {input.labels} {params.folds}"
+        " --output {output} 2>&1 | tee {log}"
 
 
 rule build_cache:
@@ -84,19 +74,18 @@ rule build_cache:
     input:
         images=rules.check_data.output.images,
     output:
-        f"{RESULTS}/cache/cache.json",
-        f"{RESULTS}/cache/photos.npy",
+        meta=f"{RESULTS}/cache/cache.json",
+        photos=f"{RESULTS}/cache/photos.npy",
     log:
         f"{RESULTS}/logs/build_cache.log",
     conda:
         f"{ENVS}/light.yaml"
     threads: workflow.resource_settings.cores or 2
     resources:
-        **asks("small"),
+        **stage_resources("small"),
     params:
-        data=DATA,
-        crop=[plain(edge) for edge in config["cache"]["crop"]],
-        scale=config["cache"]["scale"],
+        data=unremembered(DATA),
+        cache=settings(Cache, config["cache"]),
     shell:
-        "python -m carpose.cache --data {params.data:q} --images {input.images} --crop {params.crop}"
-        " --scale {params.scale} --jobs {threads} --output $(dirname {output[0]}) 2>&1 | tee {log}"
+        "python -m carpose.data cache --data {params.data:q} --images {input.images} {params.cache}"
+        " --jobs {threads} --output $(dirname {output.meta}) 2>&1 | tee {log}"

@@ -15,13 +15,13 @@ rule fit_fusion:
     conda:
         f"{ENVS}/light.yaml"
     resources:
-        **asks("small"),
+        **stage_resources("small"),
     params:
-        members=named(FUSED_ROUNDS, "oof"),
-        mode=config["fuse"]["mode"],
+        members=f"--members {named(FUSED_ROUNDS, 'oof')}",
+        fuse=settings(Fuse, {key: value for key, value in config["fuse"].items() if key != "rounds"}),
     shell:
-        "python -m carpose.fusion_fit --labels {input.labels} --folds {input.folds} --members {params.members}"
-        " --mode {params.mode} --output {output.fit} --fused-output {output.fused} 2>&1 | tee {log}"
+        "python -m carpose.fuse.fit --labels {input.labels} --folds {input.folds} {params.members}"
+        " {params.fuse} --output {output.fit} --fused-output {output.fused} 2>&1 | tee {log}"
 
 
 rule fuse:
@@ -29,7 +29,6 @@ rule fuse:
     input:
         fit=rules.fit_fusion.output.fit,
         test=members(FUSED_ROUNDS, "test"),
-        images=rules.check_data.output.images if config["fuse"]["hash_distance"] >= 0 else [],
     output:
         f"{RESULTS}/fused_test.parquet",
     log:
@@ -37,25 +36,18 @@ rule fuse:
     conda:
         f"{ENVS}/light.yaml"
     resources:
-        **asks("small"),
+        **stage_resources("small"),
     params:
-        members=named(FUSED_ROUNDS, "test"),
-        # Not made from `input`: Snakemake would not record it, and a change would fuse nothing anew.
-        twins=(
-            f"--images {rules.check_data.output.images} --hash-distance {config['fuse']['hash_distance']}"
-            if config["fuse"]["hash_distance"] >= 0
-            else ""
-        ),
+        members=f"--inputs {named(FUSED_ROUNDS, 'test')}",
     shell:
-        "python -m carpose.fuse --inputs {params.members} --weights {input.fit} {params.twins}"
-        " --output {output} 2>&1 | tee {log}"
+        "python -m carpose.fuse {params.members} --fit {input.fit} --output {output} 2>&1 | tee {log}"
 
 
 rule write_submission:
     "Write and validate submission.csv, and one of the sure cars alone, for scoring that ignores confidences."
     input:
         cars=rules.fuse.output[0],
-        sample=f"{DATA}/sample_submission.csv",
+        images=rules.check_data.output.images,
     output:
         all=f"{RESULTS}/submission.csv",
         sure=f"{RESULTS}/submission_sure.csv",
@@ -64,7 +56,7 @@ rule write_submission:
     conda:
         f"{ENVS}/light.yaml"
     resources:
-        **asks("small"),
+        **stage_resources("small"),
     shell:
-        "python -m carpose.kaggle write {input.cars} --sample {input.sample:q} --output {output.all}"
+        "python -m carpose.kaggle write {input.cars} --images {input.images} --output {output.all}"
         " --sure-output {output.sure} 2>&1 | tee {log}"

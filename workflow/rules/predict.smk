@@ -1,32 +1,12 @@
 # One job predicts with all folds of a model, so that the libraries are imported once.
 
 
-def checkpoints(wildcards):
-    """All folds of the model, or of every model, one after the other, where their maps are averaged."""
-    models = RECIPES if wildcards.model == "maps" else [wildcards.model]
-    pattern = f"{RESULTS}/round{wildcards.round}/{{model}}/fold{{fold}}/model.pt"
-    return expand(pattern, model=models, fold=FOLDS)
-
-
-def prediction_options(settings):
-    """Keys of `predict:` → the options of carpose.predict; a switch that is off is left out, an option of
-    several numbers is given once for each row of them."""
-    options = []
-    for key, value in settings.items():
-        name = f"--{key.replace('_', '-')}"
-        if isinstance(value, list):
-            options += [f"{name} {' '.join(f'{number:f}' for number in row)}" for row in value]
-        elif value is not False:
-            options.append(name if value is True else f"{name} {plain(value)}")
-    return " ".join(options)
-
-
 rule predict:
     "Out-of-fold and test predictions of one model of one round."
     input:
-        models=checkpoints,
-        cache=rules.build_cache.output[0],
-        photos=rules.build_cache.output[1],
+        models=expand(f"{RESULTS}/round{{{{round}}}}/{{{{model}}}}/fold{{fold}}/model.pt", fold=FOLDS),
+        cache=rules.build_cache.output.meta,
+        photos=rules.build_cache.output.photos,
         images=rules.check_data.output.images,
         folds=rules.split_folds.output[0],
     output:
@@ -41,22 +21,16 @@ rule predict:
         f"{ENVS}/torch.yaml"
     threads: threads_of("predict")
     resources:
-        **asks("predict"),
-        workers=RUNNING["workers"],
-        graphs=RUNNING["graphs"],
-        gpu=lambda wildcards: min(
-            1, max(GPUS.values()) if wildcards.model == "maps" else GPUS[wildcards.model]
-        ),
+        **stage_resources("predict"),
+        gpu=lambda wildcards: min(1, GPUS[wildcards.model]),
     params:
-        checkpoints=lambda wildcards, input: " ".join(
-            f"--checkpoints {' '.join(input.models[start : start + len(FOLDS)])}"
-            for start in range(0, len(input.models), len(FOLDS))
+        predict=settings(Predict, config["predict"]),
+        threads=lambda wildcards: f"--threads {recipe(wildcards).get('threads', Recipe.threads)}",
+        running=lambda wildcards, input: command_line(
+            Running, {key: config["running"][key] for key in ("workers", "graphs")}
         ),
-        settings=prediction_options(config["predict"]),
-        torch_threads=lambda wildcards: RECIPES.get(wildcards.model, config["train"]).get("threads", 1),
     shell:
-        "python -m carpose.predict {params.checkpoints} --cache $(dirname {input.cache})"
+        "python -m carpose.predict --checkpoints {input.models} --cache $(dirname {input.cache})"
         " --images {input.images} --folds {input.folds} --oof {output.oof} --test {output.test}"
-        " --test-folds {output.test_folds} {params.settings} --threads {params.torch_threads}"
-        " --workers {resources.workers} --gpus {resources.gpu} $( (({resources.graphs})) || echo --no-graphs )"
-        " 2>&1 | tee {log}"
+        " --test-folds {output.test_folds} {params.predict} {params.threads} --gpus {resources.gpu}"
+        " {params.running} 2>&1 | tee {log}"

@@ -12,7 +12,7 @@ rule evaluate:
         test=members(range(ROUNDS), "test"),
         fused_oof=rules.fit_fusion.output.fused,
         fused_test=rules.fuse.output[0],
-        sample=f"{DATA}/sample_submission.csv",
+        images=rules.check_data.output.images,
         truth=TRUTH,
     output:
         table=f"{RESULTS}/evaluation.csv",
@@ -22,18 +22,18 @@ rule evaluate:
     conda:
         f"{ENVS}/light.yaml"
     resources:
-        **asks("small"),
+        **stage_resources("small"),
     params:
-        oof=named(range(ROUNDS), "oof"),
+        members=f"--members fused={rules.fit_fusion.output.fused} {named(range(ROUNDS), 'oof')}",
         truth=lambda wildcards, input: (
-            f"--test-truth {input.truth} --sample {shlex.quote(input.sample)} --test-members"
-            f" fused={input.fused_test} {' '.join(named(range(ROUNDS), 'test'))}"
+            f"--test-truth {input.truth} --images {input.images} --test-members fused={input.fused_test}"
+            f" {named(range(ROUNDS), 'test')}"
             if input.truth
             else ""
         ),
     shell:
         "python -m carpose.evaluation --labels {input.labels} --folds {input.folds}"
-        " --members fused={input.fused_oof} {params.oof} {params.truth}"
+        " {params.members} {params.truth}"
         " --output {output.table} --bands-output {output.bands} 2>&1 | tee {log}"
 
 
@@ -41,7 +41,6 @@ rule draw:
     "Pictures: predictions on photos and from above, the course of the trainings, the table as bars."
     input:
         cars=rules.fuse.output[0],
-        sample=f"{DATA}/sample_submission.csv",
         table=rules.evaluate.output.table,
         histories=[path.replace("model.pt", "history.csv") for path in models_of(range(ROUNDS))],
         truth=TRUTH,
@@ -54,14 +53,11 @@ rule draw:
     conda:
         f"{ENVS}/light.yaml"
     resources:
-        **asks("small"),
+        **stage_resources("small"),
     params:
-        data=DATA,
+        data=unremembered(DATA),
         truth=lambda wildcards, input: f"--truth {input.truth}" if input.truth else "",
-        histories=[
-            f"{'/'.join(Path(path).parts[-4:-1])}={path.replace('model.pt', 'history.csv')}"
-            for path in models_of(range(ROUNDS))
-        ],
+        histories=histories(range(ROUNDS)),
     shell:
         "(python -m carpose.plots predictions --data {params.data:q} --cars {input.cars} {params.truth}"
         " --images 6 --output {output.predictions}"
@@ -96,24 +92,24 @@ rule analyse_errors:
     conda:
         f"{ENVS}/light.yaml"
     resources:
-        **asks("small"),
+        **stage_resources("small"),
     params:
-        data=DATA,
-        members=[f"fused={rules.fit_fusion.output.fused}", *named(reversed(range(ROUNDS)), "oof")],
-        folder=f"{RESULTS}/analysis",
+        data=unremembered(DATA),
+        members=f"--members fused={rules.fit_fusion.output.fused} {named(reversed(range(ROUNDS)), 'oof')}",
+        folder=unremembered(f"{RESULTS}/analysis"),
     shell:
         "python -m carpose.analysis errors --labels {input.labels} --images {input.images}"
-        " --folds {input.folds} --data {params.data:q} --members {params.members} --output {params.folder}"
+        " --folds {input.folds} --data {params.data:q} {params.members} --output {params.folder}"
         " 2>&1 | tee {log}"
 
 
 rule measure_receptive_fields:
     "How much of the picture a cell of each backbone's output sees, against the size of near cars."
     input:
-        models=[f"{RESULTS}/round0/{model}/fold0/model.pt" for model in RECIPES],
+        models=[f"{RESULTS}/round0/{model}/fold0/model.pt" for model in MODELS],
         labels=rules.check_data.output.labels,
-        cache=rules.build_cache.output[0],
-        photos=rules.build_cache.output[1],
+        cache=rules.build_cache.output.meta,
+        photos=rules.build_cache.output.photos,
     output:
         table=ANALYSIS["fields"][0],
         picture=ANALYSIS["fields"][1],
@@ -123,7 +119,7 @@ rule measure_receptive_fields:
         f"{ENVS}/torch.yaml"
     threads: threads_of("predict")
     resources:
-        **asks("predict"),
+        **stage_resources("predict"),
     shell:
         "python -m carpose.analysis receptive-field --checkpoints {input.models} --labels {input.labels}"
         " --cache $(dirname {input.cache}) --threads {threads} --output {output.table}"

@@ -1,23 +1,16 @@
-"""Where the score is lost: errors by kind of car, by threshold, by cause; scores and uncertainties against
-what came true; the worst images. And how much of the picture a network sees: the receptive field.
+"""Errors of predictions: by kind of car, by threshold, by cause; scores and uncertainties against what came
+true; the worst images.
 
-    python -m carpose.analysis errors           tables and pictures of predictions whose truth is known
-    python -m carpose.analysis receptive-field  theoretical and effective field of networks
-
-In (errors): the checked tables, tables of predicted cars. Out: a folder of CSV tables and PNG pictures.
+In: true and predicted cars of the same images. Out: tables by name.
 """
-
-import argparse
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from . import analysis_plots, camera, cars, drawing, meshes, metric, parquet, plots, rotation
-from .evaluation import BAND_NAMES, BANDS, LOOSEST, MIDDLE
-from .files import atomic, run_main
-from .fuse import read_members
-from .options import commands, whole
+from carpose import metric
+from carpose.core import cars
+from carpose.evaluation.table import BAND_NAMES, BANDS, LOOSEST, MIDDLE
+from carpose.geometry import camera, meshes, rotation
 
 LATERAL, LOG_RANGE = 2.0, np.log(1.5)  # across and along the ray: farther apart it is another car
 SIDES = ["rear", "45°", "90°", "135°", "front", "−135°", "−90°", "−45°"]  # what of the car is seen
@@ -64,7 +57,7 @@ def seen_side(table: pd.DataFrame) -> np.ndarray:
 
 def rectangles(table: pd.DataFrame, intrinsics: np.ndarray, photo_size: tuple[int, int]) -> np.ndarray:
     """(N, 4) left, top, right, bottom in pixels of a box of a car's size at each pose, cut to the photo."""
-    corners = np.einsum("nij,kj->nki", rotation.matrix(table[cars.ANGLES]), drawing.CAR.vertices)
+    corners = np.einsum("nij,kj->nki", rotation.matrix(table[cars.ANGLES]), meshes.CAR.vertices)
     corners = corners + table[cars.POSITION].to_numpy(float)[:, None]
     corners[..., 2] = np.maximum(corners[..., 2], meshes.NEAR)
     pixels = camera.project(intrinsics, corners)
@@ -292,88 +285,3 @@ def errors(
         "depth": depth_bins(truth, predictions, meant),
         "worst": worst_images(truth, predictions),
     }
-
-
-def _errors(args: argparse.Namespace) -> None:
-    folds, images = parquet.read_folds(args.folds), parquet.read_images(args.images).set_index("ImageId")
-    labels, members = cars.read(args.labels), read_members(args.members)[0]
-    intrinsics = camera.read_intrinsics(args.data / "camera" / "camera_intrinsic.txt")
-    photo_size = tuple(images.loc[folds["ImageId"], ["width", "height"]].iloc[0])
-    truth = labels[labels["ImageId"].isin(folds["ImageId"])]
-    found = {}
-    for name, predictions in members.items():
-        predictions = predictions[predictions["ImageId"].isin(folds["ImageId"])]
-        found[name] = errors(truth, predictions, intrinsics, photo_size)
-    first, tables = next(iter(found.items()))
-    for kind in tables:
-        together = pd.concat([each[kind].assign(name=name) for name, each in found.items()])
-        together = together[["name", *tables[kind].columns]]
-        with atomic(args.output / f"{kind}.csv") as temporary:
-            together.to_csv(temporary, index=False, float_format="%.6g")
-    figures = {
-        "groups": analysis_plots.groups_figure({name: each["groups"] for name, each in found.items()}),
-        "causes": analysis_plots.causes_figure(tables["thresholds"], tables["oracles"]),
-        "calibration": analysis_plots.calibration_figure(tables["scores"], tables["depth"]),
-        "worst": drawing.cars_figure(
-            {
-                image_id: args.data / "train_images" / f"{image_id}.jpg"
-                for image_id in tables["worst"]["ImageId"].head(args.worst)
-            },
-            intrinsics,
-            [(truth, drawing.TRUE), (_sure(members[first]), drawing.PREDICTED)],
-        ),
-    }
-    for name, figure in figures.items():
-        plots.save(figure, args.output / f"{name}.png")
-    print(f"{first}: mAP if one thing alone were right")
-    print(tables["oracles"].to_string(index=False, float_format="{:.4f}".format))
-    print(f"\n{first}: what becomes of the true cars at each pair of thresholds")
-    print(tables["thresholds"].to_string(index=False, float_format="{:.3f}".format))
-
-
-def _sure(predictions: pd.DataFrame) -> pd.DataFrame:
-    """What would be submitted; of a model that was not fused, what is more likely there than not."""
-    return predictions[predictions["sure"] if "sure" in predictions else predictions["score"] > 0.5]
-
-
-def _receptive_field(args: argparse.Namespace) -> None:
-    from . import receptive_field  # needs torch
-
-    receptive_field.run(args)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Where the score is lost; what a network sees.")
-    command = commands(parser)
-
-    sub = command("errors", "tables and pictures of the errors of predictions", _errors)
-    sub.add_argument("--labels", type=Path, required=True, help="labels.parquet of the check")
-    sub.add_argument("--images", type=Path, required=True, help="images.parquet of the check")
-    sub.add_argument("--folds", type=Path, required=True, help="folds.parquet: which images count")
-    sub.add_argument("--data", type=Path, required=True, help="folder of the competition's layout")
-    sub.add_argument(
-        "--members",
-        nargs="+",
-        required=True,
-        metavar="NAME=PATH",
-        help="tables of out-of-fold cars; the first is the one that the pictures show",
-    )
-    sub.add_argument("--worst", type=whole(1), default=6, help="how many of the worst images are drawn")
-    sub.add_argument("--output", type=Path, required=True, help="folder for the tables and pictures")
-
-    sub = command(
-        "receptive-field", "theoretical and effective receptive field of networks", _receptive_field
-    )
-    sub.add_argument("--checkpoints", type=Path, nargs="+", required=True, help="model.pt of the networks")
-    sub.add_argument("--cache", type=Path, required=True, help="folder of the picture cache")
-    sub.add_argument("--labels", type=Path, required=True, help="labels.parquet of the check")
-    sub.add_argument("--photos", type=whole(1), default=8, help="photos over which gradients are averaged")
-    sub.add_argument("--threads", type=whole(1), default=1, help="torch threads")
-    sub.add_argument("--output", type=Path, required=True, help="CSV table to write")
-    sub.add_argument("--picture", type=Path, required=True, help="PNG to write")
-    args = parser.parse_args()
-    args.action(args)
-
-
-if __name__ == "__main__":
-    run_main(main)

@@ -5,8 +5,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from .drawing import DPI
-from .plots import PALETTE
+from carpose.drawing.figures import DPI
+from carpose.plots.figures import PALETTE
 
 SHARES = {
     "hit": PALETTE[2],

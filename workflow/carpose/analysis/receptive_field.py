@@ -5,8 +5,8 @@ Theoretical: what could matter at all. Effective: where 90 % of the gradient com
 In: checkpoints, picture cache, labels. Out: a CSV table and a picture.
 """
 
-import argparse
 import copy
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +14,12 @@ import pandas as pd
 import torch
 from torch import nn
 
-from . import analysis_plots, camera, cars, drawing, plots
-from .cache import open_cache
-from .checkpoint import load_checkpoint
-from .data import Photos, View, network_input
-from .files import atomic
-from .recipe import Recipe
+from carpose.config.recipe import Recipe
+from carpose.data.cache import open_cache
+from carpose.data.inputs import network_input
+from carpose.data.samples import Photos, View
+from carpose.geometry import camera, meshes
+from carpose.network.checkpoint import load_checkpoint
 
 STRIP = (2048, 128)  # width, height of the picture on which the theoretical field is measured
 MASS = 0.9  # of the gradient, across and down each
@@ -75,21 +75,31 @@ def pictures(cache: Path, recipe: Recipe, count: int) -> torch.Tensor:
     return network_input(batch, torch.device("cpu"), recipe)
 
 
-def run(args: argparse.Namespace) -> None:
-    """The command line of `carpose.analysis receptive-field`."""
-    torch.set_num_threads(args.threads)
-    distances = cars.read(args.labels)["z"].quantile(NEAR_QUANTILES).to_numpy()
-    length, height = drawing.CAR_SIZE[2], drawing.CAR_SIZE[1]
-    rows, fields = [], {}
-    for path in args.checkpoints:
+@dataclass(frozen=True)
+class Fields:
+    """table: one row per network; gradients: by its name, (H, W); near: the sizes of near cars in the input
+    of the last network, in pixels; distances: of these cars, quantiles NEAR_QUANTILES of the labels."""
+
+    table: pd.DataFrame
+    gradients: dict[str, np.ndarray]
+    near: pd.DataFrame
+    distances: np.ndarray
+
+
+def measure(checkpoints: list[Path], cache: Path, labels: pd.DataFrame, photos: int) -> Fields:
+    """The receptive fields of networks, on so many photos of the cache."""
+    distances = labels["z"].quantile(NEAR_QUANTILES).to_numpy()
+    _, height, length = meshes.CAR_SIZE
+    rows, gradients = [], {}
+    for path in checkpoints:
         model, recipe, _ = load_checkpoint(path)
         model.eval()
         name = "/".join(path.parts[-4:-1]) or str(path)
-        inputs = pictures(args.cache, recipe, args.photos)
-        fields[name] = gradient(model, inputs)
-        view = View(open_cache(args.cache), recipe)
+        inputs = pictures(cache, recipe, photos)
+        gradients[name] = gradient(model, inputs)
+        view = View(open_cache(cache), recipe)
         focal = camera.focal(view.matrix @ view.photo_intrinsics)
-        effective_wide, effective_high = effective(fields[name])
+        effective_width, effective_height = effective(gradients[name])
         rows.append(
             {
                 "name": name,
@@ -97,25 +107,12 @@ def run(args: argparse.Namespace) -> None:
                 "input_width": recipe.input_width,
                 "input_height": recipe.input_height,
                 "theoretical": theoretical(model, inputs.shape[1]),
-                "effective_width": effective_wide,
-                "effective_height": effective_high,
+                "effective_width": effective_width,
+                "effective_height": effective_height,
                 # Nearer than this a car from the side is longer than what the cell in its middle sees.
-                "fits_beyond_metres": focal * length / effective_wide,
+                "fits_beyond_metres": focal * length / effective_width,
             }
         )
-        near = pd.DataFrame(
-            {
-                "metres": distances,
-                "width": focal * length / distances,
-                "height": focal * height / distances,
-            }
-        )
-    table = pd.DataFrame(rows)
-    with atomic(args.output) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.6g")
-    plots.save(analysis_plots.receptive_figure(fields, table, near), args.picture)
-    print(table.to_string(index=False, float_format="{:.1f}".format))
-    print(
-        f"of all cars {100 * NEAR_QUANTILES[0]:.0f} % are nearer than {distances[0]:.1f} m, "
-        f"{100 * NEAR_QUANTILES[1]:.0f} % than {distances[1]:.1f} m"
-    )
+    sizes = {"width": focal * length / distances, "height": focal * height / distances}
+    near = pd.DataFrame({"metres": distances, **sizes})
+    return Fields(pd.DataFrame(rows), gradients, near, distances)

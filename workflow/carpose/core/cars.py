@@ -7,13 +7,14 @@ standard deviation of log z, NaN where not known); of a fused car agreement (how
 image without cars has no row.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from . import UserError, parquet
-from .files import atomic
+from . import parquet
+from .errors import UserError
 
 ANGLES = ["pitch", "yaw", "roll"]
 POSITION = ["x", "y", "z"]
@@ -40,17 +41,23 @@ def concat(tables: list[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(filled, ignore_index=True)
 
 
-def write(path: str | Path, table: pd.DataFrame) -> None:
+def write(path: str | Path, table: pd.DataFrame, image_ids: Iterable[str] | None = None) -> None:
     """Write to Parquet, whole or not at all.
 
+    image_ids: the photos that the table is about, which `covered` gives back: one without cars has no row.
     Raises UserError where a pose is not finite: better here than in a submission.
     """
     bad = ~np.isfinite(table[POSE].to_numpy(float)).all(axis=1)
     if bad.any():
         image_id = table.loc[bad, "ImageId"].iloc[0]
         raise UserError(f"{path}: {bad.sum()} cars with a pose that is not finite, first in image {image_id}")
-    with atomic(path) as temporary:
-        table.to_parquet(temporary, index=False)
+    about = {} if image_ids is None else {"image_ids": list(image_ids)}
+    parquet.write(path, table, **about)
+
+
+def covered(path: str | Path) -> list[str] | None:
+    """The photos that a table is about; None where it does not say."""
+    return parquet.about(path).get("image_ids")
 
 
 def read(path: str | Path, scored: bool = False, columns: dict[str, str] | None = None) -> pd.DataFrame:

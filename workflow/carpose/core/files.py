@@ -9,7 +9,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from . import UserError
+from carpose.core.errors import UserError
+
 from .memory import keep_freed_memory
 
 

@@ -1,18 +1,44 @@
 """Tables that stages hand on as Parquet, checked when they are read: a wrong file is an error that names it,
 not a traceback or a wrong number hours later."""
 
+import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow
+import pyarrow.parquet
 from pandas.api import types
 
-from . import UserError
+from .errors import UserError
+from .files import atomic
+from .version import provenance
 
 TEXT, NUMBER, MAYBE, FLAG = "text", "finite numbers", "numbers", "true or false"  # MAYBE: NaN is not known
 IMAGES = {"ImageId": TEXT, "split": TEXT, "excluded": TEXT, "phash": TEXT}
 FOLDS = {"ImageId": TEXT, "fold": NUMBER}
+ABOUT = b"carpose"  # of the file's metadata: which code made it, and more
+
+
+def write(path: str | Path, table: pd.DataFrame, **about) -> None:
+    """Write to Parquet, whole or not at all; the file says which code made it, and `about` (JSON)."""
+    content = pyarrow.Table.from_pandas(table, preserve_index=False)
+    said = {ABOUT: json.dumps(provenance() | about).encode()}
+    with atomic(path) as temporary:
+        pyarrow.parquet.write_table(
+            content.replace_schema_metadata(content.schema.metadata | said), temporary
+        )
+
+
+def about(path: str | Path) -> dict:
+    """What a file that `write` made says of itself: code, code_digest and more; {} of another file."""
+    try:
+        return json.loads((pyarrow.parquet.read_schema(path).metadata or {}).get(ABOUT, b"{}"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such file") from None
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
+        raise UserError(f"{path}: not a readable Parquet table ({error}); make it again") from error
 
 
 def read(path: str | Path, columns: dict[str, str], optional: dict[str, str] | None = None) -> pd.DataFrame:
@@ -33,6 +59,14 @@ def read(path: str | Path, columns: dict[str, str], optional: dict[str, str] | N
         if name in table and len(table):
             _check(path, table, name, kind)
     return table
+
+
+def content_digest(path: str | Path) -> str:
+    """A hash of the rows alone: the same for a table that other code wrote."""
+    table = pd.read_parquet(path)
+    hasher = hashlib.sha256("\0".join(table.columns).encode())
+    hasher.update(pd.util.hash_pandas_object(table, index=False).to_numpy().tobytes())
+    return hasher.hexdigest()[:16]
 
 
 def _check(path: str | Path, table: pd.DataFrame, name: str, kind: str) -> None:

@@ -1,9 +1,9 @@
 """Augmentation that moves pose and picture together.
 
-The scene is transformed by an orthogonal matrix Q (levelled, a mirror x → −x, a small rotation of the camera)
-and the picture by the homography V·K·Q·K⁻¹, V being the view with its random zoom and shift. Both are
-exact: the warped picture is what a camera with intrinsics V·K sees of the transformed scene, for every car
-at every depth (zoom and shift live in the intrinsics, the mirror is about cx). One interpolation does all.
+The scene is transformed by an orthogonal matrix Q (a mirror x → −x, a small rotation of the camera) and
+the picture by the homography V·K·Q·K⁻¹, V being the view with its random zoom and shift. Both are exact: the
+warped picture is what a camera with intrinsics V·K sees of the transformed scene, for every car at every
+depth (zoom and shift live in the intrinsics, the mirror is about cx). One interpolation does all.
 """
 
 import random
@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from .recipe import Recipe
-from .rotation import MIRROR, matrix
+from carpose.config.recipe import Recipe
+from carpose.geometry.rotation import MIRROR, matrix
 
 BORDER = (124, 124, 124, 0)  # grey where the picture ends; the fourth channel is the mask
 
@@ -24,17 +24,10 @@ class Placement:
 
     scene: np.ndarray  # Q, 3×3 orthogonal
     view: np.ndarray  # V, 3×3, photo pixels → network pixels
-    # Where the mirror is not about cx: pixels of the levelled photo → the same, and how it was levelled.
-    mirror: np.ndarray | None = None
-    level: np.ndarray | None = None
 
     def homography(self, intrinsics: np.ndarray) -> np.ndarray:
         """Photo pixels → network pixels, 3×3."""
-        inverse = np.linalg.inv(intrinsics)
-        if self.mirror is None:
-            return self.view @ intrinsics @ self.scene @ inverse
-        after = self.view @ intrinsics @ self.scene @ self.level.T @ MIRROR @ inverse
-        return after @ self.mirror @ intrinsics @ self.level @ inverse
+        return self.view @ intrinsics @ self.scene @ np.linalg.inv(intrinsics)
 
     def apply(self, xyz: np.ndarray, rotation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Positions (N, 3) and rotations (N, 3, 3) of cars as the network's camera sees them."""
@@ -47,27 +40,17 @@ def turned(pan: float, tilt: float, roll: float) -> np.ndarray:
     return matrix(np.radians([tilt, pan, roll]))[0]
 
 
-def level(recipe: Recipe) -> np.ndarray:
-    """The rotation of the camera frame after which the road is as high on the left as on the right."""
-    return turned(0, 0, -recipe.level_deg)
-
-
 def sample(recipe: Recipe, view: np.ndarray, rng: np.random.Generator) -> Placement:
     """Draw a placement around the nominal view."""
-    scene, mirror = level(recipe), None
     width, height = recipe.input_width, recipe.input_height
-    if rng.random() < recipe.flip:
-        scene = MIRROR @ scene
-        if recipe.flip_about == "middle":
-            # The usual way, wrong by twice the distance of cx from the middle: to measure what that costs.
-            mirror = np.linalg.inv(view) @ [[-1, 0, width - 1], [0, 1, 0], [0, 0, 1]] @ view
+    scene = MIRROR if rng.random() < recipe.flip else np.eye(3)
     scene = turned(*rng.uniform(-1, 1, 3) * recipe.rotate_deg) @ scene
     zoom = np.exp(rng.uniform(-1, 1) * np.log1p(recipe.zoom))
     dx, dy = rng.uniform(-1, 1, 2) * recipe.shift * [width, height]
     centre = np.array([(width - 1) / 2, (height - 1) / 2])
     shift = centre * (1 - zoom) + [dx, dy]
     jitter = np.array([[zoom, 0, shift[0]], [0, zoom, shift[1]], [0, 0, 1]])
-    return Placement(scene, jitter @ view, mirror, level(recipe))
+    return Placement(scene, jitter @ view)
 
 
 def stronger(recipe: Recipe, factor: float) -> Recipe:
@@ -94,32 +77,22 @@ class Photometric:
     Called with a generator, so that a sample depends on nothing but the recipe's seed, epoch and image.
     """
 
-    def __init__(self, strength: float, kind: str = "all"):
-        """kind: all, or one alone: brightness, contrast, hue, gamma, noise, blur."""
+    def __init__(self, strength: float):
         import albumentations as A
 
         self.transform = None
-        if strength <= 0:
-            return
-        light = 0.4 * strength
-        hue = A.HueSaturationValue(int(20 * strength), int(40 * strength), 0, p=0.3)
-        gamma = A.RandomGamma((int(100 - 40 * strength), int(100 + 60 * strength)), p=0.3)
-        noise, blur = A.GaussNoise((0.01, 0.08 * strength + 0.01)), A.GaussianBlur((3, 3))
-        kinds = {
-            "all": [
-                A.RandomBrightnessContrast(light, light, p=0.8),
-                hue,
-                gamma,
-                A.OneOf([noise, blur], p=0.2),
-            ],
-            "brightness": [A.RandomBrightnessContrast(light, 0.0, p=0.8)],
-            "contrast": [A.RandomBrightnessContrast(0.0, light, p=0.8)],
-            "hue": [hue],
-            "gamma": [gamma],
-            "noise": [A.OneOf([noise], p=0.2)],
-            "blur": [A.OneOf([blur], p=0.2)],
-        }
-        self.transform = A.Compose(kinds[kind])
+        if strength > 0:
+            light = 0.4 * strength
+            self.transform = A.Compose(
+                [
+                    A.RandomBrightnessContrast(light, light, p=0.8),
+                    A.HueSaturationValue(int(20 * strength), int(40 * strength), 0, p=0.3),
+                    A.RandomGamma((int(100 - 40 * strength), int(100 + 60 * strength)), p=0.3),
+                    A.OneOf(
+                        [A.GaussNoise((0.01, 0.08 * strength + 0.01)), A.GaussianBlur((3, 3))], p=0.2
+                    ),
+                ]
+            )
 
     def __call__(self, picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """picture: (H, W, 4) uint8; the mask channel is left alone."""

@@ -1,13 +1,14 @@
 """The picture cache: every photo decoded, cropped and scaled once, shared by all trainings.
 
 In: the data folder and images.parquet. Out: a folder with `photos.npy` (N, H, W, 4) uint8 (red, green,
-blue, mask), read through a memory map, and `cache.json` (ImageIds in row order, size of the photos,
-intrinsics, the cache's view: photo pixels → cache pixels).
+blue, mask), read through a memory map, and `cache.json` (ImageIds in row order, a digest of their photos
+and masks, size of the photos, intrinsics, the cache's view: photo pixels → cache pixels).
 """
 
-import argparse
+import hashlib
 import json
 import os
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +18,12 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from . import UserError, camera, parquet
-from .files import run_main, write_text
-from .options import real, whole
+from carpose.core.errors import UserError
+from carpose.core.files import write_text
+from carpose.geometry import camera
+from carpose.kaggle.photos import paths
+
+CHECKED = 16  # pictures that are made a second time
 
 
 @dataclass(frozen=True)
@@ -52,51 +56,54 @@ def open_cache(folder: str | Path) -> Cache:
     return Cache(photos, rows, view, (width, height), intrinsics)
 
 
-def build(data: Path, images: pd.DataFrame, folder: Path, crop: list[float], scale: float, jobs: int) -> None:
-    """Fill the cache. A build that was interrupted goes on where it stopped.
+@dataclass(frozen=True)
+class Task:
+    """One picture to make: where it is read from, how it is scaled, which row it fills."""
 
-    crop: left, top, right, bottom as fractions of the photo; scale: cache pixels per photo pixel.
+    row: int
+    image_id: str
+    photo: Path
+    mask: Path | None
+    view: np.ndarray  # 3×3, photo pixels → cache pixels
+    size: tuple[int, int]  # width, height in the cache
+    output: Path  # array of all pictures
+
+
+def build(
+    data: Path, images: pd.DataFrame, folder: Path, crop: Sequence[float], scale: float, jobs: int
+) -> None:
+    """Fill the cache. An interrupted build of the same photos goes on where it stopped.
+
+    images: the check's table; crop: left, top, right, bottom as fractions of the photo; scale: cache pixels
+    per photo pixel; jobs: processes.
     """
-    used = images[images.excluded == ""].sort_values(["split", "ImageId"])
-    if used.empty:
-        raise UserError(f"{data}: no image is left to work with; see the table of findings")
-    width, height = int(used.width.iloc[0]), int(used.height.iloc[0])
-    odd = used[(used.width != width) | (used.height != height)]
-    if len(odd):
-        raise UserError(
-            f"{data}: image {odd.ImageId.iloc[0]} is {odd.width.iloc[0]}×{odd.height.iloc[0]}, the others "
-            f"{width}×{height}; one file of intrinsics cannot serve both: exclude it in the config"
-        )
-    size = (
-        max(1, round((crop[2] - crop[0]) * width * scale)),
-        max(1, round((crop[3] - crop[1]) * height * scale)),
+    used = _used(data, images)
+    photo_size = int(used["width"].iloc[0]), int(used["height"].iloc[0])
+    size = tuple(
+        max(1, round((high - low) * length * scale))
+        for low, high, length in zip(crop[:2], crop[2:], photo_size, strict=True)
     )
-    view = camera.crop_and_resize((width, height), crop, size)
+    view = camera.crop_and_resize(photo_size, crop, size)
     meta = {
-        "image_ids": used.ImageId.tolist(),
-        "photo_size": [width, height],
+        "image_ids": used["ImageId"].tolist(),
+        # Of the photos and masks themselves: a training on others is another training.
+        "digest": hashlib.sha256("\n".join(used["digest"]).encode()).hexdigest(),
+        "photo_size": photo_size,
         "intrinsics": camera.read_intrinsics(data / "camera" / "camera_intrinsic.txt").tolist(),
         "view": view.tolist(),
     }
     folder.mkdir(parents=True, exist_ok=True)
-    partial, plan = folder / "photos.partial.npy", folder / "plan.json"
-    text = json.dumps(meta)
+    partial, plan, text = folder / "photos.partial.npy", folder / "plan.json", json.dumps(meta)
     if not (plan.exists() and plan.read_text() == text and partial.exists()):
         plan.unlink(missing_ok=True)
         np.lib.format.open_memmap(partial, "w+", np.uint8, (len(used), size[1], size[0], 4)).flush()
         np.lib.format.open_memmap(folder / "done.npy", "w+", bool, (len(used),)).flush()
         write_text(plan, text)
-    done = np.lib.format.open_memmap(folder / "done.npy", "r+")
-    tasks = [
-        (row, data, image.ImageId, image.split, image.has_mask, partial, view, size)
-        for row, image in enumerate(used.itertuples())
-    ]
-    left = [task for task in tasks if not done[task[0]]]
-    with ProcessPoolExecutor(jobs) as pool:
-        for row in tqdm(
-            pool.map(_fill, left, chunksize=4), total=len(left), desc="cache", mininterval=2, unit="photo"
-        ):
-            done[row] = True
+    tasks = []
+    for row, image in enumerate(used.itertuples()):
+        photo, mask = paths(data, image.split, image.ImageId)
+        tasks.append(Task(row, image.ImageId, photo, mask if image.has_mask else None, view, size, partial))
+    _fill_all(tasks, np.lib.format.open_memmap(folder / "done.npy", "r+"), jobs)
     _check(tasks)
     with open(partial, "rb+") as handle:
         os.fsync(handle.fileno())
@@ -106,32 +113,55 @@ def build(data: Path, images: pd.DataFrame, folder: Path, crop: list[float], sca
     (folder / "done.npy").unlink()
 
 
-def _fill(task: tuple) -> int:
-    np.lib.format.open_memmap(task[5], "r+")[task[0]] = _picture(task)
-    return task[0]
+def _used(data: Path, images: pd.DataFrame) -> pd.DataFrame:
+    """The photos to cache in their order. Raises UserError where there are none or their sizes differ."""
+    if "digest" not in images:
+        raise UserError(f"{data}: the table of images has no digests; run the check again (rule check_data)")
+    used = images[images["excluded"] == ""].sort_values(["split", "ImageId"])
+    if used.empty:
+        raise UserError(f"{data}: no image is left to work with; see the table of findings")
+    width, height = int(used["width"].iloc[0]), int(used["height"].iloc[0])
+    odd = used[(used["width"] != width) | (used["height"] != height)]
+    if len(odd):
+        raise UserError(
+            f"{data}: image {odd.ImageId.iloc[0]} is {odd.width.iloc[0]}×{odd.height.iloc[0]}, the others "
+            f"{width}×{height}; one file of intrinsics cannot serve both: exclude it in the config"
+        )
+    return used
 
 
-def _check(tasks: list[tuple], count: int = 16) -> None:
+def _fill_all(tasks: list[Task], done: np.ndarray, jobs: int) -> None:
+    """Make the pictures that are not `done` (N,) yet, and mark them."""
+    left = [task for task in tasks if not done[task.row]]
+    with ProcessPoolExecutor(jobs) as pool:
+        rows = pool.map(_fill, left, chunksize=4)
+        for row in tqdm(rows, total=len(left), desc="cache", mininterval=2, unit="photo"):
+            done[row] = True
+
+
+def _fill(task: Task) -> int:
+    np.lib.format.open_memmap(task.output, "r+")[task.row] = _picture(task)
+    return task.row
+
+
+def _check(tasks: list[Task]) -> None:
     """Make some of the pictures again: what is in the file must be they. Raises UserError if it is not."""
-    for task in tasks[:: -(-len(tasks) // count) or 1]:
-        row, _, image_id, _, _, partial, _, _ = task
-        if not np.array_equal(np.load(partial, mmap_mode="r")[row], _picture(task)):
+    for task in tasks[:: -(-len(tasks) // CHECKED) or 1]:
+        if not np.array_equal(np.load(task.output, mmap_mode="r")[task.row], _picture(task)):
             raise UserError(
-                f"{partial}: image {image_id} is not what was written; is the disk broken? "
+                f"{task.output}: image {task.image_id} is not what was written; is the disk broken? "
                 "Delete the folder and rerun build_cache"
             )
 
 
-def _picture(task: tuple) -> np.ndarray:
+def _picture(task: Task) -> np.ndarray:
     """(height, width, 4): the photo and its mask as the cache holds them."""
-    _, data, image_id, split, has_mask, _, view, size = task
     cv2.setNumThreads(1)
-    picture = _read(data / f"{split}_images" / f"{image_id}.jpg", cv2.IMREAD_COLOR)
-    picture = cv2.cvtColor(_shrink(picture, view, size), cv2.COLOR_BGR2RGB)
-    mask = np.zeros(size[::-1], np.uint8)
-    if has_mask:
-        mask = _shrink(_read(data / f"{split}_masks" / f"{image_id}.jpg", cv2.IMREAD_GRAYSCALE), view, size)
-    return np.dstack([picture, mask])
+    photo = _shrink(_read(task.photo, cv2.IMREAD_COLOR), task.view, task.size)
+    mask = np.zeros(task.size[::-1], np.uint8)
+    if task.mask is not None:
+        mask = _shrink(_read(task.mask, cv2.IMREAD_GRAYSCALE), task.view, task.size)
+    return np.dstack([cv2.cvtColor(photo, cv2.COLOR_BGR2RGB), mask])
 
 
 def _read(path: Path, mode: int) -> np.ndarray:
@@ -152,28 +182,3 @@ def _shrink(picture: np.ndarray, view: np.ndarray, size: tuple[int, int]) -> np.
         picture = cv2.resize(picture, small, interpolation=cv2.INTER_AREA)
     warp = view @ np.linalg.inv(before)
     return cv2.warpPerspective(picture, warp, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m carpose.cache",
-        description=__doc__,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument("--data", type=Path, required=True, help="the competition's folder")
-    parser.add_argument("--images", type=Path, required=True, help="images.parquet of the check")
-    parser.add_argument("--output", type=Path, required=True, help="folder of the cache")
-    parser.add_argument(
-        "--crop", type=float, nargs=4, default=[0.0, 0.4, 1.0, 1.0], help="left top right bottom, fractions"
-    )
-    parser.add_argument(
-        "--scale", type=real(0.05, 1), default=0.5, help="cache pixels per photo pixel, 0.05 … 1"
-    )
-    parser.add_argument("--jobs", type=whole(1), default=os.cpu_count(), help="processes")
-    args = parser.parse_args()
-    build(args.data, parquet.read_images(args.images), args.output, args.crop, args.scale, args.jobs)
-    return 0
-
-
-if __name__ == "__main__":
-    run_main(main)

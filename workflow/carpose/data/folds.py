@@ -3,17 +3,12 @@
 In: images.parquet (perceptual hashes) and labels.parquet. Out: folds.parquet (ImageId, fold).
 """
 
-import argparse
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from . import UserError, cars, parquet
-from .files import atomic, run_main
-from .options import whole
+from carpose.core.errors import UserError
 
 BLOCK = 512  # hashes compared with all others at a time: 25 MB at 6000 photos
 
@@ -79,45 +74,3 @@ def make_folds(
     counts = used["ImageId"].map(labels["ImageId"].value_counts()).fillna(0).to_numpy()
     fold = split(groups, counts, folds, seed)
     return pd.DataFrame({"ImageId": used["ImageId"].to_numpy(), "fold": fold, "group": groups})
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description="Divide the training photos into folds; near-duplicates stay together.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument("--images", type=Path, required=True, help="images.parquet of the check")
-    parser.add_argument("--labels", type=Path, required=True, help="labels.parquet of the check")
-    parser.add_argument("--folds", type=whole(2), default=5, help="number of folds, at least 2")
-    parser.add_argument("--seed", type=whole(0), default=0, help="decides between equally good divisions")
-    parser.add_argument(
-        "--hash-distance",
-        type=whole(0),
-        default=6,
-        help="bits (of 64) in which hashes of near-duplicates may differ",
-    )
-    parser.add_argument("--output", type=Path, required=True, help="folds.parquet to write")
-    args = parser.parse_args()
-
-    labels = cars.read(args.labels)
-    images = parquet.read_images(args.images)
-    table = make_folds(images, labels, args.folds, args.seed, args.hash_distance)
-    with atomic(args.output) as temporary:
-        table[["ImageId", "fold"]].to_parquet(temporary, index=False)
-
-    sizes = table["group"].value_counts()
-    print(
-        f"{len(table)} photos, {(sizes > 1).sum()} groups of near-duplicates, the largest with {sizes.max()}"
-    )
-    counts = labels["ImageId"].map(table.set_index("ImageId")["fold"]).value_counts()
-    for fold, count in table["fold"].value_counts().sort_index().items():
-        print(f"fold {fold}: {count} photos, {counts.get(fold, 0)} cars")
-    if sizes.max() > len(table) / args.folds:
-        print(
-            "warning: the largest group is more than a fold; try a --hash-distance "
-            f"below {args.hash_distance} if these photos are not all alike"
-        )
-
-
-if __name__ == "__main__":
-    run_main(main)

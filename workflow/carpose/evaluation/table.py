@@ -5,18 +5,12 @@ Out: evaluation.csv, sorted by mAP, and a table by distance bands. mAP counts al
 mAP_equal the sure ones with equal confidences: those that the fusion kept, or of a score from equal_from on.
 """
 
-import argparse
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from . import UserError, cars, metric, parquet
-from .files import atomic, run_main
-from .fuse import read_members
-from .fusion_fit import best_threshold
-from .kaggle import read_sample
+from carpose import metric
 
 BANDS = np.array([0, 20, 40, 60, 80, 120, np.inf])  # metres of depth z
 BAND_NAMES = ["0–20", "20–40", "40–60", "60–80", "80–120", ">120"]
@@ -52,7 +46,7 @@ def score_member(truth: pd.DataFrame, predictions: pd.DataFrame, folds: pd.DataF
     row = {}
     if "sure" not in predictions:
         labels, found = (table[table["ImageId"].isin(folds["ImageId"])] for table in (truth, predictions))
-        row["equal_from"] = best_threshold(labels, found)
+        row["equal_from"] = metric.best_threshold(labels, found)
     row = score(truth, predictions, folds["ImageId"], "oof", row.get("equal_from", -np.inf)) | row
     for fold, images in folds.groupby("fold"):
         row[f"fold{fold}_mAP"] = metric.evaluate(truth, predictions, images["ImageId"])["mAP"]
@@ -126,48 +120,3 @@ def evaluate(
     by = [column for column in ("oof_mAP", "test_mAP") if column in table]
     table = table.sort_values(by, ascending=False, ignore_index=True)
     return table, pd.concat(distance, ignore_index=True)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    member = {"nargs": "+", "metavar": "NAME=PATH", "default": []}
-    parser.add_argument("--labels", type=Path, required=True, help="labels.parquet of the check")
-    parser.add_argument("--folds", type=Path, required=True, help="folds.parquet: which images are evaluated")
-    parser.add_argument("--members", **member, help="Parquet tables of out-of-fold cars")
-    parser.add_argument("--test-truth", type=Path, help="true cars of the test images, CSV or Parquet")
-    parser.add_argument("--test-members", **member, help="Parquet tables of test cars")
-    parser.add_argument("--sample", type=Path, help="sample_submission.csv: which test images are evaluated")
-    parser.add_argument("--output", type=Path, required=True, help="evaluation.csv to write")
-    parser.add_argument(
-        "--bands-output", type=Path, help="CSV of recall and depth error by distance, to write"
-    )
-    args = parser.parse_args()
-    if not args.members and not args.test_members:
-        raise UserError("nothing to evaluate: give --members or --test-members")
-    if args.test_members and not (args.test_truth and args.sample):
-        raise UserError("--test-members need --test-truth and --sample")
-
-    table, distance = evaluate(
-        cars.read(args.labels),
-        parquet.read_folds(args.folds),
-        read_members(args.members)[0],
-        metric.read_truth(args.test_truth) if args.test_members else None,
-        read_sample(args.sample) if args.test_members else None,
-        read_members(args.test_members)[0],
-    )
-    outputs = {args.output: table, args.bands_output: distance}
-    for path, rows in outputs.items():
-        if path:
-            with atomic(path) as temporary:
-                rows.to_csv(temporary, index=False)
-    print(table.to_string(index=False, float_format="{:.4f}".format, na_rep="–"))
-    best = distance[distance["name"] == table["name"][0]]
-    print(f"\n{table['name'][0]} by distance:")
-    print(best.drop(columns="name").to_string(index=False, float_format="{:.3f}".format, na_rep="–"))
-
-
-if __name__ == "__main__":
-    run_main(main)

@@ -1,20 +1,11 @@
-"""What a run will ask of a cluster, by stage: from Snakemake's dry run, and what such jobs took before.
+"""What the jobs of a Snakemake dry run ask for, and how long such jobs took before."""
 
-    snakemake -n submission --profile workflow/profiles/slurm | python -m carpose.forecast
-
-"At most" are the requested run times; "expected" the benchmark files of earlier jobs: of the same job, else
-the median of its other folds, else of its other rounds.
-"""
-
-import argparse
 import re
-import sys
 from pathlib import Path
 
 import pandas as pd
 
-from . import UserError
-from .files import run_main
+from carpose.core.errors import UserError
 
 
 def planned_jobs(text: str) -> pd.DataFrame:
@@ -74,21 +65,3 @@ def forecast(jobs: pd.DataFrame) -> pd.DataFrame:
     result.loc["sum", ["threads", "gpu", "mem_mb"]] = 0
     whole = ["jobs", "threads", "gpu", "mem_mb", "known"]
     return result.astype(dict.fromkeys(whole, int))
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m carpose.forecast",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.parse_args()
-    table = forecast(planned_jobs(sys.stdin.read()))
-    for name in ("hours", "gpu_hours"):
-        expected = table[f"{name}_expected"].map("{:.2f}".format)
-        table[f"{name}_expected"] = expected.where(table["known"] > 0, "?")
-    print(table.rename(columns={"known": "measured"}).to_string(float_format="{:.1f}".format))
-
-
-if __name__ == "__main__":
-    run_main(main)

@@ -1,10 +1,28 @@
 """From features or scores to probabilities: ridge logistic regression and precision by score.
 
-In: arrays of features or scores and what came true. Out: plain dicts and floats that go into JSON.
+In: arrays of features or scores and what came true. Out: a model, ready for JSON, and floats.
 """
+
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import isotonic_regression
+
+
+@dataclass(frozen=True)
+class Logistic:
+    """A logistic regression: the probability's logit is the intercept plus the coefficients times the
+    features, standardised by mean and scale."""
+
+    mean: list[float]
+    scale: list[float]
+    coefficients: list[float]
+    intercept: float
+
+    def predict(self, features: np.ndarray) -> np.ndarray:
+        """(N, F) → (N,) probabilities."""
+        standard = (features - np.array(self.mean)) / np.array(self.scale)
+        return sigmoid(standard @ np.array(self.coefficients) + self.intercept)
 
 
 def logit(probability: np.ndarray) -> np.ndarray:
@@ -17,13 +35,12 @@ def sigmoid(value: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-np.clip(value, -30, 30)))
 
 
-def fit_logistic(features: np.ndarray, target: np.ndarray, ridge: float = 3.0, steps: int = 25) -> dict:
+def fit_logistic(features: np.ndarray, target: np.ndarray, ridge: float = 3.0, steps: int = 25) -> Logistic:
     """Logistic regression by Newton's method.
 
     features (N, F); target (N,) in 0 … 1 (shares are welcome); ridge: penalty on the coefficients of the
     standardised features, in units of observations; features that never vary get none.
-    Returns {"mean", "scale", "coefficients" (lists of F), "intercept"}. Half a hit and half a miss are
-    added, so that data without any hit, or no data at all, stay finite.
+    Half a hit and half a miss are added, so that data without any hit, or no data at all, stay finite.
     """
     features = np.asarray(features, float)
     mean = features.mean(axis=0) if len(features) else np.zeros(features.shape[1])
@@ -46,18 +63,7 @@ def fit_logistic(features: np.ndarray, target: np.ndarray, ridge: float = 3.0, s
         coefficients += np.clip(step, -2, 2)
         if np.abs(step).max() < 1e-6:
             break
-    return {
-        "mean": mean.tolist(),
-        "scale": scale.tolist(),
-        "coefficients": coefficients[1:].tolist(),
-        "intercept": float(coefficients[0]),
-    }
-
-
-def predict_logistic(model: dict, features: np.ndarray) -> np.ndarray:
-    """(N, F) → (N,) probabilities of a model of `fit_logistic`."""
-    standard = (features - np.array(model["mean"])) / np.array(model["scale"])
-    return sigmoid(standard @ np.array(model["coefficients"]) + model["intercept"])
+    return Logistic(mean.tolist(), scale.tolist(), coefficients[1:].tolist(), float(coefficients[0]))
 
 
 def cut_for_precision(scores: np.ndarray, hits: np.ndarray, target: float, at_least: float) -> float:

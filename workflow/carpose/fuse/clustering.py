@@ -7,7 +7,7 @@ Out: a cluster number per car, at most one car of each member in a cluster.
 import numpy as np
 import pandas as pd
 
-from . import cars, runs
+from carpose.core import cars, runs
 
 
 def rays(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:

@@ -1,43 +1,26 @@
 """Fusion of the cars of several models (or submission files) into one table.
 
-In: tables of cars with score, one per member, and the fit of carpose.fusion_fit (or none: equal weights).
-Out: a table of cars with score and depth_sigma, as Parquet or as a submission CSV.
+In: tables of cars with score, one per member, and the fit of carpose.fuse.fit (or none: equal weights).
+Out: a table of cars with score and depth_sigma.
 """
 
-import argparse
-import json
-from pathlib import Path
+from collections.abc import Collection
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from . import UserError, cars, ground, kaggle, parquet, rotation, runs
-from .calibration import logit, predict_logistic, sigmoid
+from carpose.core import cars, runs
+from carpose.core.errors import UserError
+from carpose.geometry import ground, rotation
+
+from .calibration import logit, sigmoid
 from .clustering import cluster, rays
-from .files import check_outputs, run_main
-from .folds import hashes_of, near_duplicates
-from .ground import SIGMA
-from .options import whole
+from .fitted import GATE, Fit, Gate, equal_fit
 
 SIGMA_RANGE = 0.01, 0.3
 QUATERNION = ["qx", "qy", "qz", "qw"]
-PARTS = ["bias", "weights", "members", "gate", "ground", "threshold", "calibration"]
-NEUTRAL = {
-    "bias": [0.0, 0.0],
-    "sigma": SIGMA,
-    "sigma_scale": 1.0,
-    "direction_sigma": 0.005,
-    "rotation_sigma": 0.1,
-    "share": 1.0,
-    "reliability": [0.0, 1.0],
-}
-GATE = {"along": 3.0, "across": 0.02, "metres": 0.3}
 REFERENCE_RANGE = 40.0  # metres, where the bias is its first coefficient
-
-
-def equal_fit(names: list[str]) -> dict:
-    """The fit that knows nothing: all members alike."""
-    return {"members": {name: dict(NEUTRAL) for name in names}, "gate": dict(GATE), "parts": {}}
 
 
 def stack(members: dict[str, pd.DataFrame]) -> pd.DataFrame:
@@ -53,29 +36,27 @@ def stack(members: dict[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def fuse(
-    members: dict[str, pd.DataFrame], fit: dict | None = None, parts: list[str] | None = None
+    members: dict[str, pd.DataFrame], fit: Fit | None = None, parts: Collection[str] | None = None
 ) -> pd.DataFrame:
     """Cluster and average the members' cars.
 
-    members: tables of cars with score; fit: of carpose.fusion_fit, its members keyed by these names
+    members: tables of cars with score; fit: of carpose.fuse.fit, its members keyed by these names
     (default: equal weights); parts: which parts of the fit to use (default: those it found to pay).
 
     Returns ImageId, pose, score, depth_sigma, agreement (how many members) and sure (to be kept if all
     confidences were equal: the cars to look at), by image and falling score. Raises UserError where the
     fit does not know a member.
     """
-    fit = fit or equal_fit(list(members))
-    unknown = [name for name in members if name not in fit["members"]]
+    fit = fit or equal_fit(members)
+    unknown = [name for name in members if name not in fit.members]
     if unknown:
-        raise UserError(
-            f"the fit knows no member {unknown[0]}, only {', '.join(fit['members'])}; fit it again"
-        )
-    parts = paying(fit) if parts is None else parts
+        raise UserError(f"the fit knows no member {unknown[0]}, only {', '.join(fit.members)}; fit it again")
+    parts = fit.enabled_parts() if parts is None else parts
     if "members" in parts:
-        used = {name: table for name, table in members.items() if name in fit["used"]}
+        used = {name: table for name, table in members.items() if name in fit.used}
         if members and not used:
             raise UserError(
-                f"the fit leaves out {', '.join(members)} and uses {', '.join(fit['used'])}, which are not"
+                f"the fit leaves out {', '.join(members)} and uses {', '.join(fit.used)}, which are not"
                 " given; fit these members again"
             )
         members = used
@@ -83,158 +64,139 @@ def fuse(
     return finish(fused, features, fit, parts)
 
 
-def finish(fused: pd.DataFrame, features: np.ndarray, fit: dict, parts: list[str]) -> pd.DataFrame:
+def finish(fused: pd.DataFrame, features: np.ndarray, fit: Fit, parts: Collection[str]) -> pd.DataFrame:
     """Score what `combine` returned and leave out what lies below the threshold."""
-    scale = fit.get("fused_sigma_scale", 1.0)
-    fused = fused.assign(depth_sigma=np.clip(scale * fused["depth_sigma"], *SIGMA_RANGE))
+    fused = fused.assign(depth_sigma=np.clip(fit.fused_sigma_scale * fused["depth_sigma"], *SIGMA_RANGE))
+    kind = "plain"
     if "calibration" in parts:
-        fused = fused.assign(score=predict_logistic(fit["score"], features))
-    fused = fused.assign(sure=fused["score"] >= sure_from(fit, parts))
+        kind = "calibrated"
+        fused = fused.assign(score=fit.score.predict(features))
+    fused = fused.assign(sure=fused["score"] >= fit.sure.get(kind, 0.0))
     if "threshold" in parts:
-        fused = fused[fused["score"] >= fit["threshold"][_kind(parts)]]
+        fused = fused[fused["score"] >= fit.threshold[kind]]
     order = np.lexsort((-fused["score"].to_numpy(), fused["ImageId"].to_numpy().astype(str)))
     return fused.iloc[order].reset_index(drop=True)
 
 
-def sure_from(fit: dict, parts: list[str]) -> float:
-    """The score from which a car is to be kept if all confidences were equal."""
-    return fit.get("sure", {}).get(_kind(parts), 0.0)
-
-
-def _kind(parts):
-    return "calibrated" if "calibration" in parts else "plain"
-
-
-def paying(fit: dict) -> list[str]:
-    """The parts of a fit that it found to pay."""
-    return [part for part in PARTS if fit["parts"].get(part, {}).get("on")]
-
-
 def combine(
-    table: pd.DataFrame, fit: dict, names: list[str], parts: list[str]
+    table: pd.DataFrame, fit: Fit, names: list[str], parts: Collection[str]
 ) -> tuple[pd.DataFrame, np.ndarray]:
     """A stacked table → fused cars with a plain score, and (C, F) features for the calibrated one.
 
-    The plain score is the mean of the members' scores, a member that sees nothing counting as 0.
+    names: of the members, by number. The plain score is the mean of the members' scores, a member that sees
+    nothing counting as 0.
     """
     if not len(table):
-        return cars.empty([*cars.POSE, "score", "depth_sigma", "agreement"]), np.empty(
-            (0, 2 * len(fit["members"]) + 7)
-        )
-    member = table["member"].to_numpy()
-    image, image_ids = pd.factorize(table["ImageId"], sort=True)
-    score = table["score"].to_numpy(float)
-    direction, log_range = rays(table)
-    own = _of_members(fit, names, parts)[member]  # rows of what is known of each car's member
-    if "bias" in parts:
-        log_range = log_range - bias(own[:, :2], log_range)
-    sigma = depth_sigma(table["depth_sigma"].to_numpy(float), own[:, 2], own[:, 3])
-    evidence = own[:, 7] + own[:, 8] * logit(score)
-
-    gate = fit["gate"] if "gate" in parts else GATE
-    labels = cluster(
-        image,
-        member,
-        direction,
-        log_range,
-        along=gate["along"] * sigma / np.sqrt(2),
-        across=(gate["across"] + gate["metres"] * np.exp(-log_range)) / np.sqrt(2),
-        priority=evidence,
-    )
+        none = cars.empty([*cars.POSE, "score", "depth_sigma", "agreement"])
+        return none, np.empty((0, 2 * len(fit.members) + 7))
+    given = _weighted(table, fit, names, parts)
+    labels = _associate(given, fit.gate if "gate" in parts else GATE)
     count = labels.max() + 1
 
     def total(values):
         return np.bincount(labels, values, count)
 
-    precision = own[:, 6] / sigma**2
-    depth = total(precision * log_range) / total(precision)
-    steadiness = own[:, 6] / own[:, 4] ** 2
-    towards = np.stack([total(steadiness * direction[:, axis]) for axis in range(3)], axis=1)
+    precision = given.share / given.sigma**2
+    depth = total(precision * given.log_range) / total(precision)
+    direction_weight = given.share / given.direction_sigma**2
+    towards = np.stack([total(direction_weight * given.direction[:, axis]) for axis in range(3)], axis=1)
     towards /= np.linalg.norm(towards, axis=1, keepdims=True)
-    quaternion, turn = _mean_rotation(
-        table[QUATERNION].to_numpy(), own[:, 6] / own[:, 5] ** 2 * sigmoid(evidence), labels, count
-    )
+    rotation_weight = given.share / given.rotation_sigma**2 * sigmoid(given.evidence)
+    quaternion, turn = _mean_rotation(table[QUATERNION].to_numpy(), rotation_weight, labels, count)
 
     agreement = total(np.ones(len(labels)))
-    surplus = total(precision * (log_range - depth[labels]) ** 2) - (agreement - 1)
+    disagreement = total(precision * (given.log_range - depth[labels]) ** 2)
     # Members that disagree by more than they say widen the fused uncertainty (Birge's ratio, damped).
-    fused_sigma = np.sqrt(1 / total(precision) * (1 + np.maximum(surplus, 0) / (agreement + 1)))
-    fused_sigma = np.clip(fused_sigma, *SIGMA_RANGE)
+    excess = np.maximum(disagreement - (agreement - 1), 0)
+    fused_sigma = np.sqrt(1 / total(precision) * (1 + excess / (agreement + 1)))
 
     image_of = np.empty(count, int)
-    image_of[labels] = image
-    fused = pd.DataFrame({"ImageId": np.asarray(image_ids, object)[image_of]})
+    image_of[labels] = given.image
+    fused = pd.DataFrame({"ImageId": given.image_ids[image_of]})
     fused[cars.ANGLES] = rotation.angles_from_quaternion(quaternion)
     fused[cars.POSITION] = towards * np.exp(depth)[:, None]
-    fused["score"] = total(score) / len(names)
-    fused["depth_sigma"] = fused_sigma
+    fused["score"] = total(given.score) / len(names)
+    fused["depth_sigma"] = np.clip(fused_sigma, *SIGMA_RANGE)
     fused["agreement"] = agreement.astype(int)
     if "ground" in parts:
-        fused = ground.refine(fused, fit["ground"])
+        fused = ground.refine(fused, fit.ground)
 
-    column = np.array([list(fit["members"]).index(name) for name in names])[member]
-    seen = np.zeros((count, 2, len(fit["members"])))
-    seen[labels, 0, column] = 1
-    seen[labels, 1, column] = logit(score)
-    spread = np.sqrt(total(precision * (log_range - depth[labels]) ** 2) / agreement)
-    features = np.column_stack(
-        [
-            seen.reshape(count, -1),
-            rays(fused)[1],
-            np.log(fused["depth_sigma"].to_numpy()),
-            np.log1p(spread),
-            np.log1p(10 * total(turn) / agreement),
-            np.log(agreement),
-            logit(fused["score"].to_numpy()),
-            _crowded(image_of, towards, depth, total(sigmoid(evidence))),
-        ]
+    columns = [
+        rays(fused)[1],
+        np.log(fused["depth_sigma"].to_numpy()),
+        np.log1p(np.sqrt(disagreement / agreement)),
+        np.log1p(10 * total(turn) / agreement),
+        np.log(agreement),
+        logit(fused["score"].to_numpy()),
+        crowded(image_of, towards, depth, total(sigmoid(given.evidence))),
+    ]
+    return fused, np.column_stack([_seen(given, labels, list(fit.members), names), *columns])
+
+
+@dataclass(frozen=True)
+class _Weighted:
+    """The members' cars and what is known of each by its member, one value per car."""
+
+    image: np.ndarray
+    image_ids: np.ndarray  # the names of the images
+    member: np.ndarray
+    score: np.ndarray
+    direction: np.ndarray  # (N, 3)
+    log_range: np.ndarray  # the bias taken off
+    sigma: np.ndarray  # of log_range
+    direction_sigma: np.ndarray
+    rotation_sigma: np.ndarray
+    share: np.ndarray
+    evidence: np.ndarray  # the logit of being there
+
+
+def _weighted(table: pd.DataFrame, fit: Fit, names: list[str], parts: Collection[str]) -> _Weighted:
+    member, score = table["member"].to_numpy(), table["score"].to_numpy(float)
+    image, image_ids = pd.factorize(table["ImageId"], sort=True)
+    direction, log_range = rays(table)
+    fitted = [fit.member(name, parts) for name in names]
+
+    def of_member(field):
+        return np.array([getattr(one, field) for one in fitted], float)[member]
+
+    if "bias" in parts:
+        log_range = log_range - bias(of_member("bias"), log_range)
+    predicted, reliability = table["depth_sigma"].to_numpy(float), of_member("reliability")
+    return _Weighted(
+        image=image,
+        image_ids=np.asarray(image_ids, object),
+        member=member,
+        score=score,
+        direction=direction,
+        log_range=log_range,
+        sigma=depth_sigma(predicted, of_member("sigma"), of_member("sigma_scale")),
+        direction_sigma=of_member("direction_sigma"),
+        rotation_sigma=of_member("rotation_sigma"),
+        share=of_member("share"),
+        evidence=reliability[:, 0] + reliability[:, 1] * logit(score),
     )
-    return fused, features
 
 
-def fuse_duplicates(fused: pd.DataFrame, groups: pd.Series, sure: float) -> pd.DataFrame:
-    """Fused cars, those of nearly the same photos fused once more: each photo is a member for the others.
-
-    groups: group of each photo, by ImageId; sure: the score from which a car is sure. A car that its
-    photo's twins do not have loses score: where the traffic moves and the camera stands still this harms.
-    Returns what `fuse` returns; photos without a twin keep their cars as they are.
-    """
-    photos = groups.rename("group").rename_axis("ImageId").reset_index()
-    photos["size"] = photos.groupby("group")["ImageId"].transform("size")
-    photos["member"] = photos.groupby("group").cumcount()
-    photos = photos[photos["size"] > 1]
-    parts = [fused[~fused["ImageId"].isin(photos["ImageId"])]]
-    for size, twins in photos.groupby("size"):
-        shown = fused.merge(twins, on="ImageId")
-        pairs = shown.merge(twins[["group", "ImageId"]], on="group", suffixes=("_from", ""))
-        tables = {str(member): table for member, table in pairs.groupby("member")}
-        names = list(tables)
-        together, _ = combine(stack(tables), equal_fit(names), names, [])
-        # The score is a mean over all photos of the group, also those in which nothing was seen.
-        together["score"] *= len(names) / size
-        parts.append(together.assign(sure=together["score"] >= sure))
-    result = cars.concat(parts)
-    order = np.lexsort((-result["score"].to_numpy(), result["ImageId"].to_numpy().astype(str)))
-    return result.iloc[order].reset_index(drop=True)
+def _associate(given: _Weighted, gate: Gate) -> np.ndarray:
+    """(N,) cluster numbers: cars of one cluster are one car."""
+    return cluster(
+        given.image,
+        given.member,
+        given.direction,
+        given.log_range,
+        along=gate.along * given.sigma / np.sqrt(2),
+        across=(gate.across + gate.metres * np.exp(-given.log_range)) / np.sqrt(2),
+        priority=given.evidence,
+    )
 
 
-def _of_members(fit, names, parts):
-    """(M, 9): bias ×2, sigma, its scale, direction and rotation sigma, share, reliability ×2."""
-    known = []
-    for name in names:
-        member = fit["members"][name]
-        weights = member if "weights" in parts else NEUTRAL
-        known.append(
-            [
-                *member["bias"],
-                *(
-                    weights[key]
-                    for key in ("sigma", "sigma_scale", "direction_sigma", "rotation_sigma", "share")
-                ),
-                *weights["reliability"],
-            ]
-        )
-    return np.array(known)
+def _seen(given: _Weighted, labels: np.ndarray, known: list[str], names: list[str]) -> np.ndarray:
+    """(C, 2·members of the fit): which member sees each cluster, and the logit of its score, 0 if none."""
+    column = np.array([known.index(name) for name in names])[given.member]
+    seen = np.zeros((labels.max() + 1, 2, len(known)))
+    seen[labels, 0, column] = 1
+    seen[labels, 1, column] = logit(given.score)
+    return seen.reshape(len(seen), -1)
 
 
 def bias(coefficients: np.ndarray, log_range: np.ndarray) -> np.ndarray:
@@ -245,11 +207,13 @@ def bias(coefficients: np.ndarray, log_range: np.ndarray) -> np.ndarray:
 
 def depth_sigma(predicted: np.ndarray, default: np.ndarray, scale: np.ndarray) -> np.ndarray:
     """(N,) standard deviation of log-depth: the member's own, scaled, or its default where it says none."""
-    known = np.isfinite(predicted) & (predicted > 0)
-    return np.clip(np.where(known, scale * np.where(known, predicted, 1.0), default), *SIGMA_RANGE)
+    told = np.isfinite(predicted) & (predicted > 0)
+    return np.clip(np.where(told, scale * np.where(told, predicted, 1.0), default), *SIGMA_RANGE)
 
 
-def _mean_rotation(quaternions, weight, labels, count):
+def _mean_rotation(
+    quaternions: np.ndarray, weight: np.ndarray, labels: np.ndarray, count: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Mean quaternion of each cluster and each car's distance to it.
 
     A car seen back to front lies at 180°: the first mean decides by weight which side is right (the
@@ -273,7 +237,9 @@ def _mean_rotation(quaternions, weight, labels, count):
     return mean, rotation.distance(quaternions, mean[labels])
 
 
-def _crowded(image, direction, log_range, strength, reach=0.1):
+def crowded(
+    image: np.ndarray, direction: np.ndarray, log_range: np.ndarray, strength: np.ndarray, reach: float = 0.1
+) -> np.ndarray:
     """(C,) 0 … 1: how near the nearest stronger car of the image is (1: the same place, 0: out of reach)."""
     other, car = runs.alike(image, log_range, image, log_range, reach)
     standing = np.empty(len(image), int)
@@ -285,97 +251,3 @@ def _crowded(image, direction, log_range, strength, reach=0.1):
     apart = np.linalg.norm(position[car] - position[other], axis=1) / np.exp(log_range[car])
     np.minimum.at(nearest, car, apart)
     return np.maximum(1 - nearest / reach, 0)
-
-
-def read_member(path: str | Path) -> tuple[pd.DataFrame, list[str]]:
-    """Cars with score of a Parquet table or a submission CSV, and the images it is about.
-
-    Raises UserError where a car could not be sent.
-    """
-    if Path(path).suffix == ".csv":
-        return kaggle.read_submission(path)
-    table = cars.read(path, scored=True)
-    kaggle.stop_at_first(kaggle.impossible(path, table))
-    return table, list(table["ImageId"].unique())
-
-
-def read_members(arguments: list[str]) -> tuple[dict[str, pd.DataFrame], list[str]]:
-    """`NAME=PATH` or `PATH` (named by its stem) … → tables by name, and all images in order of appearance.
-
-    Raises UserError where a name is given twice.
-    """
-    members, images = {}, {}
-    for argument in arguments:
-        name, separator, path = argument.partition("=")
-        if not separator:
-            name, path = Path(argument).stem, argument
-        if not name or not path:
-            raise UserError(f"{argument!r}: give each member as NAME=PATH, or PATH")
-        if name in members:
-            raise UserError(f"two members are called {name}; name them apart as NAME={path}")
-        members[name], seen = read_member(path)
-        images.update(dict.fromkeys(seen))
-    return members, list(images)
-
-
-def read_fit(path: str | Path) -> dict:
-    try:
-        fit = json.loads(Path(path).read_text())
-        # What the fusion will ask of it.
-        paying(fit)
-        np.array(_of_members(fit, fit["members"], PARTS), float).reshape(-1, 9)
-        _ = [fit[key] for key in ("used", "gate", "ground", "score", "threshold")]
-    except FileNotFoundError:
-        raise UserError(f"{path}: there is no such file") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise UserError(f"{path}: not a fit of carpose.fusion_fit ({reason}); fit it again") from error
-    return fit
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description="Fuse cars of several models or submission files.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument(
-        "--inputs",
-        nargs="+",
-        required=True,
-        metavar="NAME=PATH",
-        help="submission CSVs or Parquet tables of cars; without NAME= the file's stem is the name",
-    )
-    parser.add_argument("--weights", help="JSON of carpose.fusion_fit; without it all members count the same")
-    parser.add_argument(
-        "--sample",
-        help="sample_submission.csv: the images of a CSV output and their order, instead of the inputs'",
-    )
-    parser.add_argument("--images", help="images.parquet of the check: fuse nearly equal photos together")
-    parser.add_argument(
-        "--hash-distance", type=whole(0), default=2, help="bits in which hashes of equal photos may differ"
-    )
-    parser.add_argument("--output", required=True, help="a submission (.csv) or a table of cars (.parquet)")
-    args = parser.parse_args()
-    if (suffix := Path(args.output).suffix) not in (".csv", ".parquet"):
-        raise UserError(f"{args.output}: {suffix or 'no suffix'} is no format; name it .csv or .parquet")
-    check_outputs(Path(args.output))
-    members, image_ids = read_members(args.inputs)
-    fit = read_fit(args.weights) if args.weights else equal_fit(list(members))
-    fused = fuse(members, fit)
-    if args.images:
-        images = parquet.read_images(args.images).query("split == 'test' and excluded == ''")
-        groups = pd.Series(near_duplicates(hashes_of(images), args.hash_distance), images["ImageId"])
-        fused = fuse_duplicates(fused, groups, sure_from(fit, paying(fit)))
-        print(f"{groups.duplicated(keep=False).sum()} photos have a twin")
-    if args.sample:
-        image_ids = kaggle.read_sample(args.sample)
-    if Path(args.output).suffix == ".csv":
-        kaggle.write_submission(args.output, fused, image_ids)
-    else:
-        cars.write(args.output, fused)
-    before = sum(map(len, members.values()))
-    print(f"{args.output}: {len(fused)} cars from {before} of {len(members)} members")
-
-
-if __name__ == "__main__":
-    run_main(main)

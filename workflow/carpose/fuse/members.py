@@ -1,18 +1,21 @@
 """What is known of each member of a fusion: how far its cars lie from the true ones.
 
-In: true cars and tables of predictions. Out: per member bias and spread of its depth, spread of its
-directions and rotations, how reliable its scores are, and its share beside members with like errors.
+In: true cars and tables of predictions. Out: a MemberFit of each.
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
-from . import cars, rotation
+from carpose.core import cars
+from carpose.geometry import rotation
+
 from .calibration import fit_logistic, logit
 from .clustering import cluster, rays
-from .fuse import GATE, NEUTRAL, QUATERNION, REFERENCE_RANGE, bias, depth_sigma, stack
+from .combine import QUATERNION, REFERENCE_RANGE, bias, depth_sigma, stack
+from .fitted import NEUTRAL, MemberFit
 
 ALONG, ACROSS = 0.3, 0.03  # how far (log-range, radians) a car may lie from the truth it is fitted to
 MAD = 1.4826  # median absolute deviation → standard deviation
@@ -21,20 +24,15 @@ RAYLEIGH = 1.1774  # median length of a 2-D normal vector of standard deviation 
 Members = dict[str, pd.DataFrame]
 
 
-def of_images(members, image_ids):
+def of_images(members: Members, image_ids: Iterable[str]) -> Members:
     """The members' cars on these images."""
     wanted = pd.Index(image_ids)
     return {name: table[table["ImageId"].isin(wanted)] for name, table in members.items()}
 
 
-def fit_members(labels: pd.DataFrame, members: Members, image_ids: Iterable[str]) -> dict:
-    """What is known of each member, with the usual gate."""
+def fit_members(labels: pd.DataFrame, members: Members, image_ids: Iterable[str]) -> dict[str, MemberFit]:
+    """How far each member's cars on these images lie from the true ones, with the usual gate."""
     truth, table = labels[labels["ImageId"].isin(image_ids)], stack(of_images(members, image_ids))
-    return {"members": _fit_members(truth, table, list(members)), "gate": dict(GATE)}
-
-
-def _fit_members(truth, table, names):
-    """What is known of each member: how far its cars lie from the true ones."""
     pair, at = pair_with_truth(truth, table)
     direction, log_range = rays(table)
     true_direction, true_range = rays(truth)
@@ -46,32 +44,40 @@ def _fit_members(truth, table, names):
     turn[pair] = rotation.distance(seen[pair], true[at])
     turn[turn > np.pi / 2] = np.nan  # back to front: the vote's business
 
-    known, standard = {}, np.full((len(truth), len(names)), np.nan)
-    for number, name in enumerate(names):
+    fitted, standard = {}, np.full((len(truth), len(members)), np.nan)
+    scores, predicted = table["score"].to_numpy(float), table["depth_sigma"].to_numpy(float)
+    for number, name in enumerate(members):
         own = (table["member"] == number).to_numpy()
         found = own & np.isfinite(error)
-        coefficients = _fit_bias(error[found], log_range[found] - np.log(REFERENCE_RANGE))
-        left = error[found] - bias(np.broadcast_to(coefficients, (found.sum(), 2)), log_range[found])
-        sigma = shrunk_scale(np.abs(left) * MAD, NEUTRAL["sigma"])
-        predicted = table["depth_sigma"].to_numpy(float)[found]
-        told = np.isfinite(predicted) & (predicted > 0)
-        sigma_scale = shrunk_scale(np.abs(left[told]) * MAD / predicted[told], 1.0)
-        scores = table["score"].to_numpy(float)[own]
-        reliability = fit_logistic(logit(scores)[:, None], np.isfinite(error[own]).astype(float))
-        slope = reliability["coefficients"][0] / reliability["scale"][0]
-        known[name] = {
-            "bias": coefficients.tolist(),
-            "sigma": sigma,
-            "sigma_scale": sigma_scale,
-            "direction_sigma": shrunk_scale(aside[found] / RAYLEIGH, NEUTRAL["direction_sigma"]),
-            "rotation_sigma": shrunk_scale(turn[found][np.isfinite(turn[found])], NEUTRAL["rotation_sigma"]),
-            "reliability": [reliability["intercept"] - slope * reliability["mean"][0], slope],
-        }
-        scaled = left / depth_sigma(predicted, np.full(len(left), sigma), np.full(len(left), sigma_scale))
-        standard[at[found[pair]], number] = np.clip(scaled, -3, 3)
-    for name, share in zip(names, _shares(standard), strict=True):
-        known[name]["share"] = share
-    return known
+        one, left = _fit_depth(error[found], log_range[found], predicted[found])
+        reliability = fit_logistic(logit(scores[own])[:, None], np.isfinite(error[own]).astype(float))
+        slope = reliability.coefficients[0] / reliability.scale[0]
+        fitted[name] = replace(
+            one,
+            direction_sigma=shrunk_scale(aside[found] / RAYLEIGH, NEUTRAL.direction_sigma),
+            rotation_sigma=shrunk_scale(turn[found][np.isfinite(turn[found])], NEUTRAL.rotation_sigma),
+            reliability=(reliability.intercept - slope * reliability.mean[0], slope),
+        )
+        standard[at[found[pair]], number] = left
+    shares = _shares(standard)
+    return {
+        name: replace(one, share=share) for (name, one), share in zip(fitted.items(), shares, strict=True)
+    }
+
+
+def _fit_depth(
+    error: np.ndarray, log_range: np.ndarray, predicted: np.ndarray
+) -> tuple[MemberFit, np.ndarray]:
+    """Bias, sigma and its scale of a member's cars: their errors of log-range, log-range and own depth_sigma;
+    and the errors that are left, in standard deviations."""
+    coefficients = _fit_bias(error, log_range - np.log(REFERENCE_RANGE))
+    left = error - bias(np.broadcast_to(coefficients, (len(error), 2)), log_range)
+    sigma = shrunk_scale(np.abs(left) * MAD, NEUTRAL.sigma)
+    told = np.isfinite(predicted) & (predicted > 0)
+    sigma_scale = shrunk_scale(np.abs(left[told]) * MAD / predicted[told], 1.0)
+    one = MemberFit(bias=tuple(coefficients.tolist()), sigma=sigma, sigma_scale=sigma_scale)
+    scaled = left / depth_sigma(predicted, np.full(len(left), sigma), np.full(len(left), sigma_scale))
+    return one, np.clip(scaled, -3, 3)
 
 
 def pair_with_truth(truth, table):

@@ -10,8 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from . import UserError
-from .files import brief
+from carpose.core.errors import UserError
+from carpose.core.files import brief
+
+# The data set's camera: width and height of its photos, and what its camera_intrinsic.txt says.
+PHOTO_SIZE = (3384, 2710)
+INTRINSICS = np.array([[2304.5479, 0, 1686.2379], [0, 2305.8757, 1354.9849], [0, 0, 1]])
 
 
 def read_intrinsics(path: str | Path) -> np.ndarray:

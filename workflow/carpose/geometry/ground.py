@@ -9,7 +9,7 @@ All cars of all photos are worked on at once; there is no loop over photos or ca
 import numpy as np
 import pandas as pd
 
-from .cars import POSITION
+from carpose.core.cars import POSITION
 
 ROUNDS = 5  # of reweighting; the planes hardly move after the third
 FREEDOM = (

@@ -11,7 +11,9 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from . import UserError, camera
+from carpose.core.errors import UserError
+
+from . import camera
 
 NEAR = 0.1  # metres before the camera; what is closer is not drawn
 FINE = 4  # an outline is traced in squares of 1/FINE pixel
@@ -70,6 +72,10 @@ def box(size: tuple[float, float, float]) -> Mesh:
     signs = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)])
     sides = np.array([[0, 1, 3, 2], [4, 5, 7, 6], [0, 1, 5, 4], [2, 3, 7, 6], [0, 2, 6, 4], [1, 3, 7, 5]])
     return Mesh(signs * np.array(size) / 2, np.concatenate([sides[:, :3], sides[:, [0, 2, 3]]]))
+
+
+CAR_SIZE = (1.9, 1.5, 4.4)  # width, height, length in metres of a car whose model is not known
+CAR = box(CAR_SIZE)
 
 
 def outline(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from . import metric
+from .score import average_precision, match
 
 
 def draw_images(images: int, samples: int, rng: np.random.Generator) -> np.ndarray:
@@ -27,7 +27,7 @@ def resampled(
     """
     ids = pd.Index(image_ids)
     truth, predictions = (table[table["ImageId"].isin(ids)] for table in (truth, predictions))
-    hits = metric.match(truth, predictions)
+    hits = match(truth, predictions)
     scores = np.ones(len(predictions)) if equal_confidence else predictions["score"].to_numpy(float)
     # Matching goes image by image, so that it need not be repeated; sorted once, it is sorted ever after.
     order = np.argsort(-scores, kind="stable")
@@ -36,5 +36,5 @@ def resampled(
     values = []
     for pick, number in zip(picks, truths, strict=True):
         rows = np.repeat(np.arange(len(owner)), pick[owner])
-        values.append(metric.average_precision(hits[rows], scores[rows], number).mean())
+        values.append(average_precision(hits[rows], scores[rows], number).mean())
     return np.array(values)

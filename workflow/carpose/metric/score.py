@@ -3,17 +3,13 @@
 In: two tables of cars, truth and predictions (with score). Out: mAP, the ten AP, what each prediction hits.
 """
 
-import argparse
-import json
-import sys
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from . import UserError, cars, kaggle, rotation, runs
-from .files import run_main
+from carpose.core import cars, runs
+from carpose.geometry import rotation
 
 TRANSLATION = np.arange(10, 0, -1) / 100  # ‖p−g‖/‖g‖, loosest first
 ROTATION_DEG = np.arange(50, 0, -5)
@@ -102,6 +98,23 @@ def average_precision(hits: np.ndarray, scores: np.ndarray, truths: int) -> np.n
     return (np.diff(found, axis=0, prepend=0) * precision).sum(axis=0) / truths
 
 
+def best_threshold(truth: pd.DataFrame, predictions: pd.DataFrame) -> float:
+    """The score from which on cars are kept, by mAP with equal confidences; 0 where nothing hits.
+
+    A car left out changes what the later ones may hit only by freeing truths, and those lie lower.
+    """
+    scores, hits = predictions["score"].to_numpy(float), match(truth, predictions)
+    if not hits.any() or not len(truth):
+        return 0.0
+    order = np.argsort(-scores, kind="stable")
+    found = hits[order].cumsum(axis=0)
+    value = (found**2 / np.arange(1, len(order) + 1)[:, None] / len(truth)).mean(axis=1)
+    # Between two cars, so that the cut does not hang on the last digit of a score.
+    best = int(value.argmax())
+    below = scores[order[best + 1]] if best + 1 < len(order) else 0.0
+    return float((scores[order[best]] + below) / 2)
+
+
 def quaternion(table: pd.DataFrame) -> np.ndarray:
     """(N, 4) of a table's angles in the metric's own convention, 'xyz', which is not the geometry's."""
     pitch, yaw, roll = table[cars.ANGLES].to_numpy(float).T
@@ -146,72 +159,3 @@ def _by_rank(rows, image, scores):
     return (
         np.split(rows[np.argsort(rank, kind="stable")], np.bincount(rank).cumsum()[:-1]) if len(rows) else []
     )
-
-
-def read_truth(path: str | Path) -> pd.DataFrame:
-    """True cars from a file like train.csv or a Parquet table."""
-    return cars.read(path) if Path(path).suffix == ".parquet" else kaggle.read_labels(path)[0]
-
-
-def read_image_ids(path: str | Path) -> list[str]:
-    """The column ImageId of a CSV or Parquet file, each once."""
-    try:
-        table = pd.read_parquet(path) if Path(path).suffix == ".parquet" else pd.read_csv(path, dtype=str)
-        return list(table["ImageId"].unique())
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path}: no column ImageId can be read from it ({error})") from error
-
-
-def check_common(path: str, image_ids: Iterable[str], truth: pd.DataFrame) -> None:
-    """Raises UserError where the truth has no car in any of these images: the file is about others."""
-    if not truth["ImageId"].isin(image_ids).any():
-        raise UserError(
-            f"{path}: none of its images has a car in the truth; name files that are about the same photos"
-        )
-
-
-def warn_left_out(path: str, image_ids: list[str], truth: pd.DataFrame) -> None:
-    """Images of the truth that a submission has no row for are not counted, which flatters it."""
-    with_cars = pd.Index(truth["ImageId"].unique())
-    left_out = with_cars[~with_cars.isin(image_ids)]
-    if len(left_out):
-        print(
-            f"warning: {path} has no row for {len(left_out)} of the truth's {len(with_cars)} images, such as "
-            f"{left_out[0]}; they are not counted",
-            file=sys.stderr,
-        )
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description="Mean average precision of predictions, printed as JSON.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument("--truth", required=True, help="true cars: a CSV like train.csv, or a Parquet table")
-    parser.add_argument("--predictions", required=True, help="a submission CSV, or a Parquet table of cars")
-    parser.add_argument(
-        "--images",
-        help="CSV or Parquet whose ImageIds are evaluated; without it the rows of the submission, "
-        "or for Parquet all images of truth and predictions",
-    )
-    parser.add_argument("--equal-confidence", action="store_true", help="treat all scores (0–1) as the same")
-    args = parser.parse_args()
-    truth = read_truth(args.truth)
-    if Path(args.predictions).suffix == ".parquet":
-        predictions, image_ids = cars.read(args.predictions, scored=True), None
-        if len(predictions):  # a table without cars does not say which images it is about
-            check_common(args.predictions, predictions["ImageId"], truth)
-    else:
-        predictions, image_ids = kaggle.read_submission(args.predictions)
-        check_common(args.predictions, image_ids, truth)
-    if args.images:
-        image_ids = read_image_ids(args.images)
-        check_common(args.images, image_ids, truth)
-    elif image_ids is not None:
-        warn_left_out(args.predictions, image_ids, truth)
-    result = evaluate(truth, predictions, image_ids, args.equal_confidence)
-    print(json.dumps(result, indent=1))
-
-
-if __name__ == "__main__":
-    run_main(main)

@@ -1,37 +1,17 @@
 """The result of a training: weights, recipe and where they came from, in one file."""
 
-import functools
 import io
-import subprocess
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
-from models import build_model
+from carpose.config.recipe import Recipe
+from carpose.core import version
+from carpose.core.errors import UserError
+from carpose.core.files import atomic, brief
 
-from . import UserError, __version__, codec
-from .files import atomic, brief
-from .recipe import Recipe
-
-
-def build(recipe: Recipe) -> torch.nn.Module:
-    """The recipe's network, with fresh (or pretrained) weights."""
-    torch.manual_seed(recipe.seed)
-    model = build_model(
-        recipe.backbone,
-        heads=codec.heads(recipe),
-        width=recipe.width,
-        neck=recipe.neck or None,
-        neck_channels=recipe.neck_channels,
-        stacks=recipe.stacks,
-        modules=recipe.modules,
-        norm=recipe.norm,
-        in_channels=4 if recipe.mask_channel else 3,
-        coordinates=recipe.coordinates,
-        pretrained=recipe.pretrained,
-    )
-    return model.to(memory_format=torch.channels_last)
+from .build import build
 
 
 def save_checkpoint(path: Path, weights: dict[str, torch.Tensor], recipe: Recipe, provenance: dict) -> None:
@@ -43,7 +23,7 @@ def save_checkpoint(path: Path, weights: dict[str, torch.Tensor], recipe: Recipe
             for name, tensor in weights.items()
         },
         "recipe": asdict(recipe),
-        "provenance": {"code": code_version(), **provenance},
+        "provenance": {**version.provenance(), **provenance},
     }
     buffer = io.BytesIO()  # torch's own writer hides why a file could not be written
     torch.save(content, buffer)
@@ -66,19 +46,3 @@ def load_checkpoint(path: Path) -> tuple[torch.nn.Module, Recipe, dict]:
         reason = f"{type(error).__name__}: {brief(str(error))}"
         raise UserError(f"{path}: not a checkpoint of this version ({reason}); train it again") from error
     return model, recipe, provenance
-
-
-@functools.cache
-def code_version() -> str:
-    """The commit of the code (with `-dirty` where files differ), or the package's version."""
-    try:
-        answer = subprocess.run(
-            ["git", "describe", "--always", "--dirty"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return __version__
-    return f"{__version__}+{answer.stdout.strip()}"

@@ -16,8 +16,7 @@ from typing import IO
 
 import torch
 
-from . import UserError
-from .options import whole
+from carpose.core.errors import UserError
 
 
 @contextlib.contextmanager
@@ -33,13 +32,9 @@ def lease(gpus: int) -> Iterator[torch.device]:
         yield torch.device("cpu")
         return
     if "LOCAL_RANK" in os.environ:
-        index, lock, there = (
-            int(os.environ["LOCAL_RANK"]),
-            contextlib.nullcontext(),
-            torch.cuda.device_count(),
-        )
-        if index >= there:
-            raise UserError(f"gpus: process {index} of this machine finds {there} GPUs; start fewer")
+        index, lock, count = int(os.environ["LOCAL_RANK"]), contextlib.nullcontext(), torch.cuda.device_count()
+        if index >= count:
+            raise UserError(f"gpus: process {index} of this machine finds {count} GPUs; start fewer")
     else:
         [(index, lock)] = acquire(1).items()
     with lock:
@@ -57,13 +52,9 @@ def check_no_gpu(driver: str = "/dev/nvidiactl") -> None:
         )
 
 
-NO_GRAPHS = "on a GPU issue each operation by itself; slower, the same results"
-
-
-def worker_count(text: str) -> int:
-    """An option's number of worker processes: no more than cores, on which they would only be in each
-    other's way."""
-    return min(whole(0)(text), len(os.sched_getaffinity(0)))
+def worker_count(wish: int) -> int:
+    """So many worker processes, but no more than cores, on which they would be in each other's way."""
+    return min(wish, len(os.sched_getaffinity(0)))
 
 
 def acquire(count: int) -> dict[int, IO]:
@@ -72,15 +63,15 @@ def acquire(count: int) -> dict[int, IO]:
     All or none: two trainings that held half of theirs would wait for each other for ever. Raises UserError
     where there are fewer.
     """
-    there = torch.cuda.device_count()
-    if there < count:
-        raise UserError(f"gpus: {count} are asked for, this machine has {there}; set gpus: {there}")
+    present = torch.cuda.device_count()
+    if present < count:
+        raise UserError(f"gpus: {count} are asked for, this machine has {present}; set gpus: {present}")
     folder = Path(tempfile.gettempdir()) / f"carpose-gpus-{os.getuid()}"
     folder.mkdir(exist_ok=True)
-    said = False
+    announced = False
     while True:
-        owned: dict[int, IO] = {}
-        for index in range(there):
+        locks: dict[int, IO] = {}
+        for index in range(present):
             name = torch.cuda.get_device_properties(index).uuid
             handle = open(folder / f"{name}.lock", "w")  # noqa: SIM115  it is kept
             try:
@@ -88,14 +79,14 @@ def acquire(count: int) -> dict[int, IO]:
             except BlockingIOError:
                 handle.close()
                 continue
-            owned[index] = handle
-            if len(owned) == count:
-                return owned
-        for handle in owned.values():
+            locks[index] = handle
+            if len(locks) == count:
+                return locks
+        for handle in locks.values():
             handle.close()
-        if not said:
-            print(f"waiting for {count} of {there} GPUs to be free", flush=True)
-        said = True
+        if not announced:
+            print(f"waiting for {count} of {present} GPUs to be free", flush=True)
+        announced = True
         time.sleep(random.uniform(1, 3))  # not in step with another one that waits
 
 
@@ -104,13 +95,13 @@ def fetch(values: torch.Tensor) -> Callable[[], list[float]]:
     started later."""
     if values.device.type == "cpu":
         return values.tolist
-    there = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
-    there.copy_(values, non_blocking=True)
+    copy = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+    copy.copy_(values, non_blocking=True)
     event = torch.cuda.current_stream().record_event()
 
     def wait() -> list[float]:
         event.synchronize()
-        return there.tolist()
+        return copy.tolist()
 
     return wait
 

@@ -11,19 +11,19 @@ from collections.abc import Callable
 import torch
 from torch.utils._pytree import tree_map
 
+from carpose.config.recipe import Recipe
+from carpose.core.errors import UserError
 from models.predictor import Predictor
 
-from . import UserError, distributed
 from .device import number_format
-from .recipe import Recipe
 
 UNRECORDED = 2  # calls of the same shapes before one is recorded: in them libraries load and choose
 
 
-def can_record(recipe: Recipe, device: torch.device) -> bool:
+def can_record(recipe: Recipe, device: torch.device, processes: int = 1) -> bool:
     """Whether a training's passes can become a graph: float16's scaler decides in Python, parts of a batch
-    are of any shape, and processes wait for each other. And whether one is enough: each keeps its memory."""
-    fixed = recipe.accumulate == 1 and recipe.resize == "none" and distributed.size() == 1
+    are of any shape, and several processes wait for each other."""
+    fixed = recipe.accumulate == 1 and processes == 1
     return device.type == "cuda" and number_format(device, recipe.amp) != torch.float16 and fixed
 
 

@@ -1,9 +1,8 @@
-"""Pictures of a run: predictions, the course of trainings, the table of scores, differences of studies.
+"""Figures of a run: the course of trainings, the table of scores, differences of studies.
 
-In: tables of cars, photos, histories and scores. Out: PNG files.
+In: tables. Out: figures, and the file of one.
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -11,20 +10,16 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from . import UserError, cars, drawing
-from .drawing import DPI
-from .files import atomic, run_main
-from .metric import read_truth
-from .options import commands, whole
+from carpose.core.errors import UserError
+from carpose.core.files import atomic
+from carpose.drawing.figures import DPI
+from carpose.registry.heads import HEADS
 
 # Okabe and Ito's colours, which the colour-blind can tell apart.
 PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 HISTORY = {
     "loss": "total loss",
-    "heatmap": "heat-map loss",
-    "offset": "offset loss",
-    "depth": "depth loss",
-    "rotation": "rotation loss",
+    **{name: f"{name} loss" for name in HEADS},
     "mAP": "mAP, validation fold",
     "lr": "learning rate",
     "seconds": "seconds per epoch",
@@ -122,7 +117,7 @@ def differences_figure(table: pd.DataFrame) -> Figure:
 
     table: columns study, base, change, gain, low, high, detectable, verdict (of carpose.studies).
     """
-    colours = {"gain": PALETTE[2], "loss": PALETTE[1], "not resolved": "0.5"}
+    colours = {"gain": PALETTE[2], "loss": PALETTE[1], "inconclusive": "0.5"}
     height = np.arange(len(table))[::-1]
     figure = Figure(figsize=(10, 0.24 * len(table) + 1.3), dpi=DPI, layout="constrained")
     axes = figure.subplots()
@@ -140,7 +135,7 @@ def differences_figure(table: pd.DataFrame) -> Figure:
     names = table["study"] + against + "  " + table["change"].str.slice(0, 60)
     axes.set_yticks(height, names, fontsize=7)
     axes.set_ylim(-0.7, len(table) - 0.3)
-    axes.set_xlabel("mAP, difference to the base; 95 % intervals; grey: what could hardly be seen")
+    axes.set_xlabel("mAP, difference to the base; 95 % intervals; grey: below the minimum detectable effect")
     figure.legend(loc="outside upper right", ncols=3, frameon=False)
     return figure
 
@@ -151,68 +146,3 @@ def save(figure: Figure, path: str | Path) -> None:
         raise UserError(f"{path}: {suffix or 'no suffix'} is no format of pictures; name it .png")
     with atomic(path) as temporary:
         figure.savefig(temporary)
-
-
-def _read_csv(path):
-    try:
-        return pd.read_csv(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as a table ({error})") from error
-
-
-def _predictions(args):
-    truth = read_truth(args.truth) if args.truth else None
-    save(drawing.predictions_figure(args.data, cars.read(args.cars), truth, args.images), args.output)
-
-
-def _history(args):
-    tables = {}
-    for item in args.histories:
-        name, _, path = item.partition("=")
-        if not name or not path:
-            raise UserError(f"{item!r}: give each history as NAME=PATH")
-        tables[name] = _read_csv(path)
-    save(history_figure(tables), args.output)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Pictures of predictions, trainings and scores.")
-    command = commands(parser)
-    sub = command(
-        "predictions", "test photos with predicted and true cars, from the front and above", _predictions
-    )
-    sub.add_argument("--data", type=Path, required=True, help="folder of the competition's layout")
-    sub.add_argument("--cars", type=Path, required=True, help="Parquet table of predicted cars")
-    sub.add_argument("--truth", type=Path, help="true cars of the test photos, CSV like train.csv or Parquet")
-    sub.add_argument("--images", type=whole(1), default=6, help="how many photos, from few cars to many")
-    sub.add_argument("--output", type=Path, required=True, help="PNG to write")
-    sub = command("history", "the course of trainings: losses, rate, mAP and time by epoch", _history)
-    sub.add_argument(
-        "--histories", nargs="+", required=True, metavar="NAME=PATH", help="history.csv of carpose.train"
-    )
-    sub.add_argument("--output", type=Path, required=True, help="PNG to write")
-    sub = command(
-        "evaluation",
-        "the table of scores as bars",
-        lambda args: save(evaluation_figure(_read_csv(args.table)), args.output),
-    )
-    sub.add_argument("--table", type=Path, required=True, help="evaluation.csv of carpose.evaluation")
-    sub.add_argument("--output", type=Path, required=True, help="PNG to write")
-    sub = command(
-        "frames",
-        "true cars with their meshes on the public frames of the data set",
-        lambda args: drawing.draw_frames(args.real, args.output) and None,
-    )
-    sub.add_argument(
-        "--real",
-        type=Path,
-        required=True,
-        help="folder with frames/, train.csv, car_models_json/, car_model_ids.csv",
-    )
-    sub.add_argument("--output", type=Path, required=True, help="folder for the PNGs")
-    args = parser.parse_args()
-    args.action(args)
-
-
-if __name__ == "__main__":
-    run_main(main)

@@ -1,11 +1,5 @@
-"""The embedded demo data: rendered street scenes in exactly the competition's layout.
+"""Rendered street scenes as a data set: photos, masks, labels, camera and car models, written to a folder."""
 
-Out: a folder with train.csv, sample_submission.csv, photos, masks, camera and car models; and, outside of
-it, the truth of the test photos. Deterministic by seed, whatever the number of processes.
-"""
-
-import argparse
-import os
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +9,16 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from . import UserError, meshes, rotation, synth_scene
-from .cars import ANGLES, POSITION
-from .files import run_main, write_text
-from .options import real, whole
-from .synth_cars import TYPES, Mesh, painted, parametric, write_json
+from carpose.core.cars import ANGLES, POSITION
+from carpose.core.errors import UserError
+from carpose.core.files import write_text
+from carpose.geometry import camera, meshes, rotation
+from carpose.kaggle.submission import write_labels, write_sample
 
-REAL_SIZE = (3384, 2710)
-REAL_INTRINSICS = (2304.5479, 2305.8757, 1686.2379, 1354.9849)  # fx, fy, cx, cy
+from .scene import PlacedCar, render
+from .shapes import Mesh, painted, write_json
+from .street import Plane, sample_cars, sample_plane
+
 MARKER = "RENDERED.txt"
 LEAST_SEEN = 0.2  # a car with less than this share in sight has no label
 NOT_OF_INTEREST = 0.06  # share of cars that are white in the mask and absent from the labels
@@ -48,61 +44,79 @@ def image_id(split: str, index: int, seed: int) -> str:
 
 
 def scaled_camera(scale: float) -> tuple[tuple[int, int], np.ndarray]:
-    """Size of the pictures and intrinsics of the real camera, resized by `scale`."""
-    size = tuple(round(side * scale) for side in REAL_SIZE)
-    sx, sy = size[0] / REAL_SIZE[0], size[1] / REAL_SIZE[1]
-    fx, fy, cx, cy = REAL_INTRINSICS
+    """Size of the pictures and intrinsics of the data set's camera, resized by `scale`."""
+    size = tuple(round(side * scale) for side in camera.PHOTO_SIZE)
+    sx, sy = size[0] / camera.PHOTO_SIZE[0], size[1] / camera.PHOTO_SIZE[1]
+    fx, fy, cx, cy = camera.INTRINSICS[[0, 1, 0, 1], [0, 1, 2, 2]]
     # A resize keeps the edges of the picture, and pixel i covers i−½ … i+½.
     return size, np.array(
         [[fx * sx, 0, (cx + 0.5) * sx - 0.5], [0, fy * sy, (cy + 0.5) * sy - 0.5], [0, 0, 1]]
     )
 
 
-def draw_scene(task: tuple[Scenes, str, int]) -> tuple[str, str]:
-    """Render one picture (and mask); its ImageId and prediction string."""
+@dataclass(frozen=True)
+class Street:
+    """The cars of one picture. plane: the road; positions: (N, 3) metres; matrices: (N, 3, 3); kinds: (N,)
+    which mesh each is."""
+
+    plane: Plane
+    positions: np.ndarray
+    matrices: np.ndarray
+    kinds: np.ndarray
+
+
+def draw_scene(task: tuple[Scenes, str, int]) -> tuple[str, pd.DataFrame]:
+    """Render one picture (and mask); its ImageId and its labels."""
     scenes, split, index = task
     cv2.setNumThreads(1)
     rng = np.random.default_rng([scenes.seed, split == "test", index])
-    plane = synth_scene.sample_plane(rng)
-    if scenes.poses is None:
-        xyz, turn, _ = synth_scene.sample_cars(
-            rng, plane, scenes.intrinsics, scenes.size[0], scenes.max_distance
-        )
-        kinds = rng.integers(len(scenes.meshes), size=len(xyz))
-        if len(xyz):  # centres lie on the plane for an average car; taller ones stand higher
-            rise = np.array([scenes.meshes[kind].size[1] / 2 - 0.75 for kind in kinds])
-            xyz = xyz + rise[:, None] * plane.up
-    else:
-        own = scenes.poses[split][index]
-        own = own[(own.z > 1) & (own.z <= scenes.max_distance)]
-        xyz, turn = own[POSITION].to_numpy(), rotation.matrix(own[ANGLES].to_numpy())
-        known = {number: kind for kind, number in enumerate(scenes.model_types)}
-        kinds = np.array([known.get(number, number % len(scenes.meshes)) for number in own.model_type], int)
-        if len(own) >= 3:
-            plane = _fit_plane(xyz, plane)
-    photo, quality, owner, share = synth_scene.render(
-        rng, scenes.meshes, kinds, xyz, turn, plane, scenes.intrinsics, scenes.size
+    street = (
+        _sampled(scenes, rng) if scenes.poses is None else _given(scenes, rng, scenes.poses[split][index])
     )
+    poses = zip(street.kinds, street.positions, street.matrices, strict=True)
+    placed = [PlacedCar(scenes.meshes[kind], position, matrix) for kind, position, matrix in poses]
+    rendering = render(rng, placed, street.plane, scenes.intrinsics, scenes.size)
     name = image_id(split, index, scenes.seed)
     path = scenes.folder / f"{split}_images" / f"{name}.jpg"
-    _write_picture(path, cv2.cvtColor(photo, cv2.COLOR_RGB2BGR), quality)
+    _write_picture(path, cv2.cvtColor(rendering.photo, cv2.COLOR_RGB2BGR), rendering.quality)
 
-    unwanted = (rng.random(len(xyz)) < NOT_OF_INTEREST) & (share > 0)
+    unwanted = (rng.random(len(placed)) < NOT_OF_INTEREST) & (rendering.share > 0)
     if unwanted.any():
-        mask = np.isin(owner, np.flatnonzero(unwanted)).astype(np.uint8) * 255
+        mask = np.isin(rendering.owner, np.flatnonzero(unwanted)).astype(np.uint8) * 255
         mask = cv2.dilate(mask, np.ones((3, 3), np.uint8))
         _write_picture(scenes.folder / f"{split}_masks" / f"{name}.jpg", mask, 90)
     # Real labels hold every car that people could see; rendered poses of a file are kept all.
-    labelled = ~unwanted if scenes.poses is not None else (share >= LEAST_SEEN) & ~unwanted
-    angles = rotation.angles(turn)
-    words = [
-        f"{scenes.model_types[kind]} " + " ".join(f"{value:.6g}" for value in (*angle, *position))
-        for kind, angle, position in zip(kinds[labelled], angles[labelled], xyz[labelled], strict=True)
-    ]
-    return name, " ".join(words)
+    labelled = ~unwanted if scenes.poses is not None else (rendering.share >= LEAST_SEEN) & ~unwanted
+    labels = pd.DataFrame(rotation.angles(street.matrices), columns=ANGLES)
+    labels[POSITION] = street.positions
+    labels.insert(0, "ImageId", name)
+    labels.insert(1, "model_type", scenes.model_types[street.kinds])
+    return name, labels[labelled]
 
 
-def _fit_plane(xyz: np.ndarray, fallback: synth_scene.Plane) -> synth_scene.Plane:
+def _sampled(scenes: Scenes, rng: np.random.Generator) -> Street:
+    plane = sample_plane(rng)
+    xyz, matrices, _ = sample_cars(rng, plane, scenes.intrinsics, scenes.size[0], scenes.max_distance)
+    kinds = rng.integers(len(scenes.meshes), size=len(xyz))
+    if len(xyz):  # centres lie on the plane for an average car; taller ones stand higher
+        rise = np.array([scenes.meshes[kind].size[1] / 2 - 0.75 for kind in kinds])
+        xyz = xyz + rise[:, None] * plane.up
+    return Street(plane, xyz, matrices, kinds)
+
+
+def _given(scenes: Scenes, rng: np.random.Generator, table: pd.DataFrame) -> Street:
+    """Cars of a table, as far as they are before the camera and not too far away."""
+    plane = sample_plane(rng)
+    table = table[(table.z > 1) & (table.z <= scenes.max_distance)]
+    xyz, matrices = table[POSITION].to_numpy(), rotation.matrix(table[ANGLES].to_numpy())
+    kind_of = {number: kind for kind, number in enumerate(scenes.model_types)}
+    kinds = [kind_of.get(number, number % len(scenes.meshes)) for number in table.model_type]
+    if len(table) >= 3:
+        plane = _fit_plane(xyz, plane)
+    return Street(plane, xyz, matrices, np.array(kinds, int))
+
+
+def _fit_plane(xyz: np.ndarray, fallback: Plane) -> Plane:
     """The road under given cars (median-like: two rounds of least squares without the far-off ones)."""
     keep = np.ones(len(xyz), bool)
     for _ in range(2):
@@ -110,7 +124,7 @@ def _fit_plane(xyz: np.ndarray, fallback: synth_scene.Plane) -> synth_scene.Plan
         design = np.concatenate([np.column_stack([np.ones(keep.sum()), xyz[keep][:, [0, 2]]]), prior])
         target = np.concatenate([xyz[keep, 1], prior @ [fallback.height, fallback.tilt, fallback.slope]])
         height, tilt, slope = np.linalg.lstsq(design, target, rcond=None)[0]
-        plane = synth_scene.Plane(height, tilt, slope)
+        plane = Plane(height, tilt, slope)
         error = np.abs(xyz[:, 1] - plane.y(xyz[:, 0], xyz[:, 2]))
         keep = error < 0.5 + 0.02 * xyz[:, 2]
         if keep.sum() < 3:
@@ -143,16 +157,19 @@ def real_meshes(folder: Path, table: Path) -> tuple[list[Mesh], np.ndarray]:
     return [painted(*meshes.load(path)) for _, path in known], np.array([number for number, _ in known])
 
 
-def given_poses(path: Path, counts: dict[str, int], seed: int) -> dict[str, list[pd.DataFrame]]:
-    """Cars of randomly chosen images of a real train.csv, for the train and the test pictures."""
-    from .kaggle import read_labels
+def given_poses(
+    table: pd.DataFrame, image_ids: list[str], counts: dict[str, int], seed: int
+) -> dict[str, list[pd.DataFrame]]:
+    """Cars of randomly chosen images for the train and the test pictures.
 
-    cars, ids = read_labels(path)
-    if sum(counts.values()) > len(ids):
-        raise UserError(f"{path}: {len(ids)} images, but {sum(counts.values())} are to be rendered")
-    chosen = np.random.default_rng([seed, 11]).permutation(np.unique(ids))
-    groups = dict(tuple(cars.groupby("ImageId")))
-    none = cars.iloc[:0]
+    table: labelled cars; image_ids: their images, also those without cars; counts: pictures by split.
+    Raises UserError where there are too few images.
+    """
+    if sum(counts.values()) > len(image_ids):
+        raise UserError(f"{len(image_ids)} images with poses, but {sum(counts.values())} are to be rendered")
+    chosen = np.random.default_rng([seed, 11]).permutation(np.unique(image_ids))
+    groups = dict(tuple(table.groupby("ImageId")))
+    none = table.iloc[:0]
     train, test = np.split(chosen[: sum(counts.values())], [counts["train"]])
     return {
         "train": [groups.get(name, none) for name in train],
@@ -163,11 +180,34 @@ def given_poses(path: Path, counts: dict[str, int], seed: int) -> dict[str, list
 def make(scenes: Scenes, counts: dict[str, int], names: list[str], truth: Path, jobs: int) -> None:
     """Render both splits and write every file of the layout; train.csv last, when all is there.
 
+    counts: pictures by split; names: of the meshes; truth: CSV of the test pictures' cars.
     Raises UserError where there are photos or labels that were not rendered here: they would be lost.
     """
     folder = scenes.folder
-    theirs = [folder / "train.csv", *folder.glob("*_images/*")]
-    if not (folder / MARKER).exists() and any(path.exists() for path in theirs):
+    _clear(folder)
+    for name, mesh in zip(names, scenes.meshes, strict=True):
+        write_json(folder / "car_models_json" / f"{name}.json", mesh, name)
+    table = pd.DataFrame({"model_type": scenes.model_types, "name": names})
+    write_text(folder / "car_model_ids.csv", table.to_csv(index=False))
+
+    tasks = [(scenes, split, index) for split in ("train", "test") for index in range(counts[split])]
+    with ProcessPoolExecutor(jobs) as pool:
+        drawn = pool.map(draw_scene, tasks, chunksize=8)
+        names, labels = zip(*tqdm(drawn, "scenes", len(tasks), unit="photo", mininterval=2), strict=True)
+    labels, train, test = pd.concat(labels), names[: counts["train"]], names[counts["train"] :]
+    # What Snakemake waits for comes at the end: after a Ctrl-C nothing incomplete is in the way.
+    fx, fy, cx, cy = scenes.intrinsics[[0, 1, 0, 1], [0, 1, 2, 2]]
+    text = f"fx = {fx:.4f}\nfy = {fy:.4f}\ncx = {cx:.4f}\ncy = {cy:.4f}\n"
+    write_text(folder / "camera" / "camera_intrinsic.txt", text)
+    write_sample(folder / "sample_submission.csv", test)
+    write_labels(truth, labels, test)
+    write_labels(folder / "train.csv", labels, train)
+
+
+def _clear(folder: Path) -> None:
+    """Empty the folder of earlier renderings, and make its parts."""
+    photos_or_labels = [folder / "train.csv", *folder.glob("*_images/*")]
+    if not (folder / MARKER).exists() and any(path.exists() for path in photos_or_labels):
         raise UserError(
             f"{folder}: holds photos or labels but no {MARKER}, so they may be another's; name another"
             " folder, or delete it if an earlier version rendered it"
@@ -177,65 +217,3 @@ def make(scenes: Scenes, counts: dict[str, int], names: list[str], truth: Path, 
         (folder / part).mkdir(parents=True, exist_ok=True)
         for old in (folder / part).glob("*.jpg"):
             old.unlink()
-    for name, mesh in zip(names, scenes.meshes, strict=True):
-        write_json(folder / "car_models_json" / f"{name}.json", mesh, name)
-    table = pd.DataFrame({"model_type": scenes.model_types, "name": names})
-    write_text(folder / "car_model_ids.csv", table.to_csv(index=False))
-
-    tasks = [(scenes, split, index) for split in ("train", "test") for index in range(counts[split])]
-    with ProcessPoolExecutor(jobs) as pool:
-        done = list(
-            tqdm(pool.map(draw_scene, tasks, chunksize=8), "scenes", len(tasks), unit="photo", mininterval=2)
-        )
-    labels = pd.DataFrame(done, columns=["ImageId", "PredictionString"])
-    train, test = labels.iloc[: counts["train"]], labels.iloc[counts["train"] :]
-    # What Snakemake waits for comes at the end: after a Ctrl-C nothing incomplete is in the way.
-    fx, fy, cx, cy = scenes.intrinsics[[0, 1, 0, 1], [0, 1, 2, 2]]
-    text = f"fx = {fx:.4f}\nfy = {fy:.4f}\ncx = {cx:.4f}\ncy = {cy:.4f}\n"
-    write_text(folder / "camera" / "camera_intrinsic.txt", text)
-    sample = test.assign(PredictionString="0.5 0.5 0.5 0.0 0.0 0.0 1.0")
-    write_text(folder / "sample_submission.csv", sample.to_csv(index=False))
-    write_text(truth, test.to_csv(index=False))
-    write_text(folder / "train.csv", train.to_csv(index=False))
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m carpose.synth",
-        description=__doc__,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument(
-        "--output", type=Path, required=True, help="folder to write, in the competition's layout"
-    )
-    parser.add_argument(
-        "--truth-output", type=Path, required=True, help="truth of the test photos, outside of it"
-    )
-    parser.add_argument("--train-images", type=whole(1), default=400, help="number of labelled photos")
-    parser.add_argument("--test-images", type=whole(1), default=200, help="number of test photos")
-    parser.add_argument("--seed", type=whole(0), default=1, help="seed of everything")
-    parser.add_argument(
-        "--scale", type=real(0.05, 1), default=0.25, help="of the real 3384×2710 pixels, 0.05 … 1"
-    )
-    parser.add_argument("--max-distance", type=real(5), default=80, help="metres; no car beyond")
-    parser.add_argument("--poses-from", type=Path, help="a train.csv whose poses are rendered")
-    parser.add_argument("--car-models", type=Path, help="a folder of car_models_json to render")
-    parser.add_argument("--car-model-ids", type=Path, help="its table model_type,name")
-    parser.add_argument("--jobs", type=whole(1), default=os.cpu_count(), help="processes")
-    args = parser.parse_args()
-    counts = {"train": args.train_images, "test": args.test_images}
-    if args.car_models:
-        meshes, numbers = real_meshes(args.car_models, args.car_model_ids or args.car_models / "ids.csv")
-        names = [f"model-{number}" for number in numbers]
-    else:
-        names = list(TYPES)
-        meshes, numbers = [parametric(name) for name in names], np.arange(len(TYPES))
-    size, intrinsics = scaled_camera(args.scale)
-    poses = given_poses(args.poses_from, counts, args.seed) if args.poses_from else None
-    scenes = Scenes(args.output, args.seed, size, intrinsics, args.max_distance, meshes, numbers, poses)
-    make(scenes, counts, names, args.truth_output, args.jobs)
-    return 0
-
-
-if __name__ == "__main__":
-    run_main(main)

@@ -1,342 +1,58 @@
-"""One demo scene: where the cars stand, and the picture of it.
-
-In: a random generator, meshes, the camera. Out: a photo (H, W, 3) uint8, the cars' poses, how much of
-each is to be seen. Painter's algorithm with OpenCV polygons: no display, no GL driver.
-"""
+"""One demo scene: cars on a road, buildings and trees → the picture of it, and how much of each car shows."""
 
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from scipy.spatial.transform import Rotation
 
-from . import camera, rotation
-from .synth_cars import BODY, DARK, GLASS, HEADLAMP, PLATE, RIM, TAILLAMP, TYRE, Mesh, normals
+from .painter import Painter
+from .shapes import Mesh
+from .street import Plane
 
-SHIFT = 4  # sub-pixel bits of OpenCV's polygon coordinates
 PAINT = np.array(
     [[200, 200, 200], [235, 235, 232], [40, 40, 45], [90, 92, 96], [150, 25, 25], [25, 45, 120],
      [120, 100, 70], [60, 80, 60], [180, 150, 40], [15, 15, 18], [140, 145, 150]]
 )  # fmt: skip
-FIXED = {TYRE: (28, 28, 30), RIM: (150, 150, 155), HEADLAMP: (250, 248, 225), TAILLAMP: (205, 20, 20),
-         DARK: (35, 35, 38), PLATE: (70, 110, 200), GLASS: (48, 58, 68)}  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Plane:
-    """The road: car centres satisfy y = height + tilt·x + slope·z, the ground lies below them."""
+class Rendering:
+    """photo: (H, W, 3) uint8 RGB; quality: of its JPEG; owner: (H, W) which car a pixel shows (−1: none);
+    share: (N,) of each car what is to be seen, counting the part cut off by the frame as hidden."""
 
-    height: float
-    tilt: float
-    slope: float
-
-    @property
-    def up(self) -> np.ndarray:
-        normal = np.array([self.tilt, -1.0, self.slope])
-        return normal / np.linalg.norm(normal)
-
-    def y(self, x, z):
-        return self.height + self.tilt * x + self.slope * z
+    photo: np.ndarray
+    quality: int
+    owner: np.ndarray
+    share: np.ndarray
 
 
-def sample_plane(rng: np.random.Generator) -> Plane:
-    """Around y = 1.463 + 0.0402·x + 0.1597·z, the fit to the real labels."""
-    return Plane(rng.normal(1.463, 0.12), rng.normal(0.04, 0.03), rng.normal(0.1597, 0.012))
+@dataclass(frozen=True)
+class PlacedCar:
+    """mesh in its own frame; position: (3,) metres, camera frame; matrix: its rotation, 3×3."""
 
+    mesh: Mesh
+    position: np.ndarray
+    matrix: np.ndarray
 
-def heading_matrix(up: np.ndarray, yaw: np.ndarray) -> np.ndarray:
-    """(N,) headings (0: away from the camera, π: oncoming) on the plane with normal `up` → (N, 3, 3)."""
-    forward = np.column_stack([np.sin(yaw), np.zeros_like(yaw), np.cos(yaw)])
-    forward -= (forward @ up)[:, None] * up
-    forward /= np.linalg.norm(forward, axis=1, keepdims=True)
-    up = np.broadcast_to(up, forward.shape)
-    return np.stack([np.cross(up, forward), up, forward], axis=2)
-
-
-def sample_cars(
-    rng: np.random.Generator, plane: Plane, intrinsics: np.ndarray, width: int, max_distance: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Positions (N, 3), rotations (N, 3, 3) and headings (N,) of cars that do not touch.
-
-    Lanes along a road, parked rows, cross traffic, and a quarter turned freely; distances as in the real
-    labels (log-normal around 45 m), cut at max_distance.
-    """
-    road = rng.normal(0, 0.08)
-    lanes = np.arange(-5, 6) * 3.4 + rng.uniform(-1.7, 1.7)
-    wanted = int(np.clip(rng.gamma(4.0, 3.0), 2, 40))
-    placed: list[tuple[float, float, float]] = []
-    for _ in range(wanted * 12):
-        if len(placed) == wanted:
-            break
-        z = np.exp(rng.normal(np.log(42), 0.75))
-        if not 5 < z < max_distance:
-            continue
-        free = rng.random() < 0.25
-        if free:
-            x = rng.uniform(-1, 1) * 0.74 * z
-            yaw = rng.uniform(-np.pi, np.pi)
-        else:
-            x = rng.choice(lanes) + np.tan(road) * z + rng.normal(0, 0.3)
-            oncoming = x < np.tan(road) * z - 1 and rng.random() < 0.8
-            cross = rng.random() < 0.08
-            yaw = (
-                road
-                + rng.normal(0, 0.04)
-                + (np.pi if oncoming else 0)
-                + (rng.choice([-1, 1]) * np.pi / 2) * cross
-            )
-        u = intrinsics[0, 0] * x / z + intrinsics[0, 2]
-        if not -0.02 * width < u < 1.02 * width:
-            continue
-        if all(_apart((x, z, yaw), other) for other in placed):
-            placed.append((x, z, yaw))
-    x, z, yaw = np.array(placed).reshape(-1, 3).T
-    noise = Rotation.from_euler("xyz", rng.normal(0, 0.012, (max(len(x), 1), 3))).as_matrix()[: len(x)]
-    turn = heading_matrix(plane.up, yaw) @ noise if len(x) else np.empty((0, 3, 3))
-    return np.column_stack([x, plane.y(x, z), z]), turn, yaw
-
-
-def _apart(a: tuple, b: tuple) -> bool:
-    """Three discs along each car do not overlap (seen from above)."""
-    if np.hypot(a[0] - b[0], a[1] - b[1]) > 6:
-        return True
-    along = np.array([-1.5, 0, 1.5])
-    discs = [np.column_stack([x + along * np.sin(yaw), z + along * np.cos(yaw)]) for x, z, yaw in (a, b)]
-    return np.linalg.norm(discs[0][:, None] - discs[1][None], axis=2).min() > 2.2
-
-
-class Painter:
-    """A canvas with a camera and a light."""
-
-    def __init__(self, rng: np.random.Generator, intrinsics: np.ndarray, size: tuple[int, int], plane: Plane):
-        self.rng, self.intrinsics, self.size, self.plane = rng, intrinsics, size, plane
-        self.canvas = np.zeros((size[1], size[0], 3), np.uint8)
-        self.owner = np.full((size[1], size[0]), -1, np.int16)  # which car a pixel shows
-        self.light = rotation.MIRROR @ plane.up + rng.normal(0, 0.5, 3)
-        self.light /= np.linalg.norm(self.light)
-        self.haze = np.array([rng.uniform(190, 225)] * 3) + [-8, 0, 8]
-        self.clear = rng.uniform(250, 900)  # metres in which haze takes 63 %
-
-    def hazed(self, colour: np.ndarray, distance: np.ndarray) -> np.ndarray:
-        share = np.exp(-np.asarray(distance) / self.clear)[..., None]
-        return colour * share + self.haze * (1 - share)
-
-    def polygon(self, points: np.ndarray, colour) -> None:
-        """A filled polygon, (P, 2) pixels."""
-        self.polygons(points[None], colour)
-
-    def polygons(self, points: np.ndarray, colour) -> None:
-        """Filled polygons of one colour that do not overlap, (N, P, 2) pixels."""
-        fixed = np.round(points * (1 << SHIFT)).astype(np.int32)
-        cv2.fillPoly(self.canvas, list(fixed), tuple(map(float, colour)), cv2.LINE_AA, SHIFT)
-
-    def project(self, points: np.ndarray) -> np.ndarray:
-        return camera.project(self.intrinsics, points)
-
-    def ground_point(self, x, z, above: float = 0.0) -> np.ndarray:
-        """Points on the ground (0.75 m below the plane of car centres), lifted by `above` metres."""
-        point = np.stack(np.broadcast_arrays(x, self.plane.y(x, z), z), axis=-1)
-        return point - self.plane.up * (0.75 - above)
-
-    def background(self, road: float) -> None:
-        """Sky, then the ground as one warp of a tile."""
-        width, height = self.size
-        top = np.array([self.rng.uniform(90, 190), self.rng.uniform(130, 200), self.rng.uniform(180, 235)])
-        rows = np.linspace(0, 1, height)[:, None] ** 1.5
-        self.canvas[:] = (top * (1 - rows) + self.haze * rows)[:, None, :]
-        tile, metres = _ground_tile(int(self.rng.integers(6)))
-        # Ground coordinates (sideways, ahead) → pixels: three points of the plane span the homography.
-        ahead = heading_matrix(self.plane.up, np.array([road]))[0]
-        origin = self.ground_point(0.0, 0.0)
-        basis = np.column_stack([-ahead[:, 0], ahead[:, 2], origin])
-        scale = tile.shape[1] / (2 * metres[0])
-        to_metres = np.array([[1 / scale, 0, -metres[0]], [0, 1 / scale, 0.5], [0, 0, 1]])
-        homography = self.intrinsics @ basis @ to_metres
-        edge = [int(value) for value in tile[:, :8].mean((0, 1))]
-        ground = cv2.warpPerspective(
-            tile,
-            homography,
-            self.size,
-            flags=cv2.INTER_LINEAR,
-            borderMode=cv2.BORDER_CONSTANT,
-            borderValue=edge,
-        )
-        # A pixel's ray d meets the ground where up·d < 0; up·d is linear in the pixel.
-        to_up = (np.linalg.inv(self.intrinsics).T @ self.plane.up).astype(np.float32)
-        down = -(np.arange(width) * to_up[0] + (np.arange(height) * to_up[1] + to_up[2])[:, None])
-        first = int(np.argmax((down > 0.004).any(axis=1)))  # the rows above are sky alone
-        down = down[first:].astype(np.float32)
-        share = cv2.exp(-2.0 / (np.maximum(down, 1e-3) * np.float32(self.clear)))
-        below = self.canvas[first:]
-        for channel, haze in enumerate(self.haze):
-            hazy = (ground[first:, :, channel] - np.float32(haze)) * share + np.float32(haze)
-            np.copyto(below[..., channel], hazy, where=down > 0.004, casting="unsafe")
-
-    def shadows(self, corners: list[np.ndarray]) -> None:
-        """Dark ground under the cars; `corners` are (4, 2) pixels of each footprint."""
-        mask = np.zeros(self.canvas.shape[:2], np.uint8)
-        for points in corners:
-            hull = cv2.convexHull(points.astype(np.float32)).astype(np.int32)
-            cv2.fillConvexPoly(mask, hull, 255, cv2.LINE_AA)
-        mask = cv2.LUT(cv2.GaussianBlur(mask, (5, 5), 0), (255 - 0.62 * np.arange(256)).astype(np.uint8))
-        cv2.multiply(self.canvas, cv2.merge([mask] * 3), self.canvas, 1 / 255)
-
-    def building(self, x: float, z: float, wide: float, deep: float, high: float, colour) -> None:
-        """A box: its front and the side that faces the road, with rows of windows."""
-        inner = x - np.sign(x) * wide / 2
-        outer = x + np.sign(x) * wide / 2
-        for (xa, za), (xb, zb), shade in (
-            ((inner, z), (outer, z), 0.8),
-            ((inner, z), (inner, z + deep), 1.0),
-        ):
-            base = self.ground_point(np.array([xa, xb]), np.array([za, zb]))
-            up = self.plane.up * high
-            quad = self.project(np.stack([base[0], base[1], base[1] + up, base[0] + up]))
-            distance = (za + zb) / 2
-            self.polygon(quad, self.hazed(np.array(colour) * shade, distance))
-            dark = self.hazed(np.array(colour) * shade * 0.6, distance)
-            floors, bays = max(1, int(high / 4)), max(1, int(np.hypot(xb - xa, zb - za) / 4))
-            if bays * floors > 60 or np.ptp(quad[:, 0]) < 12:
-                continue
-            # Corners of all windows: s along the wall, t up it, as fractions.
-            s = (np.arange(bays)[:, None] + [0.2, 0.75]) / bays
-            t = (np.arange(floors)[:, None] + [0.3, 0.75]) / floors
-            s, t = (grid.reshape(-1, 2) for grid in (np.tile(s, (floors, 1)), np.repeat(t, bays, axis=0)))
-            s, t = s[:, [0, 1, 1, 0], None], t[:, [0, 0, 1, 1], None]
-            self.polygons(self.project(base[0] + (base[1] - base[0]) * s + up * t), dark)
-
-    def tree(self, x: float, z: float, high: float) -> None:
-        base = self.ground_point(x, z)
-        foot, top = self.project(np.stack([base, base + self.plane.up * high]))
-        pixels = np.linalg.norm(top - foot) / high
-        trunk = self.hazed(np.array([70, 55, 45]), z)
-        cv2.line(
-            self.canvas,
-            foot.astype(int),
-            top.astype(int),
-            tuple(map(float, trunk)),
-            max(1, int(0.25 * pixels)),
-        )
-        for _ in range(6):
-            at = top + self.rng.normal(0, 0.22 * high, 2) * pixels
-            green = self.hazed(np.array([50, 85, 40]) * self.rng.uniform(0.7, 1.3), z)
-            radius = int(self.rng.uniform(0.12, 0.28) * high * pixels)
-            cv2.circle(self.canvas, at.astype(int), max(radius, 1), tuple(map(float, green)), -1, cv2.LINE_AA)
-
-    def car(self, index: int, mesh: Mesh, xyz: np.ndarray, turn: np.ndarray, paint: np.ndarray) -> int:
-        """Draw a car; the number of pixels it would fill if nothing stood before it."""
-        points = mesh.vertices @ turn.T + xyz
-        if points[:, 2].min() < 0.5:
-            return 0
-        pixels = self.project(points)
-        corners = points[mesh.faces]
-        normal = normals(corners)
-        area = np.linalg.norm(normal, axis=1)
-        centre = corners.mean(1)
-        visible = ((normal * centre).sum(1) < 0) & (area > 0)
-        outline = cv2.convexHull(pixels.astype(np.float32))[:, 0]
-        stencil = np.zeros(self.owner.shape, np.uint8)
-        cv2.fillConvexPoly(stencil, np.round(outline * (1 << SHIFT)).astype(np.int32), 1, cv2.LINE_8, SHIFT)
-
-        normal = normal / np.maximum(area, 1e-9)[:, None]
-        brightness = 0.5 + 0.5 * np.clip(normal @ self.light, 0, 1)
-        colours = np.array([FIXED.get(material, (0, 0, 0)) for material in range(8)], float)
-        colours[BODY] = paint
-        shade = (
-            colours[mesh.material]
-            * np.where(
-                np.isin(mesh.material, [HEADLAMP, TAILLAMP]), np.maximum(brightness, 0.85), brightness
-            )[:, None]
-        )
-        sky = (mesh.material == GLASS)[:, None] * np.clip(normal @ self.plane.up, 0, 1)[:, None]
-        shade = self.hazed(shade + sky * 90, np.full(len(shade), xyz[2]))
-        # Small faces (of the data set's meshes, far away) would leave gaps: a ground coat first.
-        if len(mesh.faces) > 500:
-            self.polygon(outline, self.hazed(paint * 0.7, xyz[2]))
-        focal = self.intrinsics[0, 0]
-        visible &= area * (focal / xyz[2]) ** 2 > (0.5 if len(mesh.faces) > 500 else 0.05)
-        depth = np.linalg.norm(centre, axis=1) - mesh.bias
-        order = np.flatnonzero(visible)[np.argsort(-depth[visible])]
-        fixed = np.round(pixels[mesh.faces] * (1 << SHIFT)).astype(np.int32)
-        for face in order:
-            cv2.fillConvexPoly(self.canvas, fixed[face], shade[face].tolist(), cv2.LINE_AA, SHIFT)
-        self.owner[stencil > 0] = index
-        return int(stencil.sum())
-
-    def finish(self) -> tuple[np.ndarray, int]:
-        """Exposure, blur and noise; the photo (RGB) and its JPEG quality."""
-        exposed = np.clip(np.arange(256) * self.rng.uniform(0.65, 1.2), 0, 255)
-        curve = 255 * (exposed / 255) ** self.rng.uniform(0.8, 1.25)
-        photo = cv2.LUT(self.canvas, curve.astype(np.uint8))
-        if self.rng.random() < 0.3:
-            photo = cv2.GaussianBlur(photo, (3, 3), 0)
-        noise = self.rng.standard_normal(photo.shape[:2], np.float32) * np.float32(self.rng.uniform(1, 6))
-        noise = cv2.merge([noise.astype(np.int16)] * 3)
-        return cv2.add(photo, noise, dtype=cv2.CV_8U), int(self.rng.integers(72, 96))
-
-
-_tiles: dict[int, tuple[np.ndarray, tuple[float, float]]] = {}
-
-
-def _ground_tile(kind: int) -> tuple[np.ndarray, tuple[float, float]]:
-    """A road from above: asphalt, lane lines, kerbs; and its half width and length in metres."""
-    if kind not in _tiles:
-        rng = np.random.default_rng(kind)
-        half, length, scale = 40.0, 160.0, 8
-        shape = (int(length * scale), int(2 * half * scale))
-        tile = np.full((*shape, 3), rng.uniform(85, 125), np.float32)
-        for grain, strength in ((4, 7), (32, 9), (160, 9)):
-            noise = rng.standard_normal((shape[0] // grain + 2, shape[1] // grain + 2)).astype(np.float32)
-            tile += cv2.resize(noise, shape[::-1], interpolation=cv2.INTER_LINEAR)[..., None] * strength
-        kerb = rng.uniform(16, 26)
-        beyond = np.abs(np.arange(shape[1]) / scale - half) > kerb
-        tile[:, beyond] = tile[:, beyond] * 0.5 + rng.uniform([60, 70, 45], [120, 125, 100]) * 0.5
-        for lane in np.arange(-kerb, kerb + 0.1, 3.4):
-            column = int((lane + half) * scale)
-            solid = abs(abs(lane) - kerb) < 0.2 or rng.random() < 0.2
-            for start in range(0, shape[0], 10 * scale):
-                tile[start : start + (10 if solid else 5) * scale, column : column + 2] = 215
-        _tiles[kind] = np.clip(tile, 0, 255).astype(np.uint8), (half, length)
-    return _tiles[kind]
+    def placed(self, points: np.ndarray) -> np.ndarray:
+        """(N, 3) points of the mesh's frame → camera frame."""
+        return points @ self.matrix.T + self.position
 
 
 def render(
     rng: np.random.Generator,
-    meshes: list[Mesh],
-    kinds: np.ndarray,
-    xyz: np.ndarray,
-    turn: np.ndarray,
+    cars: list[PlacedCar],
     plane: Plane,
     intrinsics: np.ndarray,
     size: tuple[int, int],
-) -> tuple[np.ndarray, int, np.ndarray, np.ndarray]:
-    """Paint the scene. kinds (N,): index into meshes.
-
-    Returns the photo (H, W, 3) RGB, its JPEG quality, the map of which car a pixel shows (−1: none), and
-    (N,) the share of each car that is to be seen, counting the part cut off by the frame as hidden.
-    """
+) -> Rendering:
+    """Paint the scene, what is farthest first."""
     painter = Painter(rng, intrinsics, size, plane)
     road = rng.normal(0, 0.08)
     painter.background(road)
-    footprints = []
-    for kind, position, matrix in zip(kinds, xyz, turn, strict=True):
-        sx, sy, sz = meshes[kind].size / 2
-        corners = np.array([[a * sx, -sy, b * sz] for a, b in ((-1, -1), (-1, 1), (1, 1), (1, -1))])
-        points = corners @ matrix.T + position
-        if points[:, 2].min() > 0.5:
-            footprints.append(painter.project(points))
-    painter.shadows(footprints)
-
-    things = [(np.linalg.norm(position), "car", i) for i, position in enumerate(xyz)]
-    scenery = []
-    for _ in range(int(rng.integers(4, 14))):
-        side, z = rng.choice([-1, 1]), rng.uniform(25, 160)
-        scenery.append(("building", side * rng.uniform(34, 60), z))
-    for _ in range(int(rng.integers(3, 14))):
-        scenery.append(("tree", rng.choice([-1, 1]) * rng.uniform(18, 40), rng.uniform(15, 120)))
-    things += [(np.hypot(x, z), kind, (x, z)) for kind, x, z in scenery]
-    full = np.zeros(len(xyz))
-    for _, thing, what in sorted(things, key=lambda t: -t[0]):
+    painter.shadows(_footprints(painter, cars))
+    full = np.zeros(len(cars))
+    for _, thing, what in sorted(_things(rng, cars), key=lambda thing: -thing[0]):
         if thing == "building":
             colour = rng.uniform(90, 200) + rng.normal(0, 12, 3)
             painter.building(*what, rng.uniform(10, 25), rng.uniform(10, 30), rng.uniform(8, 45), colour)
@@ -344,19 +60,42 @@ def render(
             painter.tree(*what, rng.uniform(4, 9))
         else:
             paint = np.clip(PAINT[rng.integers(len(PAINT))] + rng.normal(0, 15, 3), 5, 250)
-            full[what] = painter.car(what, meshes[kinds[what]], xyz[what], turn[what], paint)
-    seen = np.bincount(painter.owner[painter.owner >= 0], minlength=len(xyz))[: len(xyz)]
-    whole = np.array(
-        [_outline_area(painter, meshes[k], p, m) for k, p, m in zip(kinds, xyz, turn, strict=True)]
-    )
+            car = cars[what]
+            full[what] = painter.car(what, car.mesh, car.position, car.matrix, paint)
+    seen = np.bincount(painter.owner[painter.owner >= 0], minlength=len(cars))[: len(cars)]
+    whole = np.array([_outline_area(painter, car) for car in cars])
     share = seen / np.maximum(np.maximum(whole, full), 1)
     photo, quality = painter.finish()
-    return photo, quality, painter.owner, share
+    return Rendering(photo, quality, painter.owner, share)
 
 
-def _outline_area(painter: Painter, mesh: Mesh, xyz: np.ndarray, turn: np.ndarray) -> float:
+def _footprints(painter: Painter, cars: list[PlacedCar]) -> list[np.ndarray]:
+    """(4, 2) pixels under each car that is before the camera."""
+    footprints = []
+    for car in cars:
+        sx, sy, sz = car.mesh.size / 2
+        corners = np.array([[a * sx, -sy, b * sz] for a, b in ((-1, -1), (-1, 1), (1, 1), (1, -1))])
+        points = car.placed(corners)
+        if points[:, 2].min() > 0.5:
+            footprints.append(painter.project(points))
+    return footprints
+
+
+def _things(rng: np.random.Generator, cars: list[PlacedCar]) -> list[tuple]:
+    """(distance, kind, what): the cars by number, and buildings and trees beside the road by x and z."""
+    scenery = []
+    for _ in range(int(rng.integers(4, 14))):
+        side, z = rng.choice([-1, 1]), rng.uniform(25, 160)
+        scenery.append(("building", side * rng.uniform(34, 60), z))
+    for _ in range(int(rng.integers(3, 14))):
+        scenery.append(("tree", rng.choice([-1, 1]) * rng.uniform(18, 40), rng.uniform(15, 120)))
+    things = [(np.linalg.norm(car.position), "car", number) for number, car in enumerate(cars)]
+    return things + [(np.hypot(x, z), kind, (x, z)) for kind, x, z in scenery]
+
+
+def _outline_area(painter: Painter, car: PlacedCar) -> float:
     """Pixels of a car's outline, the part outside the frame included."""
-    points = mesh.vertices @ turn.T + xyz
+    points = car.placed(car.mesh.vertices)
     if points[:, 2].min() < 0.5:
         return np.inf
     return cv2.contourArea(cv2.convexHull(painter.project(points).astype(np.float32)))

@@ -10,20 +10,32 @@ from pathlib import Path
 
 import numpy as np
 
-from .files import write_text
+from carpose.core.files import write_text
 
 BODY, GLASS, TYRE, RIM, HEADLAMP, TAILLAMP, DARK, PLATE = range(8)
 
-# Length, width, height in metres; then, as fractions of the length, the cabin's base and its roof.
+
+@dataclass(frozen=True)
+class BodyType:
+    """Metres; cabin and roof: where they begin and end along the car, as fractions of the length."""
+
+    length: float
+    width: float
+    height: float
+    cabin: tuple[float, float]
+    roof: tuple[float, float]
+
+
 TYPES = {
-    "sedan": (4.7, 1.80, 1.45, (-0.34, 0.22), (-0.20, 0.05)),
-    "sedan-small": (4.3, 1.70, 1.48, (-0.36, 0.22), (-0.22, 0.05)),
-    "hatchback": (4.1, 1.75, 1.50, (-0.49, 0.22), (-0.38, 0.04)),
-    "hatchback-small": (3.7, 1.65, 1.52, (-0.49, 0.25), (-0.40, 0.08)),
-    "suv": (4.6, 1.88, 1.70, (-0.49, 0.20), (-0.44, 0.05)),
-    "suv-large": (4.9, 1.95, 1.80, (-0.49, 0.20), (-0.45, 0.06)),
-    "van": (4.9, 1.90, 1.95, (-0.49, 0.42), (-0.47, 0.26)),
+    "sedan": BodyType(4.7, 1.80, 1.45, (-0.34, 0.22), (-0.20, 0.05)),
+    "sedan-small": BodyType(4.3, 1.70, 1.48, (-0.36, 0.22), (-0.22, 0.05)),
+    "hatchback": BodyType(4.1, 1.75, 1.50, (-0.49, 0.22), (-0.38, 0.04)),
+    "hatchback-small": BodyType(3.7, 1.65, 1.52, (-0.49, 0.25), (-0.40, 0.08)),
+    "suv": BodyType(4.6, 1.88, 1.70, (-0.49, 0.20), (-0.44, 0.05)),
+    "suv-large": BodyType(4.9, 1.95, 1.80, (-0.49, 0.20), (-0.45, 0.06)),
+    "van": BodyType(4.9, 1.90, 1.95, (-0.49, 0.42), (-0.47, 0.26)),
 }
+FLOOR = 0.22  # metres above the ground
 
 
 @dataclass(frozen=True)
@@ -75,29 +87,41 @@ class _Builder:
 
 def parametric(name: str) -> Mesh:
     """A car of TYPES with about a hundred polygons."""
-    length, width, height, base, roof = TYPES[name]
-    builder = _Builder()
-    floor, belt = 0.22, 0.58 * height
+    kind, builder = TYPES[name], _Builder()
+    belt = 0.58 * kind.height
     hood = belt * (0.98 if name == "van" else 0.9)
     # Stations along the car: z, height of the top, half width.
     stations = [
         (-0.50, belt * 0.92, 0.44),
         (-0.46, belt, 0.49),
-        (base[1] - 0.02, belt, 0.50),
+        (kind.cabin[1] - 0.02, belt, 0.50),
         (0.44, hood, 0.49),
         (0.50, hood * 0.78, 0.42),
     ]
-    z, top, half = np.array(stations).T * [[length], [1], [width]]
+    z, top, half = np.array(stations).T * [[kind.length], [1], [kind.width]]
+    _add_body(builder, z, top, half)
+    _add_cabin(builder, kind, belt)
+    for lamp, sign in ((TAILLAMP, -1), (HEADLAMP, 1)):
+        _add_end(builder, z, top, half, lamp, sign)
+    _add_wheels(builder, kind)
+
+    mesh = builder.mesh()
+    centred = mesh.vertices - [0, kind.height / 2, 0]
+    return Mesh(centred, _outward(centred, mesh.faces), mesh.material, mesh.bias)
+
+
+def _add_body(builder: _Builder, z: np.ndarray, top: np.ndarray, half: np.ndarray) -> None:
+    """Sides, dark sills and lids between the stations: their place along the car, top and half width."""
     for i in range(len(z) - 1):
         j = i + 1
         side = [
-            (half[i], floor, z[i]),
+            (half[i], FLOOR, z[i]),
             (half[i], top[i], z[i]),
             (half[j], top[j], z[j]),
-            (half[j], floor, z[j]),
+            (half[j], FLOOR, z[j]),
         ]
         builder.both_sides(side, BODY)
-        low = [(half[i], floor, z[i]), (half[i], 0.36, z[i]), (half[j], 0.36, z[j]), (half[j], floor, z[j])]
+        low = [(half[i], FLOOR, z[i]), (half[i], 0.36, z[i]), (half[j], 0.36, z[j]), (half[j], FLOOR, z[j])]
         builder.both_sides(np.array(low) + [0.005, 0, 0], DARK, 0.1)
         lid = [
             (-half[i], top[i], z[i]),
@@ -107,9 +131,12 @@ def parametric(name: str) -> Mesh:
         ]
         builder.face(lid, BODY)
 
-    # The cabin: a base on the belt line, a narrower roof.
-    (b0, b1), (r0, r1) = np.array(base) * length, np.array(roof) * length
-    wide, narrow = 0.47 * width, 0.38 * width
+
+def _add_cabin(builder: _Builder, kind: BodyType, belt: float) -> None:
+    """A base on the belt line, a narrower roof, windows all round."""
+    height = kind.height
+    (b0, b1), (r0, r1) = np.array(kind.cabin) * kind.length, np.array(kind.roof) * kind.length
+    wide, narrow = 0.47 * kind.width, 0.38 * kind.width
     screen = [(-wide, belt, b1), (wide, belt, b1), (narrow, height, r1), (-narrow, height, r1)]
     window = [(wide, belt, b0), (-wide, belt, b0), (-narrow, height, r0), (narrow, height, r0)]
     side = [(wide, belt, b1), (wide, belt, b0), (narrow, height, r0), (narrow, height, r1)]
@@ -126,48 +153,48 @@ def parametric(name: str) -> Mesh:
     builder.inset([side[0], middle, above, side[3]], 0.80, GLASS, 0.3, sides=True)
     builder.inset([middle, side[1], side[2], above], 0.80, GLASS, 0.3, sides=True)
 
-    # Front and rear.
-    for lamp, sign in ((TAILLAMP, -1), (HEADLAMP, 1)):
-        i = -1 if sign > 0 else 0
-        h, t, at = half[i], top[i], z[i]
-        face = [(-h, floor, at), (h, floor, at), (h, t, at), (-h, t, at)]
-        builder.face(face if sign > 0 else face[::-1], BODY)
-        at += 0.01 * sign
 
-        def panel(x0, x1, y0, y1, material, bias, at=at, sign=sign, both=True):
-            corners = [(x0, y0, at), (x1, y0, at), (x1, y1, at), (x0, y1, at)]
-            for mirror in (1, -1) if both else (1,):
-                order = corners if sign * mirror > 0 else corners[::-1]
-                builder.face(np.array(order) * [mirror, 1, 1], material, bias)
+def _add_end(
+    builder: _Builder, z: np.ndarray, top: np.ndarray, half: np.ndarray, lamp: int, sign: int
+) -> None:
+    """The rear (sign −1) or the front (1): a face with lamps, grille, plate and bumper."""
+    i = -1 if sign > 0 else 0
+    h, t, at = half[i], top[i], z[i]
+    face = [(-h, FLOOR, at), (h, FLOOR, at), (h, t, at), (-h, t, at)]
+    builder.face(face if sign > 0 else face[::-1], BODY)
+    at += 0.01 * sign
 
-        panel(0.55 * h, 0.97 * h, t - 0.22, t - 0.04, lamp, 0.6)
-        panel(-0.5 * h, 0.5 * h, 0.42, 0.62, DARK if sign > 0 else BODY, 0.4, both=False)
-        panel(-0.25, 0.25, 0.44, 0.56, PLATE, 0.7, both=False)
-        panel(-0.95 * h, 0.95 * h, floor, 0.34, DARK, 0.4, both=False)
-        # Lamps reach around the corner, so that they show from the side.
-        near, j = i, (i - 1 if sign > 0 else 1)
-        s = 0.6
-        corner = [
-            (half[near], t - 0.2, z[near]),
-            (half[near], t - 0.05, z[near]),
-            (half[near] + s * (half[j] - half[near]), t - 0.05, z[near] + s * (z[j] - z[near])),
-            (half[near] + s * (half[j] - half[near]), t - 0.2, z[near] + s * (z[j] - z[near])),
-        ]
-        corner = np.array(corner) + [0.015, 0, 0]
-        builder.both_sides(corner if sign < 0 else corner[::-1], lamp, 0.6)
+    def panel(x0, x1, y0, y1, material, bias, both=True):
+        corners = [(x0, y0, at), (x1, y0, at), (x1, y1, at), (x0, y1, at)]
+        for mirror in (1, -1) if both else (1,):
+            order = corners if sign * mirror > 0 else corners[::-1]
+            builder.face(np.array(order) * [mirror, 1, 1], material, bias)
 
-    # Wheels.
-    for at in (-0.30 * length, 0.31 * length):
+    panel(0.55 * h, 0.97 * h, t - 0.22, t - 0.04, lamp, 0.6)
+    panel(-0.5 * h, 0.5 * h, 0.42, 0.62, DARK if sign > 0 else BODY, 0.4, both=False)
+    panel(-0.25, 0.25, 0.44, 0.56, PLATE, 0.7, both=False)
+    panel(-0.95 * h, 0.95 * h, FLOOR, 0.34, DARK, 0.4, both=False)
+    # Lamps reach around the corner, so that they show from the side.
+    near, j = i, (i - 1 if sign > 0 else 1)
+    s = 0.6
+    corner = [
+        (half[near], t - 0.2, z[near]),
+        (half[near], t - 0.05, z[near]),
+        (half[near] + s * (half[j] - half[near]), t - 0.05, z[near] + s * (z[j] - z[near])),
+        (half[near] + s * (half[j] - half[near]), t - 0.2, z[near] + s * (z[j] - z[near])),
+    ]
+    corner = np.array(corner) + [0.015, 0, 0]
+    builder.both_sides(corner if sign < 0 else corner[::-1], lamp, 0.6)
+
+
+def _add_wheels(builder: _Builder, kind: BodyType) -> None:
+    for at in (-0.30 * kind.length, 0.31 * kind.length):
         for radius, material, out, bias in ((0.33, TYRE, 0.02, 0.35), (0.20, RIM, 0.03, 0.45)):
             turn = np.linspace(0, 2 * np.pi, 10, endpoint=False)
             ring = np.column_stack(
-                [np.full(10, width / 2 + out), 0.33 + radius * np.cos(turn), at + radius * np.sin(turn)]
+                [np.full(10, kind.width / 2 + out), 0.33 + radius * np.cos(turn), at + radius * np.sin(turn)]
             )
             builder.both_sides(ring[::-1], material, bias)
-
-    mesh = builder.mesh()
-    centred = mesh.vertices - [0, height / 2, 0]
-    return Mesh(centred, _outward(centred, mesh.faces), mesh.material, mesh.bias)
 
 
 def normals(corners: np.ndarray) -> np.ndarray:

@@ -6,7 +6,6 @@ Process 0 alone reads and writes files. With one process everything here does no
 """
 
 import contextlib
-import io
 import os
 import sys
 from collections.abc import Iterator
@@ -16,12 +15,12 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-import models  # noqa: F401  prepares the import of timm, see models.torchvision_shim
+import models.torchvision_shim  # noqa: F401  must come before timm
 
 from timm.layers import convert_sync_batchnorm  # isort: skip
 
-from . import UserError
-from .device import acquire
+from carpose.core.errors import UserError
+from carpose.network.device import acquire
 
 # While process 0 validates or waits for a file's lock the others wait; torchrun ends all if one dies.
 PATIENCE = timedelta(days=1)
@@ -37,7 +36,8 @@ def rank() -> int:
     return int(os.environ.get("RANK", 0))
 
 
-def first() -> bool:
+def is_main_process() -> bool:
+    """Of the one that reads and writes files."""
     return rank() == 0
 
 
@@ -50,12 +50,12 @@ def launch(processes: int, module: str) -> None:
     if processes < 2 or "TORCHELASTIC_RUN_ID" in os.environ:
         return
     if torch.cuda.is_available():
-        owned = acquire(processes)
-        for handle in owned.values():
+        locks = acquire(processes)
+        for handle in locks.values():
             os.set_inheritable(handle.fileno(), True)  # the lock outlives this program
-        seen = os.environ.get("CUDA_VISIBLE_DEVICES")
-        names = seen.split(",") if seen else [str(index) for index in range(torch.cuda.device_count())]
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names[index] for index in owned)
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        names = visible.split(",") if visible else [str(index) for index in range(torch.cuda.device_count())]
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names[index] for index in locks)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
     # Slurm's warning signal is passed on too.
     signals = ["--signals-to-handle", "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"]
@@ -63,7 +63,7 @@ def launch(processes: int, module: str) -> None:
 
 
 @contextlib.contextmanager
-def team(device: torch.device) -> Iterator[None]:
+def process_group(device: torch.device) -> Iterator[None]:
     """Meet the other processes."""
     if size() == 1:
         yield
@@ -80,7 +80,7 @@ def check(photos: int, processes: int) -> None:
         raise UserError(f"batch_size: {processes} GPUs cannot share {photos} photos equally; take a multiple")
 
 
-def share(batch: list) -> list:
+def shard(batch: list) -> list:
     """This process's part of a batch."""
     return batch[rank() :: size()]
 
@@ -110,20 +110,20 @@ def synchronised(model: torch.nn.Module, device: torch.device) -> torch.nn.Modul
     return convert_sync_batchnorm(model)
 
 
-def count(own: torch.Tensor) -> torch.Tensor:
+def count(counts: torch.Tensor) -> torch.Tensor:
     """Σ over the processes of numbers of cars or cells (one or more), each at least 1, per process."""
     if size() == 1:
-        return own.clamp(min=1)
-    total = own.detach().clone()
+        return counts.clamp(min=1)
+    total = counts.detach().clone()
     dist.all_reduce(total)
     return total.clamp(min=1) / size()
 
 
-def mean(own: torch.Tensor) -> torch.Tensor:
+def mean(values: torch.Tensor) -> torch.Tensor:
     """The mean over the processes of a few numbers, the same on all."""
     if size() == 1:
-        return own
-    total = own.clone()
+        return values
+    total = values.clone()
     dist.all_reduce(total)
     return total / size()
 
@@ -137,17 +137,10 @@ def any_of(flag: bool, device: torch.device) -> bool:
     return bool(raised)
 
 
-def from_first(value):
-    """What process 0 has, for all."""
+def broadcast_object(value):
+    """What the main process has, for all."""
     if size() == 1:
         return value
-    box = [as_bytes(value)]
+    box = [value]
     dist.broadcast_object_list(box)
-    return torch.load(io.BytesIO(box[0]), map_location="cpu", weights_only=False)
-
-
-def as_bytes(value) -> bytes:
-    """Tensors that share their memory are written once; pickle would write all of it for each of them."""
-    buffer = io.BytesIO()
-    torch.save(value, buffer)
-    return buffer.getvalue()
+    return box[0]

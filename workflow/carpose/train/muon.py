@@ -47,7 +47,7 @@ def is_matrix(parameter: torch.Tensor) -> bool:
     return parameter.ndim > 1 and parameter.shape[1] > 1 and min(parameter.flatten(1).shape) >= 4
 
 
-def flat(tensor: torch.Tensor) -> torch.Tensor:
+def as_matrix(tensor: torch.Tensor) -> torch.Tensor:
     """A view of a convolution's weights as a matrix that is not higher than wide. Its columns (or rows) come
     as they lie in memory: their order makes no difference here."""
     matrix = tensor.as_strided((len(tensor), tensor.numel() // len(tensor)), (tensor.stride(0), 1))
@@ -80,8 +80,8 @@ class Muon(torch.optim.AdamW):
         torch._foreach_lerp_(momenta, [parameter.grad for parameter in matrices], 1 - MOMENTUM)
         by_rows = defaultdict(list)
         for parameter, momentum in zip(matrices, momenta, strict=True):
-            momentum = flat(momentum)
-            by_rows[len(momentum)].append((flat(parameter), momentum))
+            momentum = as_matrix(momentum)
+            by_rows[len(momentum)].append((as_matrix(parameter), momentum))
         kept = 1 - group["lr"] * group["weight_decay"]
         for alike in by_rows.values():
             factors = orthogonalising([momentum for _, momentum in alike])

@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import torch
 
-import models  # noqa: F401  prepares the import of timm, see models.torchvision_shim
+import models.torchvision_shim  # noqa: F401  must come before timm
+from carpose.config.recipe import Recipe
 
 from .muon import Muon
-from .recipe import Recipe
 
 from timm.optim import create_optimizer_v2  # isort: skip
 from timm.scheduler import create_scheduler_v2  # isort: skip
@@ -26,11 +26,10 @@ def make_optimizer(model: torch.nn.Module, recipe: Recipe, rate: float) -> torch
     )
 
 
-def scaled_rate(recipe: Recipe, later_round: bool) -> float:
+def scaled_rate(recipe: Recipe) -> float:
     """The peak learning rate for the recipe's batch size."""
     exponent = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}[recipe.lr_scaling]
-    rate = recipe.retrain_lr if later_round else recipe.lr
-    return rate * (recipe.batch_size / recipe.lr_batch_size) ** exponent
+    return recipe.lr * (recipe.batch_size / recipe.lr_batch_size) ** exponent
 
 
 def rate_schedule(name: str, steps: int, peak: float, warmup: float) -> Callable[[int], float]:

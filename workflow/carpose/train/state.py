@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from .files import atomic
+from carpose.core.files import atomic
 
 
 def save(path: Path, digest: str, state: dict) -> None:
@@ -54,7 +54,7 @@ def load(path: Path, digest: str) -> dict | None:
 
 
 @contextlib.contextmanager
-def owned(path: Path) -> Iterator[None]:
+def state_lock(path: Path) -> Iterator[None]:
     """Work on this state alone: a second training of the same state waits until the first has left.
 
     After a kill of Snakemake its trainings live on; those of the next run must not write beside them.

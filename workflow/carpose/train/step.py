@@ -1,6 +1,6 @@
 """One training's network, optimiser and moving average, and a step of them.
 
-The loop around it, with its files, is carpose.train.
+The loop around it is carpose.train.loop.
 """
 
 import math
@@ -10,12 +10,19 @@ from pathlib import Path
 
 import torch
 
-from . import UserError, codec, data, distributed, graphs, losses
+from carpose.config.recipe import Recipe
+from carpose.core.errors import UserError
+from carpose.data.inputs import network_input
+from carpose.heads import loss
+from carpose.heads.targets import split_batch
+from carpose.network import graphs
+from carpose.network.build import build
+from carpose.network.checkpoint import load_checkpoint
+from carpose.network.device import fetch, number_format
+
+from . import distributed
 from .average import MovingAverage
-from .checkpoint import build, load_checkpoint
-from .device import fetch, number_format
-from .optim import make_optimizer, scaled_rate
-from .recipe import Recipe
+from .optimizer import make_optimizer, scaled_rate
 
 
 @dataclass
@@ -25,16 +32,19 @@ class Progress:
     epoch: int = 0
     batch: int = 0  # next batch of this epoch
     step: int = 0
-    rate: float = 1.0  # factor on the learning rate, halved when a training goes back
+    lr_scale: float = 1.0  # factor on the learning rate, halved when a training goes back
     sums: dict[str, float] = field(default_factory=dict)  # losses summed over this epoch's batches
-    weights: dict[str, float] = field(default_factory=dict)  # of the losses
     history: list[dict] = field(default_factory=list)
 
 
 class Training:
     """Network, optimiser, moving average and progress of one training."""
 
-    def __init__(self, recipe: Recipe, later_round: bool, start: Path | None, device: torch.device):
+    def __init__(self, recipe: Recipe, start: Path | None, device: torch.device, record: bool = True):
+        """start: checkpoint whose weights it begins with; record: on a GPU, where it can be, as a CUDA graph.
+
+        Raises UserError where the checkpoint holds another network.
+        """
         self.recipe, self.device = recipe, device
         model = build(recipe)
         if start is not None:
@@ -43,22 +53,25 @@ class Training:
             except RuntimeError:
                 raise UserError(
                     f"{start}: holds another network than this recipe describes; train it again, or take "
-                    "retrain_start: scratch"
+                    "start: scratch"
                 ) from None
         self.model = distributed.synchronised(model.to(device), device)
         self.ema = MovingAverage(self.model, recipe.ema_decay)
         self.parameters = list(self.model.parameters())
         self.network = distributed.wrap(self.model, device)
-        self.peak_rate = scaled_rate(recipe, later_round)
+        self.peak_rate = scaled_rate(recipe)
         self.optimizer = make_optimizer(self.model, recipe, self.peak_rate)
         self.dtype = number_format(device, recipe.amp)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
-        self.progress = Progress(weights=losses.weights(recipe))
-        self.terms = list(self.progress.weights)
-        self.recorded = graphs.Recorded(self.passes) if graphs.can_record(recipe, device) else None
+        self.progress = Progress()
+        weights = loss.weights(recipe)
+        self.terms = list(weights)
+        self.loss_weights = torch.tensor(list(weights.values()), dtype=torch.float32, device=device)
+        self.recorded = None
+        if record and graphs.can_record(recipe, device, distributed.size()):
+            self.recorded = graphs.Recorded(self.forward_backward)
         # Steps that may be under way while the next one starts; all of several processes judge one at once.
-        single = distributed.size() == 1 and recipe.loss_balance != "learned"
-        self.ahead = int(device.type == "cuda" and single)
+        self.max_in_flight = int(device.type == "cuda" and distributed.size() == 1)
 
     def step(
         self, pictures: torch.Tensor, targets: dict[str, torch.Tensor], rate: float
@@ -66,15 +79,13 @@ class Training:
         """Start a step of the optimiser. The call that is returned waits for it and gives the losses of the
         batch and the norm of its gradients. If the step `is_broken` the weights are lost.
 
-        On a GPU the next step can start before that, so many as `ahead` says.
+        On a GPU the next step can start before that, so many as `max_in_flight` says.
         """
-        weights = self.progress.weights
         if not self.network.training:
             self.network.train()  # goes through all layers, a hundredth of a small network's step
         targets = {name: torch.as_tensor(value) for name, value in targets.items()}
-        balance = torch.tensor([weights[name] for name in self.terms])
-        run = self.recorded or self.passes
-        found, gradients = run(pictures=pictures, balance=balance, **targets)
+        forward_backward = self.recorded or self.forward_backward
+        losses, gradients = forward_backward(pictures=pictures, **targets)
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
         for group in self.optimizer.param_groups:
@@ -82,45 +93,38 @@ class Training:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.ema.follow(self.progress.step)
-        coming = fetch(distributed.mean(found))
+        fetched = fetch(distributed.mean(losses))
+        return lambda: dict(zip(["loss", *self.terms, "norm"], fetched(), strict=True))
 
-        def result() -> dict[str, float]:
-            values = dict(zip(["loss", *self.terms, "norm"], coming(), strict=True))
-            if self.recipe.loss_balance == "learned" and not self.is_broken(values):
-                self.progress.weights = losses.balanced(weights, values, self.recipe)
-            return values
-
-        return result
-
-    def passes(
-        self, pictures: torch.Tensor, balance: torch.Tensor, **targets: torch.Tensor
+    def forward_backward(
+        self, pictures: torch.Tensor, **targets: torch.Tensor
     ) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
-        """Forward and backward passes. balance: weights of the losses → float64 (loss, its terms, the norm of
-        the gradients), and of each parameter the gradient, clipped."""
+        """Forward and backward passes → float64 (loss, its terms, the norm of the gradients), and of each
+        parameter the gradient, clipped."""
         recipe = self.recipe
-        counts = losses.counts(targets, self.device)
-        balance = balance.to(self.device, non_blocking=True)
+        counts = loss.own_counts(targets).to(self.device, non_blocking=True)
+        totals = loss.as_totals(distributed.count(counts))
         # Taken apart before they go to a GPU: to pick cells there is to wait for it.
-        parts = codec.split(pictures, targets, min(recipe.accumulate, len(pictures)))
+        parts = split_batch(pictures, targets, min(recipe.accumulate, len(pictures)))
         sums: list[torch.Tensor] = []
         for parameter in self.parameters:
             parameter.grad = None  # the optimiser's zero_grad takes two to five times as long
-        for some, own in parts:
-            own = {name: value.to(self.device, non_blocking=True) for name, value in own.items()}
+        for pictures_part, targets_part in parts:
+            moved = {name: value.to(self.device, non_blocking=True) for name, value in targets_part.items()}
             with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
-                outputs = self.network(data.network_input(some, self.device, recipe), own["cell"])
-            values = torch.stack(list(losses.compute(outputs, own, recipe, counts).values()))
-            total = values @ balance
+                outputs = self.network(network_input(pictures_part, self.device, recipe), moved["cell"])
+            values = torch.stack(list(loss.compute(outputs, moved, recipe, totals).values()))
+            total = values @ self.loss_weights
             # Several processes average their gradients after each part, which comes to the same as once.
             self.scaler.scale(total).backward()
             sums.append(torch.cat([total[None], values]).detach())
         self.scaler.unscale_(self.optimizer)
         gradients = [parameter.grad for parameter in self.parameters]
-        there = [gradient for gradient in gradients if gradient is not None]
-        norm = torch.stack(torch._foreach_norm(joined(there))).norm().double()
+        present = [gradient for gradient in gradients if gradient is not None]
+        norm = torch.stack(torch._foreach_norm(merged(present))).norm().double()
         # On the device, which is not waited for. A norm that is not finite changes nothing.
         share = recipe.clip_norm / norm
-        torch._foreach_mul_(there, torch.where((share > 0) & (share < 1), share, 1.0).float())
+        torch._foreach_mul_(present, torch.where((share > 0) & (share < 1), share, 1.0).float())
         return torch.cat([sum(sums).double(), norm[None]]), gradients
 
     def is_broken(self, values: dict[str, float]) -> bool:
@@ -148,7 +152,7 @@ class Training:
         self.progress = Progress(**saved["progress"])
 
 
-def joined(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+def merged(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
     """The same with all vectors as one: a call for each bias would take longer than the matrices do."""
     vectors = [tensor for tensor in tensors if tensor.dim() == 1]
     return [tensor for tensor in tensors if tensor.dim() != 1] + ([torch.cat(vectors)] if vectors else [])

@@ -1,0 +1,33 @@
+"""Any network of timm that has feature maps of strides 4, 8, 16 and 32, as it is published."""
+
+from torch import nn
+
+from . import torchvision_shim  # noqa: F401  before timm
+
+from timm import create_model  # isort: skip
+from timm.layers import Format  # isort: skip
+
+STRIDES = (4, 8, 16, 32)
+
+
+def timm_features(width: float, in_channels: int, *, name: str) -> nn.Module:
+    """The encoder of timm's network of that name, with fresh weights.
+
+    Raises ValueError where timm has no such network, where it has no maps of these strides, or for a width
+    other than 1: its channels are its own.
+    """
+    if width != 1:
+        raise ValueError(f"width: invalid value {width:g}; timm's {name} can be had at width 1 alone")
+    options = {"features_only": True, "in_chans": in_channels}
+    try:
+        encoder = create_model(name, **options)
+    except Exception as error:  # each network of timm raises what it likes
+        raise ValueError(f"timm cannot make {name} with feature maps ({error})") from error
+    levels = {level["reduction"]: index for index, level in enumerate(encoder.feature_info.info)}
+    layout = getattr(encoder, "output_fmt", Format.NCHW)
+    if layout != Format.NCHW or not set(STRIDES) <= set(levels):
+        raise ValueError(
+            f"timm's {name} has maps of strides {', '.join(map(str, levels))} as {layout.value}; strides "
+            f"{', '.join(map(str, STRIDES))} as NCHW are needed, such as those of resnet18"
+        )
+    return create_model(name, **options, out_indices=[levels[stride] for stride in STRIDES])

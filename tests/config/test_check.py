@@ -1,0 +1,195 @@
+"""The configuration is refused before anything runs, naming the key and what would be right."""
+
+import math
+import re
+
+import pytest
+import yaml
+
+from carpose.config import check as check_module
+from carpose.config.check import check
+from carpose.config.load import laid_over, with_models
+from carpose.core.errors import UserError
+from tests.helpers import REPOSITORY
+
+
+@pytest.fixture
+def config():
+    return yaml.safe_load((REPOSITORY / "config.yaml").read_text())
+
+
+def test_nothing_of_the_demo_s_recipe_reaches_the_real_data(config):
+    """A file laid over config.yaml inherits what it does not name: small networks, a few epochs."""
+    real = yaml.safe_load((REPOSITORY / "configs" / "pku.yaml").read_text())
+    assert set(config["train"]) <= set(real["train"]) and set(config["retrain"]) <= set(real["retrain"])
+    assert real["models"]  # replaces all models of config.yaml, see carpose.config.load
+
+
+@pytest.mark.parametrize("overlay", ["ci", "pku", "real_poses"])
+def test_shipped_configurations_are_valid(config, overlay):
+    check(config)
+    above = yaml.safe_load((REPOSITORY / "configs" / f"{overlay}.yaml").read_text())
+    check(with_models(laid_over(config, above), [config, above], {}))
+
+
+@pytest.mark.parametrize(
+    "path, value, message",
+    [
+        ("train.lr", "fast", "train.lr: 'fast' is not right; it must be of type number"),
+        ("train.learning_rate", 1, "train.learning_rate: no such key"),
+        ("train.epoch", 1, "did you mean epochs?"),
+        ("train.input_width", 500, "train.input_width: 500 is not right; use pixels, a multiple of 32"),
+        ("models.dla34.backbone", "resnet18", "'resnet18' is not right; use efficientnet_b0"),
+        (
+            "models.dla34.backbone",
+            "timm:resnet18",
+            "models.dla34.width: timm:resnet18 can be had at width 1 alone",
+        ),
+        ("models.dla34.lrr", 1, "models.dla34.lrr: no such key; did you mean lr?"),
+        ("folds.count", 1, "folds.count: 1 is not right; it must be at least 2"),
+        ("fuse.mode", "best", "fuse.mode: 'best' is not right; use one of given, equal"),
+        ("fuse.rounds", [0, 5], "fuse.rounds: there is no round 5"),
+        ("rounds", "two", "rounds: 'two' is not right"),
+        ("models.dla34.gpus", 3, "models.dla34: 3 GPUs cannot share batches of 4 photos equally"),
+        ("data_rot", "x", "did you mean data_root?"),
+        ("models", {"dla34": None}, "at least one model"),
+        ("cache.crop", [0.5, 0.5, 0.2, 0.9], "cache.crop: [0.5, 0.5, 0.2, 0.9] is not right; use left top"),
+        ("train.crop", [0, 0.9, 1, 0.9], "train.crop: [0, 0.9, 1, 0.9] is not right; use left top"),
+        ("models.dla34.crop", [1, 0.5, 1, 0.9], "models.dla34.crop: [1, 0.5, 1, 0.9] is not right; use left"),
+        ("train.crop", [0, 0.5, 1], "train.crop: [0, 0.5, 1] is not right; use left top right bottom"),
+        ("train.crop", [0, "a", 1, 1], "train.crop.1: 'a' is not right; it must be of type number"),
+        ("train.optimizer", "foo", "train.optimizer: 'foo' is not right; use one of muon, adamw"),
+        (
+            "models.dla34.optimizer",
+            "sgd; ls",
+            "models.dla34.optimizer: 'sgd; ls' is not right; use one of muon",
+        ),
+        ("train.lr", math.nan, "train.lr: nan is not right; it must be a finite number"),
+        ("models.dla34.lr", math.nan, "models.dla34.lr: nan is not right; it must be a finite number"),
+        (
+            "train.loss_weights",
+            {"depth": math.inf},
+            "train.loss_weights.depth: inf is not right; it must be a f",
+        ),
+        ("train.loss_weights", {"dept": 1}, "train.loss_weights.dept: no such key; did you mean depth?"),
+        ("train.heads", ["heigth"], "train.heads.0: 'heigth' is not right; use one of height"),
+        ("train.crop", [0, math.nan, 1, 1], "train.crop.1: nan is not right; it must be a finite number"),
+        ("rounds", math.nan, "rounds: nan is not right; it must be of type integer"),
+        ("train.pretrained", "no.pth", "train.pretrained: 'no.pth' is not right; use none, hub, or the path"),
+        ("models.dla34.pretrained", "/", "models.dla34.pretrained: '/' is not right; use none, hub, or"),
+        (
+            "models.hourglass.pretrained",
+            "hub",
+            "models.hourglass.pretrained: the hub has no weights of hourglass at",
+        ),
+        (
+            "models.dla34.pretrained",
+            "hub",
+            "models.dla34.pretrained: the hub has no weights of dla34 at width 0.25",
+        ),
+        ("rounds", 2.0, "rounds: 2.0 is not right; it must be of type integer"),
+        ("rounds", True, "rounds: True is not right; it must be of type integer"),
+        ("pseudo.precision_positive", 0.1, "pseudo.precision_positive: 0.1 is below precision_ignore, 0.2"),
+        ("run", "..", "run: '..' is not right; use name of the run and of its"),
+        ("run", ".", "run: '.' is not right; use name of the run"),
+        ("run", "a/b", "run: 'a/b' is not right; use name of the run"),
+        ("run", 123, 'run: 123 is not right; it must be text, in quotes in a file: "123"; --config ignores'),
+        ("fuse", 5, "fuse: 5 is not right; it must be of type object"),
+        ("models", 5, "models: 5 is not right; it must be of type object"),
+        ("exclude.images", {"a": 1}, "exclude.images.a: 1 is not right; it must be text, in quotes in a"),
+        ("fuse.rounds", [], "fuse.rounds: [] is not right; use all, or a list such as [0, 1]"),
+        ("fuse.rounds", [0, "x"], "fuse.rounds.1: 'x' is not right; it must be of type integer"),
+        (
+            "models.hourglass",
+            5,
+            "models.hourglass: 5 is not right; use keys of a training, such as {backbone:",
+        ),
+        ("fuse.rounds", [0, 0], "fuse.rounds: [0, 0] is not right; use all, or a list such as [0, 1], each"),
+        (
+            "models.dla34.crop",
+            [0, 0.4, 1, 0.9],
+            "models: the crop of dla34, [0, 0.4, 1, 0.9], shows what cache.crop, [-0.02, 0.5, 1.02, 0.92],",
+        ),
+        ("models.dla34.crop", [-0.5, 0.5, 1.0, 0.95], "leaves out of the photos; widen cache.crop"),
+        (
+            "cache.crop",
+            [0.3, 0.5, 0.6, 0.9],
+            "models: the crop of efficientnet, dla34, hourglass, [0.0, 0.592",
+        ),
+        ("models.a b", {}, "models: 'a b' is not right; use names of letters, digits, _ and -"),
+        (
+            "models.new",
+            {"width": 0.5},
+            "models.new.backbone: is missing; name the network, such as backbone: dla34",
+        ),
+        (
+            "retrain.heads",
+            [],
+            "retrain: heads of efficientnet, dla34, hourglass differs from the first round's",
+        ),
+        (
+            "models.hourglass.retrain",
+            {"width": 0.25},
+            "retrain: width of hourglass differs from the first round's",
+        ),
+        (
+            "models.hourglass.retrain",
+            {"epoch": 1},
+            "models.hourglass.retrain.epoch: no such key; did you mean epochs?",
+        ),
+        ("train.pseudo_share", 0.2, "train.pseudo_share: no such key; write it in the section retrain:"),
+        ("train.retrain_lr", 0.2, "train.retrain_lr: no such key; write lr in the section retrain:"),
+        ("train.turns_deg", [], "train.turns_deg: no such key; write tta_rotations_deg"),
+        ("train.level_deg", 0, "train.level_deg: no such key; it was removed: no study found a gain"),
+        ("fuse.hash_distance", 2, "fuse.hash_distance: no such key; it was removed"),
+    ],
+)
+def test_errors_name_the_key_and_what_is_right(config, path, value, message):
+    *parents, key = path.split(".")
+    place = config
+    for parent in parents:
+        place = place[parent]
+    place[key] = value
+    with pytest.raises(UserError, match=re.escape(message)) as error:
+        check(config)
+    assert len(str(error.value).splitlines()) == 2  # said once
+
+
+def test_what_a_recipe_may_name(config, tmp_path):
+    (tmp_path / "w.pth").touch()
+    config["models"]["dla34"]["width"] = 1.0
+    for source in ("none", "hub", str(tmp_path / "w.pth")):
+        config["models"]["dla34"]["pretrained"] = source
+        check(config)
+    config["pseudo"]["precision_ignore"] = config["pseudo"]["precision_positive"]
+    check(config | {"run": "1.a_b-c"})
+
+
+def test_a_runtime_that_is_not_there_is_missed_before_the_trainings(config, monkeypatch):
+    config["predict"]["runtime"] = "openvino"
+    monkeypatch.setattr(check_module, "find_spec", lambda name: name == "openvino")
+    check(config)
+    monkeypatch.setattr(check_module, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="predict.runtime: OpenVINO is not installed; `pip install openvino`"):
+        check(config)
+
+
+def test_a_view_may_show_what_lies_beyond_the_photo(config):
+    config["models"]["dla34"]["crop"] = [-0.5, 0.5, 1.5, 0.92]
+    check(config)
+
+
+def test_keys_that_yaml_reads_as_no_text_are_named(config):
+    config["models"] |= {5: None, False: {1: 2}}
+    config[7] = config["rouds"] = 3
+    with pytest.raises(UserError) as error:
+        check(config)
+    lines = [f"  {key}: keys must be text; put it in quotes" for key in ("7", "models.5", "models.False")]
+    assert set(lines) < set(str(error.value).split("\n"))
+
+
+def test_what_the_rounds_share_is_needed_only_where_they_share_it(config):
+    """A warm start needs the same network, a start from scratch does not."""
+    config["retrain"] |= {"heads": [], "start": "scratch"}
+    check(config)
+    check(config | {"rounds": 1, "retrain": {"heads": []}})

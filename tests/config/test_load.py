@@ -1,0 +1,142 @@
+"""What YAML files and the command line say becomes one configuration, and of it each training's recipe."""
+
+import argparse
+import copy
+import json
+
+import pytest
+import yaml
+
+from carpose.config.check import check
+from carpose.config.load import models_of, parsed, recipe_of, with_models
+from carpose.config.options import add_options, command_line, from_options
+from carpose.config.page import page_text, schema_text
+from carpose.config.recipe import Recipe
+from carpose.config.sections import Exclude, Predict
+from carpose.core.errors import UserError
+from tests.helpers import REPOSITORY
+
+
+@pytest.fixture
+def config():
+    return yaml.safe_load((REPOSITORY / "config.yaml").read_text())
+
+
+def test_a_file_replaces_the_models_and_the_command_line_changes_them(config):
+    real = yaml.safe_load((REPOSITORY / "configs" / "pku.yaml").read_text())
+    found = with_models(config, [config, real], {"models": {"dla34": {"epochs": "3"}, "hourglass": None}})
+    assert found["models"]["efficientnet"] == real["models"]["efficientnet"]  # nothing of the demo's network
+    assert found["models"]["dla34"] == {**real["models"]["dla34"], "epochs": "3"}
+    assert models_of(found) == ["efficientnet", "dla34"]
+    assert with_models(config, [config, {}], {})["models"] == config["models"]
+    assert with_models(config, [config], {"models": {"small": {"backbone": "dla34"}}})["models"]["small"]
+
+
+@pytest.mark.parametrize(
+    "models, message",
+    [
+        (
+            {"hourglas": {"epochs": 3}},
+            "models.hourglas: no such model; did you mean hourglass\\?; a new one needs",
+        ),
+        ({"dla": None}, "models.dla: no such model; did you mean dla34\\?"),
+        (
+            {"xyz": {}},
+            "models.xyz: no such model; known are efficientnet, dla34, hourglass; a new one needs its",
+        ),
+    ],
+)
+def test_an_unknown_model_on_the_command_line_is_a_mistake(config, models, message):
+    with pytest.raises(UserError, match=message):
+        with_models(config, [config], {"models": models})
+
+
+def test_later_rounds_are_laid_over_the_first(config):
+    config["models"]["hourglass"] |= {"lr": 0.02, "retrain": {"epochs": 2}, "gpus": 1}
+    first, later = (recipe_of(config, "hourglass", round_) for round_ in (0, 1))
+    assert (first["epochs"], first["lr"]) == (14, 0.02) and "pseudo_share" not in first
+    assert (later["epochs"], later["lr"], later["pseudo_share"]) == (2, 0.004, 0.2)
+    assert recipe_of(config, "dla34", 1)["epochs"] == 1 and recipe_of(config, "dla34", 3)["epochs"] == 1
+    assert "gpus" not in first and "retrain" not in later
+    Recipe(**first), Recipe(**later)
+
+
+def test_loss_weights_are_laid_over_each_other_one_by_one(config):
+    config["train"]["loss_weights"] = {"depth": 1.0}
+    config["models"]["dla34"]["loss_weights"] = {"rotation": 10}
+    recipe = Recipe(**recipe_of(config, "dla34"))
+    weights = [recipe.weight_of(head) for head in ("heatmap", "offset", "depth", "height", "rotation")]
+    assert weights == [2.0, 4.0, 1.0, 0.7, 10]
+
+
+def options_of(section, values):
+    """Through the shell's words and argparse and back."""
+    import shlex
+
+    parser = argparse.ArgumentParser()
+    add_options(parser, section)
+    return from_options(parser.parse_args(shlex.split(command_line(section, values))), section)
+
+
+def test_a_recipe_survives_the_command_line(config):
+    settings = recipe_of(config, "hourglass", 1) | {
+        **{"mask_channel": True, "neck": "", "lr": 1e-5, "crop": [-1e-5, 0.5, 1.0, 1.0], "heads": []},
+        **{"loss_weights": {"depth": 1e-7, "rotation": 3.0}, "pretrained": "hub"},
+    }
+    recipe = options_of(Recipe, settings)
+    assert recipe == Recipe(**copy.deepcopy(settings))
+    assert recipe.digest() != Recipe().digest()
+
+
+def test_rows_names_and_switches_survive_the_command_line():
+    views = {"tta_rotations_deg": [[0, 0.5, 0], [0, -0.5, 0]], "flip": True, "mask_filter": False}
+    assert options_of(Predict, views) == Predict(**views)
+    assert options_of(Predict, {"tta_rotations_deg": []}) == Predict()
+    reasons = {"images": {"ID_1": "broken, 'quoted' {x} = 1", "ID_2": "x"}, "max_depth": 200.0}
+    assert options_of(Exclude, reasons) == Exclude(**reasons)
+
+
+def test_options_out_of_range_name_the_key():
+    with pytest.raises(UserError, match="threshold: 2.0 is not right; it must be at most 1"):
+        options_of(Predict, {"threshold": 2.0})
+
+
+@pytest.mark.parametrize("value", [-1e-5, 1e-5, -1.5, 3.0e-7, 1e20, 0.1, 2])
+def test_numbers_on_the_command_line_are_no_options(value):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--crop", type=float, nargs=2)
+    assert parser.parse_args(command_line(Recipe, {"crop": [value, value]}).split()).crop == [value, value]
+
+
+def test_numbers_given_as_strings_inside_braces_are_numbers(config):
+    """Snakemake's --config 'train={"epochs": 8}' hands over strings."""
+    config["train"] |= {"epochs": "8", "lr": "1e-3", "mask_channel": "true", "crop": ["0", "0.5", "1", "0.9"]}
+    config["train"]["loss_weights"] = {"depth": "2"}
+    config["models"]["dla34"] |= {"width": "0.5", "retrain": {"epochs": "3"}}
+    config["fuse"]["rounds"] = ["0", "1"]
+    found = parsed(config)
+    check(found)
+    assert found["fuse"]["rounds"] == [0, 1] and found["train"]["loss_weights"] == {"depth": 2}
+    assert found["train"]["epochs"] == 8 and found["train"]["crop"] == [0, 0.5, 1, 0.9]
+    assert found["train"]["mask_channel"] is True
+    assert found["models"]["dla34"]["width"] == 0.5 and found["models"]["dla34"]["retrain"]["epochs"] == 3
+    assert found["run"] == "demo"
+    for text in ("nan", "inf", "["):
+        with pytest.raises(UserError, match="train.lr: .* is not right; it must be"):
+            check(parsed(config | {"train": config["train"] | {"lr": text}}))
+
+
+def test_off_is_a_number_format_although_yaml_reads_false(config):
+    config["train"] |= yaml.safe_load("amp: off")
+    assert parsed(config)["train"]["amp"] == "off"
+
+
+def test_the_written_schema_and_page_are_those_of_the_code():
+    """`python -m carpose.config` makes them."""
+    assert (REPOSITORY / "workflow" / "schemas" / "config.schema.json").read_text() == schema_text()
+    assert (REPOSITORY / "docs" / "configuration.md").read_text() == page_text()
+    json.loads(schema_text())
+
+
+def test_there_are_at_most_fifty_keys_of_a_training():
+    assert len(json.loads(schema_text())["$defs"]["model"]["properties"]) <= 50

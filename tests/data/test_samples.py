@@ -1,0 +1,91 @@
+"""Samples: what a photo and its cars become for a network."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from carpose.config.recipe import Recipe
+from carpose.core.errors import UserError
+from carpose.data.inputs import MEAN, STD, network_input, normalised
+from carpose.data.samples import Photos, Samples
+from tests.helpers import ENVIRONMENT
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def labels(prepared):
+    return pd.read_parquet(prepared / "labels.parquet").assign(weight=1.0)
+
+
+def samples(prepared, labels, pseudo=0, **changes):
+    recipe = Recipe(**{"input_width": 192, "input_height": 64, **changes})
+    return Samples(prepared / "cache", sorted(labels.ImageId.unique()), labels, recipe, pseudo)
+
+
+@pytest.mark.parametrize("mask_channel", [False, True])
+def test_the_network_sees_the_same_whoever_normalises(prepared, labels, mask_channel):
+    all_samples = samples(prepared, labels, mask_channel=mask_channel)
+    pictures, _, _ = all_samples.collate([all_samples[0, place, place] for place in range(2)])
+    recipe = all_samples.recipe
+    inputs = network_input(pictures, CPU, recipe)
+    assert torch.equal(inputs, network_input(normalised(pictures, recipe), CPU, recipe))
+    assert inputs.is_contiguous(memory_format=torch.channels_last)
+    plain = (pictures[..., :3] / 255.0 - MEAN) / STD
+    torch.testing.assert_close(inputs[:, :3].permute(0, 2, 3, 1), plain, atol=1e-5, rtol=1e-5)
+    if mask_channel:
+        torch.testing.assert_close(inputs[:, 3], pictures[..., 3] / 255.0)
+
+
+def test_pseudo_labelled_photos_are_augmented_more_strongly(prepared, labels):
+    last = labels.ImageId.nunique() - 1
+
+    def pictures(scale):
+        some = samples(prepared, labels, pseudo=1, pseudo_augment_scale=scale)
+        return [some[0, 0, index].picture for index in (0, last)]
+
+    (labelled, pseudo), (labelled_too, stronger) = pictures(1.0), pictures(2.0)
+    assert (labelled == labelled_too).all() and (pseudo != stronger).any()
+
+
+def test_without_augmentation_a_sample_is_the_photo(prepared, labels):
+    still = {"flip": 0.0, "rotate_deg": [0.0, 0.0, 0.0], "zoom": 0.0, "shift": 0.0, "colour": 0.0}
+    all_samples = samples(prepared, labels, **still)
+    photos = Photos(prepared / "cache", all_samples.image_ids, all_samples.recipe)
+    for index in range(3):
+        assert np.array_equal(all_samples[0, index, index].picture, photos[index])
+
+
+def test_masked_cells_are_left_out_but_for_centres(prepared, labels):
+    all_samples = samples(prepared, labels, batch_size=2)
+    batch = [all_samples[0, place, place] for place in range(len(all_samples))]
+    pictures, targets, _ = all_samples.collate(batch)
+    masked = pictures[:, 2::4, 2::4, 3].numpy() > 127
+    masked.reshape(-1)[targets["peak"]] = False
+    assert masked.any() and targets["ignore"].numpy()[masked].all()
+    assert not targets["ignore"].numpy().reshape(-1)[targets["peak"]].any()
+
+
+def test_all_batches_have_labels_noise_or_none(prepared, labels):
+    """What a GPU replays needs one shape."""
+    first = labels.ImageId.min()
+    for noisy in (False, True):
+        table = labels.assign(depth_sigma=np.where(labels.ImageId == first, 0.1 * noisy, 0.0))
+        some = samples(prepared, table)
+        for index in range(2):
+            _, targets, _ = some.collate([some[0, 0, index]])
+            assert ("depth_noise" in targets) == noisy
+
+
+def test_a_photo_that_is_not_cached_is_named(prepared):
+    with pytest.raises(UserError, match="image ID_nowhere is not in the cache; rerun build_cache"):
+        Photos(prepared / "cache", ["ID_nowhere"], Recipe())
+
+
+def test_cache_and_folds_need_no_torch():
+    code = "import sys, carpose.data.__main__; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT).returncode == 0

@@ -1,0 +1,28 @@
+"""Scores to probabilities, and where to cut."""
+
+import numpy as np
+import pytest
+
+from carpose.fuse import calibration
+
+
+def test_logistic_finds_the_law():
+    rng = np.random.default_rng(4)
+    features = rng.normal(size=(20000, 2))
+    probability = calibration.sigmoid(1 + 2 * features[:, 0])
+    model = calibration.fit_logistic(features, (rng.random(20000) < probability).astype(float))
+    assert np.abs(model.predict(features) - probability).max() < 0.05
+
+
+@pytest.mark.parametrize("target", [np.zeros(5), np.ones(5), np.zeros(0)])
+def test_logistic_without_contrast_stays_finite(target):
+    model = calibration.fit_logistic(np.ones((len(target), 3)), target)
+    assert np.isfinite(model.predict(np.ones((2, 3)))).all()
+
+
+def test_cuts():
+    scores, hits = np.array([0.9, 0.8, 0.7, 0.6]), np.array([True, True, False, False])
+    assert calibration.cut_for_precision(scores, hits, 0.6, 0.25) == 0.7
+    assert calibration.cut_for_precision(scores, ~hits, 0.9, 0.25) == 0.9  # not reached: the highest quarter
+    assert calibration.cut_for_probability(scores, hits, 0.5) == 0.8
+    assert calibration.cut_for_probability(scores, hits & False, 0.5) == np.inf

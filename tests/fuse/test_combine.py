@@ -1,0 +1,165 @@
+"""Fused cars: association in metres, means of poses, robustness, speed; the command line."""
+
+import time
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from carpose import metric
+from carpose.core import cars
+from carpose.core.errors import UserError
+from carpose.fuse.combine import fuse
+from carpose.fuse.fitted import Part, equal_fit
+from carpose.geometry import rotation
+from carpose.geometry.ground import SIGMA
+from carpose.kaggle.submission import write_submission
+from carpose.kaggle.tables import read_labels, read_submission
+from tests.helpers import noisy_view, run_module, scene
+
+
+def value(truth, table, **options):
+    return metric.evaluate(truth, table, truth["ImageId"].unique(), **options)["mAP"]
+
+
+@pytest.fixture(scope="module")
+def truth():
+    return scene(80, np.random.default_rng(0))
+
+
+@pytest.fixture(scope="module")
+def views(truth):
+    rng = np.random.default_rng(1)
+    return {name: noisy_view(truth, rng, aside=0.004) for name in "abc"}
+
+
+def car(image="ID_a", x=0.0, y=3.0, z=30.0, yaw=0.3, roll=3.1, score=0.5, **more):
+    return pd.DataFrame(
+        [dict(ImageId=image, pitch=0.15, yaw=yaw, roll=roll, x=x, y=y, z=z, score=score, **more)]
+    )
+
+
+def test_depth_may_err_more_than_direction():
+    far_along = fuse({"a": car(), "b": car(x=0.0, y=3.0 * 1.12, z=30.0 * 1.12)})
+    far_aside = fuse({"a": car(), "b": car(x=30.0 * 0.12)})
+    assert len(far_along) == 1 and far_along["agreement"][0] == 2
+    assert len(far_aside) == 2
+
+
+def test_result_does_not_depend_on_row_order(views):
+    shuffled = {name: table.sample(frac=1, random_state=3) for name, table in views.items()}
+    a, b = fuse(views), fuse(shuffled)
+    np.testing.assert_allclose(a[cars.POSITION], b[cars.POSITION], rtol=1e-9)
+
+
+def test_one_member_is_itself(views):
+    fused = fuse({"a": views["a"]})
+    order = ["ImageId", "score", "x"]
+    expected = views["a"].sort_values(order).reset_index(drop=True)
+    fused = fused.sort_values(order).reset_index(drop=True)
+    assert (fused["ImageId"] == expected["ImageId"]).all()
+    np.testing.assert_allclose(
+        fused[[*cars.POSITION, "score"]], expected[[*cars.POSITION, "score"]], rtol=1e-9
+    )
+    turn = rotation.distance(*(rotation.quaternion(t[cars.ANGLES].to_numpy()) for t in (fused, expected)))
+    assert turn.max() < 1e-6
+
+
+def test_roll_on_both_sides_of_the_seam():
+    fused = fuse({"a": car(roll=np.pi - 0.02), "b": car(roll=-np.pi + 0.02)})
+    assert abs(abs(fused["roll"][0]) - np.pi) < 1e-6
+
+
+def test_one_back_to_front_is_outvoted():
+    fused = fuse({"a": car(yaw=0.3), "b": car(yaw=0.3), "c": car(yaw=0.3 + np.pi, score=0.6)})
+    assert len(fused) == 1 and abs(fused["yaw"][0] - 0.3) < 1e-6
+
+
+def test_depth_is_weighted_by_its_uncertainty():
+    sure, unsure = car(depth_sigma=0.02), car(y=3.3, z=33.0, depth_sigma=0.2)
+    fused = fuse({"a": sure, "b": unsure})
+    expected = (np.log(30) / 0.02**2 + np.log(33) / 0.2**2) / (1 / 0.02**2 + 1 / 0.2**2)
+    assert np.log(fused["z"][0]) == pytest.approx(expected)
+    assert 0.015 < fused["depth_sigma"][0] < 0.025
+
+
+def test_unknown_uncertainty_is_the_default():
+    fused = fuse({"a": car(depth_sigma=np.nan), "b": car(y=3.3, z=33.0)})
+    assert np.log(fused["z"][0]) == pytest.approx((np.log(30) + np.log(33)) / 2)
+    assert fused["depth_sigma"][0] == pytest.approx(SIGMA / np.sqrt(2), rel=0.3)
+
+
+def test_empty_members():
+    none = cars.empty([*cars.POSE, "score"])
+    assert len(fuse({"a": none, "b": none})) == 0
+    assert len(fuse({"a": none, "b": car()})) == 1
+
+
+def test_a_fit_that_uses_none_of_the_members_is_no_fit_for_them(views):
+    names = ["a", "b"]
+    fit = replace(equal_fit(names), used=["b"], parts={"members": Part(on=True, gain=1.0)})
+    assert len(fuse({name: views[name] for name in names}, fit))
+    with pytest.raises(UserError, match="the fit leaves out a and uses b, which are not given"):
+        fuse({"a": views["a"]}, fit)
+
+
+def test_thirty_members_of_the_whole_test_set_in_seconds():
+    rng = np.random.default_rng(8)
+    truth = scene(2021, rng, per_image=6)
+    view = noisy_view(truth, rng, aside=0.005)
+    members = {}
+    for number in range(30):
+        factor = np.exp(rng.normal(0, 0.05, len(view)))
+        members[str(number)] = view.assign(**{axis: view[axis] * factor for axis in cars.POSITION})
+    start = time.process_time()
+    fused = fuse(members)
+    assert time.process_time() - start < 20  # about 5 on an idle core
+    assert fused["agreement"].max() == 30
+
+
+def test_plain_submissions(tmp_path, truth, views):
+    images = sorted(truth["ImageId"].unique()) + ["ID_without_cars"]
+    for name, table in views.items():
+        write_submission(tmp_path / f"{name}.csv", table, images)
+    inputs = [tmp_path / f"{name}.csv" for name in views]
+    run_module("carpose.fuse", "--inputs", *inputs, "--output", tmp_path / "out.csv")
+    fused, order = read_submission(tmp_path / "out.csv")
+    assert order == images
+    assert value(truth, fused) > 1.3 * max(value(truth, table) for table in views.values())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--output", "fused.txt"), "fused.txt: .txt is no format; name it .csv or .parquet"),
+        (("--output", "fused"), "fused: no suffix is no format; name it .csv or .parquet"),
+        (("--output", "folder.csv"), "folder.csv: is a folder; name a file"),
+        (("--output", "a.csv/fused.csv"), "a.csv: File exists"),
+        (("--inputs", "nowhere.parquet"), "nowhere.parquet: there is no such file"),
+        (("--inputs", "behind.csv"), "behind.csv, line 2, image ID_a: a car is not in front of the camera"),
+        (("--inputs", "behind.parquet"), "behind.parquet, image ID_a: a car is not in front of the camera"),
+        (("--fit", "nowhere.json"), "nowhere.json: there is no such file"),
+        (("--fit", "fit.json"), "fit.json: not a fit of carpose.fuse.fit (KeyError: 'bias'); fit it"),
+    ],
+)
+def test_what_fuse_cannot_read_or_write(tmp_path, monkeypatch, options, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.csv").mkdir()
+    (tmp_path / "fit.json").write_text('{"members": {"a": {}}, "gate": {}, "parts": {}}')
+    write_submission("a.csv", car(), ["ID_a"])
+    write_submission("behind.csv", car(z=-30.0), ["ID_a"])
+    cars.write("behind.parquet", car(z=-30.0))
+    defaults = {"--inputs": "a.csv", "--output": "fused.csv"} | dict([options])
+    command = [word for pair in defaults.items() for word in pair]
+    done = run_module("carpose.fuse", *command, check=False)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and message in done.stderr
+    assert not (tmp_path / "fused.csv").exists()
+
+
+def test_three_views_of_real_cars(real):
+    labels, image_ids = read_labels(real / "train.csv")
+    rng = np.random.default_rng(0)
+    truth = labels[labels["ImageId"].isin(rng.choice(image_ids, 300, replace=False))]
+    views = {name: noisy_view(truth, rng) for name in "abc"}
+    assert value(truth, fuse(views)) > 0.63

@@ -1,0 +1,262 @@
+"""The fit of a fusion: parts that pay, no leak between folds, damaged members, its JSON."""
+
+import json
+from dataclasses import asdict
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from carpose import metric
+from carpose.core import cars, parquet
+from carpose.core.errors import UserError
+from carpose.fuse.combine import fuse
+from carpose.fuse.fit import fit, fit_nested
+from carpose.fuse.fitted import read_fit
+from tests import reference
+from tests.helpers import folds_of, noisy_view, run_module, scene
+
+
+def value(truth, table, **options):
+    return metric.evaluate(truth, table, truth["ImageId"].unique(), **options)["mAP"]
+
+
+@pytest.fixture(scope="module")
+def truth():
+    return scene(80, np.random.default_rng(0))
+
+
+@pytest.fixture(scope="module")
+def views(truth):
+    rng = np.random.default_rng(1)
+    return {name: noisy_view(truth, rng, aside=0.004) for name in "abc"}
+
+
+@pytest.fixture(scope="module")
+def nested(truth, views):
+    return fit_nested(truth, folds_of(truth, 2), views, "given")
+
+
+@pytest.fixture(scope="module")
+def two_only(truth, views):
+    """mAP of the fusion without the third member."""
+    two = {name: views[name] for name in "ab"}
+    return fit_nested(truth, folds_of(truth, 2), two, "given")[0].mAP["fused"]
+
+
+def test_fused_beats_members_and_baselines(truth, views, nested):
+    best = max(value(truth, table) for table in views.values())
+    fitted, fused = nested
+    ours = value(truth, fused)
+    assert fitted.mAP["fused"] == pytest.approx(ours)
+    assert ours > 1.3 * best
+    for baseline in (reference.concatenate, reference.concatenate_nms, reference.linear_average):
+        assert ours > 1.1 * value(truth, baseline(views))
+
+
+def test_nested_gains_add_up(truth, views, nested):
+    fitted, _ = nested
+    whole = sum(part.nested_gain for part in fitted.parts.values())
+    assert whole == pytest.approx(fitted.mAP["fused"] - fitted.mAP["equal_weights"])
+    assert fitted.mAP["equal_weights"] == pytest.approx(value(truth, fuse(views)))
+
+
+def test_weights_and_bias_pay_where_members_differ(truth):
+    rng = np.random.default_rng(5)
+    members = {
+        "good": noisy_view(truth, rng, depth_noise=0.03),
+        "biased": noisy_view(truth, rng, depth_noise=0.04, depth_bias=0.06),
+        "poor": noisy_view(truth, rng, depth_noise=0.1),
+    }
+    fitted, _ = fit_nested(truth, folds_of(truth, 2), members, "given")
+    for part in ("bias", "weights"):
+        assert fitted.parts[part]["on"] and fitted.parts[part]["nested_gain"] > 0.01
+    assert fitted.members["biased"].bias[0] == pytest.approx(0.06, abs=0.015)
+    assert fitted.members["poor"].sigma > 2 * fitted.members["good"].sigma
+    assert fitted.mAP["fused"] > fitted.mAP["equal_weights"] + 0.05
+
+
+def test_members_that_drag_the_others_down_are_left_out(truth, views):
+    """Worse copies of one member share its errors and add their own: nothing can be learnt from them."""
+
+    def copy(seed):
+        rng, table = np.random.default_rng(seed), views["a"].copy()
+        table[cars.POSITION] *= np.exp(rng.normal(0, 0.2, (len(table), 1)))
+        return table.assign(score=np.clip(table["score"] + rng.normal(0, 0.3, len(table)), 0.01, 1))
+
+    members = {"a": views["a"]} | {f"copy{seed}": copy(seed) for seed in range(3)}
+    fitted, fused = fit_nested(truth, folds_of(truth, 2), members, "given")
+    assert fitted.parts["members"].on and fitted.used == ["a"]
+    assert value(truth, fused) > 0.97 * value(truth, views["a"])
+    # The fit is for all members; those left out do not reach the result.
+    pd.testing.assert_frame_equal(fuse(members, fitted), fuse({"a": views["a"]}, fitted))
+
+
+def test_ground_pays_where_there_is_one(nested):
+    fitted, _ = nested
+    assert fitted.parts["ground"].on and fitted.parts["ground"].nested_gain > 0.01
+    assert fitted.ground["mean"] == pytest.approx([0, 0.16, 1.46], abs=0.02)
+
+
+def test_ground_is_left_out_where_cars_are_at_any_height(truth):
+    rng = np.random.default_rng(4)
+    afloat = truth.assign(y=truth["y"] * rng.uniform(-1, 1, len(truth)))
+    members = {name: noisy_view(afloat, rng, aside=0.004) for name in "ab"}
+    fitted, _ = fit_nested(afloat, folds_of(afloat, 2), members, "given")
+    assert fitted.parts["ground"].gain < 0.005
+
+
+def test_threshold_pays_with_equal_confidences(truth, views):
+    fitted, _ = fit_nested(truth, folds_of(truth, 2), views, "equal")
+    assert fitted.parts["threshold"].on
+    assert fitted.mAP["fused"] > 1.2 * fitted.mAP["equal_weights"]
+
+
+def test_calibration_pays_with_equal_confidences(truth, views):
+    """False cars that one view alone is very sure of: the plain score keeps them, agreement does not."""
+    a, b = (views[name].assign(score=0.45) for name in "ab")
+    false = a.assign(z=2 * a["z"], x=-2 * a["x"], score=1.0)
+    members = {"a": cars.concat([a, false]), "b": b}
+    fitted, _ = fit_nested(truth, folds_of(truth, 2), members, "equal")
+    assert fitted.parts["calibration"].on and fitted.parts["threshold"].on
+    assert fitted.parts["calibration"].nested_gain > 0.1
+    assert fitted.mAP["fused"] > 2 * fitted.mAP["equal_weights"]
+
+
+def test_fused_score_is_calibrated(truth, views):
+    oof = fit(truth, views, truth["ImageId"].unique(), np.arange(80) % 2, "given")[1].sort_values("hit")
+    parts = np.array_split(np.arange(len(oof)), 5)
+    gaps = [abs(oof["hit"].iloc[part].mean() - oof["is_hit"].iloc[part].mean()) for part in parts]
+    assert np.mean(gaps) < 0.06
+
+
+def spoiled(truth, third):
+    """Issue's list of what may go wrong with the third of three members."""
+    rng = np.random.default_rng(6)
+    noise = noisy_view(truth, rng, missed=1, false_cars=8)
+    return {
+        "noise": noise.assign(score=rng.random(len(noise))),
+        "misses half": third[rng.random(len(third)) < 0.5],
+        "biased": third.assign(**{axis: third[axis] * 1.15 for axis in cars.POSITION}),
+        "roll across the seam": third.assign(roll=third["roll"] + 2 * np.pi),
+    }
+
+
+@pytest.mark.parametrize("damage", ["noise", "misses half", "biased", "roll across the seam"])
+def test_a_spoiled_member_costs_no_more_than_to_drop_it(truth, views, two_only, damage):
+    three = {**views, "c": spoiled(truth, views["c"])[damage]}
+    folds = folds_of(truth, 2)
+    assert fit_nested(truth, folds, three, "given")[0].mAP["fused"] > two_only - 0.01
+
+
+def test_duplicated_members_cost_little(truth, views, nested):
+    doubled = {**views, "c2": views["c"], "c3": views["c"]}
+    fitted = fit_nested(truth, folds_of(truth, 2), doubled, "given")[0]
+    assert fitted.mAP["fused"] > nested[0].mAP["fused"] - 0.02
+    assert fitted.members["c2"].share < 0.6 < fitted.members["a"].share
+
+
+def test_nothing_of_a_fold_is_in_its_own_fit(truth, views, nested):
+    """Other labels in fold 0 change fold 1's cars, and leave fold 0's as they are."""
+    folds = folds_of(truth, 2)
+    moved = truth.copy()
+    own = moved["ImageId"].isin(folds.loc[folds["fold"] == 0, "ImageId"])
+    moved.loc[own, cars.POSITION] *= 1.08
+    before = nested[1]
+    after = fit_nested(moved, folds, views, "given")[1]
+    same = [table[table["fold"] == 0].reset_index(drop=True) for table in (before, after)]
+    pd.testing.assert_frame_equal(*same)
+    other = [table[table["fold"] == 1].reset_index(drop=True) for table in (before, after)]
+    assert not other[0].equals(other[1])
+
+
+@pytest.mark.parametrize("mode", ["given", "equal"])
+@pytest.mark.parametrize("case", ["tiny", "no hit", "empty member", "nothing", "no sigma"])
+def test_poor_data_do_not_stop_the_fit(case, mode):
+    rng = np.random.default_rng(7)
+    truth = scene(6, rng, per_image=3)
+    members = {name: noisy_view(truth, rng).assign(depth_sigma=0.05) for name in "ab"}
+    if case == "no hit":
+        members = {name: table.assign(z=table["z"] * 3) for name, table in members.items()}
+    if case == "empty member":
+        members["b"] = members["b"].iloc[:0]
+    if case == "nothing":
+        members = {name: table.iloc[:0] for name, table in members.items()}
+    if case == "no sigma":
+        members["b"]["depth_sigma"] = np.nan
+    fitted, fused = fit_nested(truth, folds_of(truth, 2), members, mode)
+    json.dumps(asdict(fitted), allow_nan=False)
+    assert np.isfinite(fused[[*cars.POSE, "score"]].to_numpy(float)).all()
+    assert fused["score"].between(0, 1).all()
+
+
+def test_a_fit_is_the_same_after_a_file(tmp_path, views, nested):
+    fitted, _ = nested
+    path = tmp_path / "fusion.json"
+    path.write_text(fitted.to_json())
+    again = read_fit(path)
+    assert again == fitted and again.to_json() == fitted.to_json()
+    pd.testing.assert_frame_equal(fuse(views, again), fuse(views, fitted))
+
+
+def test_a_file_that_is_no_fit_is_named(tmp_path, nested):
+    content = json.loads(nested[0].to_json())
+    damaged = [
+        [],
+        {**content, "parts": []},
+        {**content, "members": {"a": {**content["members"]["a"], "sigma": "x"}}},
+        {**content, "members": {"a": {**content["members"]["a"], "bias": 0.1}}},
+        {**content, "unheard_of": 1},
+        *(
+            {key: value for key, value in content.items() if key != lost}
+            for lost in ("score", "gate", "used")
+        ),
+    ]
+    path = tmp_path / "bad.json"
+    for text in [json.dumps(bad).encode() for bad in damaged] + [bytes([255]) * 5000]:
+        path.write_bytes(text)
+        with pytest.raises(
+            UserError, match="bad.json: not a fit of carpose.fuse.fit .*; fit it again"
+        ) as error:
+            read_fit(path)
+        assert len(str(error.value)) < 300
+
+
+@pytest.fixture
+def files(tmp_path, truth, views):
+    """What the commands read, in a folder: tables of the views a, b and c, of 80 photos."""
+    parquet.write(tmp_path / "folds.parquet", folds_of(truth, 2))
+    cars.write(tmp_path / "labels.parquet", truth.assign(model_type=0))
+    for name, table in views.items():
+        cars.write(tmp_path / f"{name}.parquet", table, image_ids=truth["ImageId"].unique())
+    return tmp_path
+
+
+def fit_command(folder, *more):
+    named = [f"round0/{name}={folder / name}.parquet" for name in "abc"]
+    tables = ("--labels", folder / "labels.parquet", "--folds", folder / "folds.parquet")
+    outputs = ("--output", folder / "fusion.json", "--fused-output", folder / "oof.parquet")
+    return run_module("carpose.fuse.fit", *tables, "--members", *named, *outputs, *more, check=False), named
+
+
+def test_command_lines(files, truth, views):
+    done, named = fit_command(files, "--mode", "equal")
+    assert done.returncode == 0 and "fused, fitted on the other folds" in done.stdout
+    assert "fold" in cars.read(files / "oof.parquet")
+    assert cars.covered(files / "oof.parquet") == truth["ImageId"].unique().tolist()
+    fitted = ("--fit", files / "fusion.json")
+    run_module("carpose.fuse", "--inputs", *named, *fitted, "--output", files / "out.parquet")
+    fused = cars.read(files / "out.parquet")
+    assert value(truth, fused, equal_confidence=True) > value(truth, views["a"], equal_confidence=True)
+    assert cars.covered(files / "out.parquet") == truth["ImageId"].unique().tolist()
+    other = ("--inputs", f"other={files}/a.parquet")
+    wrong = run_module("carpose.fuse", *other, *fitted, "--output", files / "x.csv", check=False)
+    assert wrong.returncode == 2 and "other" in wrong.stderr
+
+
+def test_predictions_of_other_folds_are_not_fitted_to(files, views):
+    cars.write(files / "b.parquet", views["b"], image_ids=[f"ID_{i:05d}" for i in range(78)])
+    done, _ = fit_command(files)
+    assert done.returncode == 2 and "b.parquet: 2 of the 80 photos of the folds were not" in done.stderr
+    assert "first ID_00078" in done.stderr and "-R predict" in done.stderr
+    assert not (files / "fusion.json").exists()

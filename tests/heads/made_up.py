@@ -1,0 +1,91 @@
+"""Cars on small output maps, and the maps of networks that know the answer."""
+
+import numpy as np
+import torch
+
+from carpose.geometry import camera, rotation
+from carpose.heads.decode import decode, poses_of
+from carpose.heads.head import make_heads
+from carpose.heads.targets import encode
+
+SIZE = (128, 40)
+INTRINSICS = (
+    camera.cells(4)
+    @ camera.crop_and_resize((846, 678), [0, 0.5, 1, 1], (512, 160))
+    @ np.array([[576.14, 0, 421.2], [0, 576.47, 338.4], [0, 0, 1]])
+)
+FOCAL = camera.focal(INTRINSICS)
+MAP = (1, *SIZE[::-1])
+
+
+def scene(count=12, seed=0):
+    """Cars spread over the view, in far-apart cells: positions and rotations."""
+    rng = np.random.default_rng(seed)
+    columns = np.linspace(6, 120, count)
+    uv = np.column_stack([columns, rng.uniform(8, 30, count)])
+    xyz = camera.backproject(INTRINSICS, uv, rng.uniform(6, 120, count))
+    sign = rng.choice([-1, 1], count)
+    angles = np.column_stack(
+        [
+            rng.normal(0.15, 0.03, count),
+            rng.uniform(-np.pi, np.pi, count),
+            sign * (np.pi - rng.uniform(0, 0.05, count)),
+        ]
+    )
+    return xyz, rotation.matrix(angles)
+
+
+def encoded(xyz, turn, recipe, weight=None, intrinsics=INTRINSICS, size=SIZE, **options):
+    """Targets of one picture's cars, all of them labelled."""
+    weight = np.ones(len(xyz)) if weight is None else weight
+    return encode(xyz, turn, weight, intrinsics, size, FOCAL, recipe, **options)
+
+
+def batch_of_four(recipe):
+    """Targets of four pictures, one of them empty, with intrinsics of their own; and those of each alone."""
+    scenes = [scene(count, seed) for seed, count in enumerate((12, 3, 0, 7))]
+    counts = [len(xyz) for xyz, _ in scenes]
+    intrinsics = np.stack([np.diag([zoom, zoom, 1]) @ INTRINSICS for zoom in (1, 1.1, 0.9, 1.05)])
+    weight = np.resize([1.0, 0.7, 0.0], sum(counts))
+    noise = np.resize([0.0, 0.02], sum(counts))
+    xyz, turn = (np.concatenate(arrays) for arrays in zip(*scenes, strict=True))
+    photo = np.repeat(np.arange(4), counts)
+    together = encode(xyz, turn, weight, intrinsics, SIZE, FOCAL, recipe, noise, photo)
+    alone = [
+        encode(xyz[own], turn[own], weight[own], matrix, SIZE, FOCAL, recipe, noise[own])
+        for matrix, own in zip(intrinsics, (photo == number for number in range(4)), strict=True)
+    ]
+    return together, alone
+
+
+def decoded(maps, recipe, threshold):
+    return decode(maps["heatmap"], poses_of(maps), INTRINSICS, FOCAL, recipe, threshold)
+
+
+def zero_maps(recipe):
+    return {name: torch.zeros(1, head.channels, *SIZE[::-1]) for name, head in make_heads(recipe).items()}
+
+
+def random_maps(recipe, shape=MAP, seed=0):
+    """shape: batch, height, width."""
+    generator = torch.Generator().manual_seed(seed)
+    batch, height, width = shape
+    return {
+        name: torch.randn(batch, head.channels, height, width, generator=generator)
+        for name, head in make_heads(recipe).items()
+    }
+
+
+def perfect_maps(targets, recipe):
+    """The maps of a network that learnt its targets by heart."""
+    maps = zero_maps(recipe)
+    maps["heatmap"][:, 0] = torch.from_numpy(targets.heatmap)
+    rows, columns = np.divmod(targets.cell, SIZE[0])
+    for name in set(maps) - {"heatmap"}:
+        values = torch.from_numpy(targets.values[name]).T
+        maps[name][0, : len(values), rows, columns] = values
+    return maps
+
+
+def from_left_to_right(xyz):
+    return np.argsort(xyz[:, 0] / xyz[:, 2])

@@ -1,0 +1,123 @@
+"""A new head is one file and one entry: made here, and used from the network to the table of cars."""
+
+import inspect
+
+import numpy as np
+import pytest
+import torch
+
+from carpose.config.recipe import Recipe
+from carpose.core.errors import UserError
+from carpose.heads import loss
+from carpose.heads.head import make_heads
+from carpose.network.build import build
+from carpose.registry.heads import HEADS, HeadEntry
+from tests.heads.made_up import SIZE, decoded, encoded, perfect_maps, scene, zero_maps
+
+SIDE = '''
+"""Which side of a car is seen: left or right of it, a class."""
+
+import numpy as np
+import torch.nn.functional as F
+
+from carpose.heads.head import Head
+
+
+class Side(Head):
+    def targets(self, cars, cells):
+        forward = cars.rotation[cells.car][:, :, 2]
+        right = np.cross(cars.xyz[cells.car], forward)[:, 1] > 0
+        return {self.name: right.astype(np.float32)[:, None]}
+
+    def loss(self, output, targets, totals):
+        error = F.binary_cross_entropy_with_logits(output, targets[self.name], reduction="none")
+        return (error * targets["weight"][:, None]).sum() / totals["cells"]
+
+    def mirrored(self, output):
+        return -output
+
+    def columns(self, output, detections):
+        return {"side": np.where(output[:, 0] > 0, "right", "left")}
+'''
+BOX_WIDTH = '''
+"""The width of a car's box in the picture, as one more depth."""
+
+from carpose.heads.depth import PARAMETRISATIONS, DepthHead
+
+
+class BoxWidth(DepthHead):
+    parametrisation = PARAMETRISATIONS["inverse"]
+'''
+
+
+@pytest.fixture
+def new_head(tmp_path, monkeypatch):
+    """A function that writes a head's module and enters it: name, source, class, channels."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def add(name: str, source: str, builder: str, channels: int) -> None:
+        module = f"head_{name}_{tmp_path.name}"
+        (tmp_path / f"{module}.py").write_text(source)
+        entry = HeadEntry(f"{module}:{builder}", channels, weight=0.5, optional=True)
+        monkeypatch.setitem(HEADS, name, entry)
+
+    return add
+
+
+def learn(recipe, targets):
+    """One forward and backward pass of the recipe's network; the losses by name."""
+    network = build(recipe)
+    outputs = network(torch.randn(1, 3, 4 * SIZE[1], 4 * SIZE[0]), targets["cell"])
+    losses = loss.compute(outputs, targets, recipe)
+    sum(losses[name] * weight for name, weight in loss.weights(recipe).items()).backward()
+    for name in make_heads(recipe):
+        assert network.heads[name].output.weight.grad.any(), name
+    return losses
+
+
+SMALL = {"backbone": "dla34", "width": 0.125, "neck_channels": 8}
+
+
+def test_a_class_is_learnt_and_decoded(new_head):
+    new_head("side", SIDE, "Side", 1)
+    recipe = Recipe(heads=["side"], **SMALL)
+    targets = encoded(*scene(), recipe)
+    assert set(targets.values["side"].ravel()) == {0, 1}
+    losses = learn(recipe, targets.tensors())
+    assert list(losses) == ["heatmap", "offset", "depth", "rotation", "side"]
+    assert float(losses["side"].detach()) == pytest.approx(np.log(2), rel=0.05)
+    maps = perfect_maps(targets, recipe)
+    maps["side"] = 2 * maps["side"] - 1
+    cars = decoded(maps, recipe, 0.99)
+    forward, xyz = scene()[1][:, :, 2], scene()[0]
+    right = np.cross(xyz, forward)[:, 1] > 0
+    assert sorted(cars["side"]) == sorted(np.where(right, "right", "left"))
+    without = decoded(maps, Recipe(), 0.99)
+    assert set(cars) - set(without) == {"side"}
+    assert all(np.array_equal(cars[name], value) for name, value in without.items())
+
+
+def test_one_more_depth_is_learnt_pooled_and_merged(new_head):
+    new_head("box_width", BOX_WIDTH, "BoxWidth", 2)
+    recipe = Recipe(heads=["height", "box_width"], **SMALL)
+    xyz, turn = scene()
+    targets = encoded(xyz, turn, recipe, noise=np.full(len(xyz), 0.02))
+    assert {"box_width", "box_width_noise"} <= set(targets.values)
+    assert float(learn(recipe, targets.tensors())["box_width"].detach()) > 0
+    maps = zero_maps(recipe)
+    maps["heatmap"][0, 0, 20, 60] = 1
+    maps["offset"][0, 0, 20, 61] = -1.0  # the same centre, and the surest about it
+    maps["box_width"][0, 0, 20, 61], maps["box_width"][0, 1, 20, 61] = 0.25, -5.0
+    (z,) = decoded(maps, recipe, 0.99)["xyz"][:, 2]
+    assert z == pytest.approx(35 / 1.25, rel=0.01)
+
+
+def test_the_files_of_new_heads_are_short():
+    assert max(len(inspect.cleandoc(source).splitlines()) for source in (SIDE, BOX_WIDTH)) < 30
+
+
+def test_a_head_that_is_not_registered_is_told():
+    with pytest.raises(
+        UserError, match="there is no head side; the registry has heatmap, offset, depth, height"
+    ):
+        make_heads(Recipe(heads=["side"]))

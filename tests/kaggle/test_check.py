@@ -1,0 +1,267 @@
+"""A whole data folder is read, and whatever cannot be worked with is found before hours are spent on it."""
+
+import hashlib
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from carpose.core import cars
+from carpose.core.errors import UserError
+from carpose.data import folds
+from carpose.kaggle.check import check
+from carpose.kaggle.findings import Finding
+from carpose.kaggle.labels import check_labels
+from carpose.kaggle.tables import LABEL, parse
+from tests.helpers import CAR, PREDICTED, run_module, write_csv
+
+TABLES = "train.csv", "sample_submission.csv"
+
+
+def command(*args):
+    return run_module("carpose.kaggle", *args, check=False)
+
+
+def write_photo(path, seed, size=(160, 120)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    blocks = np.random.default_rng(seed).integers(0, 255, (6, 8, 3), np.uint8)
+    Image.fromarray(blocks).resize(size, Image.Resampling.BICUBIC).save(path, quality=95)
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A sound folder: twelve training and two test images, one mask."""
+    rng = np.random.default_rng(0)
+    x, z = rng.uniform(-5, 5, (2, 12)) + [[0], [20]]
+    strings = [f"16 0.15 -1.5 -3.1 {x[i]} {1.5 + 0.16 * z[i]} {z[i]}" for i in range(12)]
+    write_csv(tmp_path / "train.csv", [(f"ID_{i}", strings[i]) for i in range(12)])
+    write_csv(tmp_path / "sample_submission.csv", [("ID_t0", PREDICTED), ("ID_t1", PREDICTED)])
+    for i in range(12):
+        write_photo(tmp_path / f"train_images/ID_{i}.jpg", seed=i)
+    for i in range(2):
+        write_photo(tmp_path / f"test_images/ID_t{i}.jpg", seed=100 + i)
+    write_photo(tmp_path / "train_masks/ID_3.jpg", seed=0)
+    (tmp_path / "camera").mkdir()
+    (tmp_path / "camera/camera_intrinsic.txt").write_text("fx = 110\nfy = 110\ncx = 79.5\ncy = 60\n")
+    return tmp_path
+
+
+def found(data, severity, **options):
+    findings = check(data, **options)[2]
+    return [str(finding) for finding in findings if finding.severity == severity]
+
+
+def test_a_sound_folder(data):
+    images, labels, findings = check(data, jobs=2)
+    assert {finding.severity for finding in findings} == {"note"}
+    assert list(images) == ["ImageId", "split", "width", "height", "has_mask", "phash", "digest", "excluded"]
+    assert images["split"].value_counts().to_dict() == {"train": 12, "test": 2}
+    assert images.loc[images["has_mask"], "ImageId"].tolist() == ["ID_3"]
+    assert (images["width"] == 160).all() and (images["height"] == 120).all()
+    assert images["phash"].str.fullmatch("[0-9a-f]{16}").all() and images["phash"].nunique() == 14
+    assert len(labels) == 12 and (images["excluded"] == "").all()
+
+
+def test_digests_are_of_the_bytes_that_are_used(data):
+    """Of the photo, and of its mask where that can be used; "" where there is no photo."""
+
+    def digests():
+        return check(data)[0].set_index("ImageId")["digest"]
+
+    def sha(*names):
+        content = b"".join((data / name).read_bytes() for name in names)
+        return hashlib.sha256(content).hexdigest()[:16]
+
+    before = digests()
+    assert before["ID_3"] == sha("train_images/ID_3.jpg", "train_masks/ID_3.jpg")
+    assert before["ID_t1"] == sha("test_images/ID_t1.jpg")
+    write_photo(data / "train_masks/ID_3.jpg", 0, (80, 60))  # of another size: it is not used
+    (data / "train_images/ID_4.jpg").unlink()
+    after = digests()
+    assert after["ID_3"] == sha("train_images/ID_3.jpg") and after["ID_4"] == ""
+    assert (before == after).sum() == 12
+
+
+def damage_truncated(path):
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path: path.unlink(), "photo missing"),
+        (lambda path: path.write_bytes(b""), "photo empty"),
+        (lambda path: path.write_text("<html>not found</html>"), "photo not a picture"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-40]), "photo unreadable .*truncated"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-2]), "photo unreadable .*truncated"),
+        (lambda path: write_photo(path, 1, (120, 160)), "photo of 120×160 pixels, the others have 160×120"),
+    ],
+)
+@pytest.mark.parametrize(("split", "image_id", "line"), [("train", "ID_5", 7), ("test", "ID_t1", 3)])
+def test_photos_that_cannot_be_used(data, damage, message, split, image_id, line):
+    damage(data / f"{split}_images/{image_id}.jpg")
+    errors = found(data, "error")
+    assert len(errors) == 1
+    assert re.search(f"{image_id}.jpg, line {line}, image {image_id}: {message}", errors[0])
+    assert not found(data, "error", exclude={image_id: "broken"})  # with a reason on record it may stay
+
+
+def test_a_mask_of_another_size_or_broken_is_not_used(data):
+    write_photo(data / "train_masks/ID_3.jpg", 0, (80, 60))
+    (data / "train_masks/ID_4.jpg").write_bytes(b"")
+    write_photo(data / "train_masks/ID_5.jpg", 0)
+    damage_truncated(data / "train_masks/ID_5.jpg")
+    images, _, _ = check(data)
+    assert not images["has_mask"].any()
+    warnings = found(data, "warning")
+    assert len(warnings) == 3 and "mask of 80×60 pixels" in warnings[0] and "mask empty" in warnings[1]
+    assert "mask unreadable" in warnings[2] and "truncated" in warnings[2]
+    assert not found(data, "error")
+
+
+def append(path, *rows):
+    path.write_text(path.read_text() + "".join(",".join(row) + "\n" for row in rows))
+
+
+def test_labels_that_cannot_be_used(data):
+    append(data / "train.csv", ("ID_0", CAR), ("../secret", CAR), ("ID_t0", CAR))
+    write_photo(data / "secret.jpg", 0)
+    write_photo(data / "train_images/ID_t0.jpg", 0)
+    errors = found(data, "error")
+    assert len(errors) == 3
+    assert "line 14, image ID_0: the ImageId was there before" in errors[0]
+    assert "line 15, image ../secret: ImageId '../secret' is not a plain name" in errors[1]
+    assert "sample_submission.csv, line 2, image ID_t0: is also in train.csv" in errors[2]
+
+
+def test_a_name_that_is_not_plain_is_never_opened(data, monkeypatch):
+    opened, read = [], Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: opened.append(path) or read(path))
+    append(data / "train.csv", ("../../secret", CAR), ("/etc/passwd", CAR), ("..", CAR))
+    check(data)
+    assert len(opened) == 15 and not any("secret" in str(path) or ".." in str(path) for path in opened)
+
+
+def test_outliers_are_reported_and_the_depth_rule_applied(data):
+    append(data / "train.csv", ("ID_a", "1 0.15 0 -3.1 0 40 300"), ("ID_b", "1 0.15 0 0.1 0 -9 20"))
+    for name in ("ID_a", "ID_b"):
+        write_photo(data / f"train_images/{name}.jpg", 0)
+    _, labels, findings = check(data, max_depth=200, max_depth_reason="a few pixels tall")
+    text = [str(finding) for finding in findings]
+    assert any(
+        "line 14, image ID_a: a car with z = 300 m is left out; a few pixels tall" in line for line in text
+    )
+    assert any("line 15, image ID_b: a car with |roll| = 0.10 below π/2" in line for line in text)
+    assert any("line 15, image ID_b" in line and "above the common road" in line for line in text)
+    assert "ID_a" not in set(labels["ImageId"]) and "ID_b" in set(labels["ImageId"])
+    append(data / "train.csv", ("ID_c", "1 0.15 0 -3.1 0 4 -5"))
+    write_photo(data / "train_images/ID_c.jpg", 0)
+    assert "ID_c: a car with z = -5 m, not in front" in found(data, "error")[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"fx = nan\nfy = 110\ncx = 79.5\ncy = 60\n", "all numbers must be finite"),
+        (bytes(range(256)), "is not a text file"),
+        (b"fx: 110, " * 500, "line 1: expected `name = number`, found 'fx: 110, "),
+    ],
+)
+def test_intrinsics_that_are_none(data, text, message):
+    (data / "camera/camera_intrinsic.txt").write_bytes(text)
+    [error] = found(data, "error")
+    assert "camera_intrinsic.txt" in error and message in error
+    assert len(error.removeprefix(str(data))) < 200
+
+
+def test_nothing_to_learn_from_or_to_predict(data):
+    ids = [f"ID_{number}" for number in range(12)]
+    write_csv(data / "train.csv", [(name, "") for name in ids])
+    no_car, no_image = (
+        f"{data}/{name}: has no {what}; bring the whole file, or leave out less"
+        for name, what in zip(TABLES, ("car to learn from", "image to predict"), strict=True)
+    )
+    assert found(data, "error") == [no_car]
+    write_csv(data / "train.csv", [("ID_0", CAR), ("ID_1", "")])
+    assert not found(data, "error")
+    assert found(data, "error", exclude={"ID_0": "sun"}) == [no_car]
+    assert found(data, "error", max_depth=10) == [no_car]
+    assert found(data, "error", exclude=dict.fromkeys(["ID_t0", "ID_t1"], "sun")) == [no_image]
+    write_csv(data / "train.csv", [])
+    write_csv(data / "sample_submission.csv", [])
+    assert found(data, "error") == [no_car, no_image]
+    write_csv(data / "train.csv", [("ID_0", "x")])  # one reason is enough
+    assert ["line 2, image ID_0: 1 numbers" in error for error in found(data, "error")] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("count", "advice"), [(0, "exclude fewer"), (1, "exclude fewer"), (3, "use fewer folds")]
+)
+def test_too_few_photos_for_the_folds(count, advice):
+    images = [(f"ID_{i}", "train", "", f"{(1 << 16 * i) * 0xFFFF:016x}") for i in range(count)]
+    images = pd.DataFrame(images, columns=["ImageId", "split", "excluded", "phash"])
+    with pytest.raises(UserError, match=f"^{count} groups of .* cannot fill 4 folds; .*{advice}"):
+        folds.make_folds(images, cars.empty(), 4, seed=0, distance=2)
+
+
+def test_a_car_in_another_country(data):
+    write_csv(data / "train.csv", [("ID_0", CAR.replace("16.0", "1e300")), ("ID_1", CAR)])
+    [error] = found(data, "error")
+    assert "train.csv, line 2, image ID_0: a car at x, y, z = 2, 4, 1e+300 m" in error
+    assert not found(data, "error", max_depth=100)
+    write_csv(data / "train.csv", [("ID_0", CAR.replace("-1.5", "-85.9")), ("ID_1", CAR)])
+    [error] = found(data, "error")
+    assert "line 2, image ID_0: a car with pitch, yaw, roll = 0.15, -85.9, -3.1, beyond a full turn" in error
+
+
+def test_intrinsics_of_another_size(data):
+    (data / "camera/camera_intrinsic.txt").write_text("fx = 2304.5\nfy = 2305.9\ncx = 1686.2\ncy = 1355.0\n")
+    assert "far from the middle of photos of 160×120" in found(data, "error")[0]
+
+
+def test_exclusions_are_on_record(data):
+    images, labels, findings = check(data, exclude={"ID_2": "sun", "ID_typo": "?"})
+    assert images.set_index("ImageId").loc["ID_2", "excluded"] == "sun"
+    assert "ID_2" not in set(labels["ImageId"])
+    assert any(f.ImageId == "ID_2" and "sun" in f.finding and f.severity == "note" for f in findings)
+    assert any(f.ImageId == "ID_typo" and f.severity == "warning" for f in findings)
+
+
+def test_check_by_hand(data):
+    outputs = [data / name for name in ("out/findings.csv", "out/images.parquet", "out/labels.parquet")]
+    options = [
+        item for pair in zip(("--findings", "--images", "--labels"), outputs, strict=True) for item in pair
+    ]
+    options += ["--identity", "0123abc"]
+    good = command("check", data, *options, "--exclude", "ID_2=too bright, no road", "--max-depth", 23)
+    assert good.returncode == 0, good.stderr
+    assert "11 training images" in good.stdout and "1 excluded; " in good.stdout
+    assert pd.read_csv(outputs[0]).columns.tolist() == list(Finding._fields)
+    labels = cars.read(outputs[2])
+    assert labels["z"].max() <= 23 and "model_type" in labels and "data 0123abc" in good.stdout
+    assert cars.covered(outputs[2]) == [f"ID_{i}" for i in range(12) if i != 2]
+    assert len(pd.read_parquet(outputs[1])) == 14
+
+    damage_truncated(data / "train_images/ID_5.jpg")
+    for path in outputs:
+        path.unlink()
+    bad = command("check", data, *options)
+    assert bad.returncode == 1 and "ID_5" in bad.stdout and "Traceback" not in bad.stderr
+    assert [path.exists() for path in outputs] == [True, False, False]
+    (data / "train.csv").unlink()
+    assert command("check", data).returncode == 1
+    assert command("check", data / "nowhere").returncode == 2
+    assert "--exclude ID_2" in command("check", data, "--exclude", "ID_2").stderr
+
+
+def test_real_labels_have_known_outliers(real):
+    labels, _, _ = parse(real / "train.csv", LABEL)
+    lines = dict.fromkeys(labels["ImageId"], 0)
+    findings = check_labels("train.csv", labels, lines, labels["z"] > 200, "far")
+    texts = pd.Series([finding.finding for finding in findings])
+    assert texts.str.contains("left out").sum() == 143
+    assert texts.str.contains("roll").sum() == 11
+    assert 1 <= texts.str.contains("common road").sum() < 30

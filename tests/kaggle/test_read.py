@@ -1,0 +1,86 @@
+"""Tables that commands are given by path: truth, predictions, members and the photos they are about."""
+
+import pandas as pd
+import pytest
+
+from carpose.core import cars
+from carpose.core.errors import UserError
+from carpose.kaggle.read import (
+    check_coverage,
+    images_of,
+    note_code,
+    read_image_ids,
+    read_members,
+    read_predictions,
+    read_truth,
+    tables_of,
+)
+from tests.helpers import CAR, POSES, PREDICTED, write_csv
+
+
+@pytest.fixture
+def predictions(tmp_path):
+    """Cars on a and b, of a network that looked at c as well."""
+    cars.write(tmp_path / "p.parquet", POSES.assign(score=0.5), image_ids=["c", "a", "b"])
+    return tmp_path / "p.parquet"
+
+
+def test_truth_is_read_from_both_formats(tmp_path):
+    path = write_csv(tmp_path / "train.csv", [("a", CAR)])
+    cars.write(tmp_path / "labels.parquet", read_truth(path))
+    pd.testing.assert_frame_equal(read_truth(path), read_truth(tmp_path / "labels.parquet"))
+
+
+def test_predictions_say_which_photos_they_are_about(predictions, tmp_path):
+    assert read_predictions(predictions).image_ids == ["c", "a", "b"]
+    path = write_csv(tmp_path / "s.csv", [("b", PREDICTED), ("a", "")])
+    assert read_predictions(path).image_ids == ["b", "a"]
+    POSES.assign(score=0.5).to_parquet(tmp_path / "old.parquet")
+    assert read_predictions(tmp_path / "old.parquet").image_ids is None
+    members = read_members([f"x={path}", f"y={predictions}", f"z={tmp_path}/old.parquet"])
+    assert images_of(members) == ["b", "a", "c"] and list(tables_of(members)) == ["x", "y", "z"]
+    assert images_of(read_members([tmp_path.joinpath("old.parquet").as_posix()])) == ["a", "b"]
+
+
+def test_a_table_must_cover_the_photos_of_the_folds(predictions):
+    members = read_members([f"round0/a={predictions}"])
+    check_coverage(members, ["a", "b"])
+    with pytest.raises(UserError, match=r"p.parquet: 2 of the 3 photos .* first d; .*-R predict"):
+        check_coverage(members, ["a", "d", "e"])
+
+
+def test_a_table_that_does_not_say_what_it_covers_is_believed(tmp_path):
+    POSES.assign(score=0.5).to_parquet(tmp_path / "old.parquet")
+    check_coverage(read_members([f"a={tmp_path}/old.parquet"]), ["a", "d"])
+
+
+def test_tables_of_other_code_are_noted_in_one_line(predictions, tmp_path, capsys):
+    note_code(read_members([f"a={predictions}"]))
+    assert not capsys.readouterr().out
+    POSES.assign(score=0.5).to_parquet(tmp_path / "old.parquet")
+    note_code(read_members([f"a={predictions}"]), read_members([f"b={tmp_path}/old.parquet"]))
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1 and "old.parquet" in said and "-R predict" in said
+
+
+def test_members_are_named(predictions, tmp_path):
+    for argument in ("=p.parquet", "p="):
+        with pytest.raises(UserError, match="give each member as NAME=PATH"):
+            read_members([argument])
+    with pytest.raises(UserError, match="two members are called p; name them apart"):
+        read_members([str(predictions), f"p={predictions}"])
+    cars.write(tmp_path / "labels.parquet", POSES)
+    with pytest.raises(UserError, match="labels.parquet: no column score"):
+        read_members([f"{tmp_path}/labels.parquet"])
+
+
+def test_cars_that_could_not_be_sent_are_not_read(tmp_path):
+    cars.write(tmp_path / "p.parquet", POSES.assign(score=0.5, z=-5.0))
+    with pytest.raises(UserError, match="p.parquet, image a: a car is not in front of the camera"):
+        read_predictions(tmp_path / "p.parquet")
+
+
+def test_images_need_a_column(tmp_path):
+    (tmp_path / "i.csv").write_text("name\na\n")
+    with pytest.raises(UserError, match="i.csv.*ImageId"):
+        read_image_ids(tmp_path / "i.csv")

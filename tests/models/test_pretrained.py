@@ -1,0 +1,116 @@
+"""Published networks and pretrained weights."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from carpose.registry.backbones import BACKBONES, backbone_of
+from models import pretrained
+from tests.models.tiny import encoder_of, tiny
+
+import timm  # isort: skip
+
+
+EFFICIENTNETS = [name for name in BACKBONES if name.startswith("efficientnet")]
+
+
+def published(name: str) -> nn.Module:
+    """timm's own, with features of strides 4 to 32."""
+    return timm.create_model(backbone_of(name).published, features_only=True, out_indices=(1, 2, 3, 4))
+
+
+@pytest.mark.parametrize("backbone", EFFICIENTNETS)
+def test_efficientnets_have_the_published_tensors(backbone):
+    with torch.device("meta"):
+        ours, theirs = encoder_of(backbone, 1.0), published(backbone)
+    shapes = [{n: t.shape for n, t in model.state_dict().items()} for model in (ours, theirs)]
+    assert shapes[0] == shapes[1]
+
+
+@pytest.mark.parametrize("backbone", ["efficientnet_lite0", "efficientnet_b0"])
+def test_efficientnets_compute_what_the_published_ones_do(backbone):
+    """The same weights under another padding or another epsilon load well and give other maps."""
+    theirs, ours = published(backbone).eval(), encoder_of(backbone, 1.0).eval()
+    ours.load_state_dict(theirs.state_dict())
+    picture = torch.randn(1, 3, 64, 96)
+    for one, other in zip(ours(picture), theirs(picture), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "convnext_atto", "mobilenetv3_small_100"])
+def test_whole_networks_of_timm_fit_their_features_by_name(name, tmp_path):
+    """What the hub has is the whole network, whose names differ from those of its features."""
+    torch.manual_seed(1)
+    whole = timm.create_model(name)
+    torch.save(whole.state_dict(), tmp_path / "w.pth")
+    torch.manual_seed(2)
+    encoder = encoder_of(f"timm:{name}", 1.0)
+    pretrained.load_pretrained(encoder.state_dict(), str(tmp_path / "w.pth"))
+    theirs = timm.create_model(name, features_only=True, out_indices=encoder.feature_info.out_indices)
+    weights = {key.replace(".", "_"): value for key, value in whole.state_dict().items()}
+    theirs.load_state_dict({key: weights[key.replace(".", "_")] for key in theirs.state_dict()})
+    picture = torch.randn(1, 3, 64, 96)
+    for one, other in zip(encoder.eval()(picture), theirs.eval()(picture), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("backbone", ["efficientnet_lite0", "dla34", "hourglass"])
+def test_weights_by_path_round_trip(backbone, suffix, tmp_path):
+    source = tiny(backbone).eval()
+    weights = source.backbone_state()
+    path = tmp_path / f"weights{suffix}"
+    save_file(weights, path) if suffix == ".safetensors" else torch.save({"state_dict": weights}, path)
+    loaded = tiny(backbone, pretrained=str(path)).backbone_state()
+    assert not any(name.startswith("heads.") for name in loaded) and loaded.keys() == weights.keys()
+    assert all(torch.equal(loaded[name], weights[name]) for name in weights)
+
+
+def test_weights_under_other_names_are_taken_by_order(tmp_path):
+    source = encoder_of("efficientnet_lite0", 0.125).state_dict()
+    renamed = {f"_other.{i}": t for i, (n, t) in enumerate(source.items()) if "num_batches" not in n}
+    torch.save(renamed | {"_fc.weight": torch.zeros(10, 10)}, tmp_path / "w.pth")
+    encoder = tiny("efficientnet_lite0", pretrained=str(tmp_path / "w.pth")).encoder.state_dict()
+    assert all(torch.equal(encoder[name], source[name]) for name in source)
+
+
+def test_new_input_channels_start_without_influence(tmp_path):
+    source = encoder_of("dla34", 0.125)
+    torch.save(source.state_dict(), tmp_path / "w.pth")
+    encoder = tiny("dla34", in_channels=4, pretrained=str(tmp_path / "w.pth")).encoder
+    picture = torch.randn(1, 3, 64, 64)
+    extended = torch.cat([picture, torch.randn(1, 1, 64, 64)], dim=1)
+    for ours, theirs in zip(encoder.eval()(extended), source.eval()(picture), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_pretrained_scale_and_shift_survive_group_norm(tmp_path):
+    weights = encoder_of("dla34", 0.125).state_dict()
+    weights["base_layer.1.weight"].fill_(3.0)
+    torch.save(weights, tmp_path / "w.pth")
+    model = tiny("dla34", norm="group", pretrained=str(tmp_path / "w.pth"))
+    first = next(module for module in model.modules() if isinstance(module, nn.GroupNorm))
+    assert (first.weight == 3).all()
+
+
+def test_wrong_weights_are_told_and_copy_nothing(tmp_path):
+    torch.save(encoder_of("efficientnet_lite0", 0.25).state_dict(), tmp_path / "wide.pth")
+    with pytest.raises(ValueError, match=r"wide.pth.*check backbone and width"):
+        tiny("efficientnet_lite0", pretrained=str(tmp_path / "wide.pth"))
+    (tmp_path / "text.pth").write_text("no weights")
+    with pytest.raises(ValueError, match=r"text.pth: not a file of weights"):
+        tiny("dla34", pretrained=str(tmp_path / "text.pth"))
+    with pytest.raises(ValueError, match="is not a file; use none, hub or the path"):
+        tiny("dla34", pretrained="imagenet")
+
+
+def test_hub_out_of_reach_is_told(monkeypatch):
+    def unreachable(*_, **__):
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(pretrained.timm, "create_model", unreachable)
+    with pytest.raises(ValueError, match=r"tf_net could not be fetched.*set pretrained: none"):
+        pretrained.from_hub("tf_net")
+    with pytest.raises(ValueError, match="no weights of this backbone; set pretrained: none"):
+        pretrained.from_hub(None)

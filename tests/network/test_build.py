@@ -1,0 +1,111 @@
+"""From a recipe to its network, by what the registry says; a new backbone is one short file and one entry."""
+
+import pytest
+import torch
+
+from carpose.config.recipe import Recipe
+from carpose.core.errors import UserError
+from carpose.heads import loss
+from carpose.heads.head import make_heads
+from carpose.heads.targets import encode
+from carpose.network.build import build
+from carpose.registry.backbones import BACKBONES, Backbone
+from models.folding import fold_batch_norms
+from models.layers import count_parameters
+from models.predictor import Predictor
+from tests.heads.made_up import FOCAL, INTRINSICS, SIZE, scene
+
+SMALL = {"width": 0.125, "neck_channels": 8}
+PLAIN = '''
+"""Four convolutions: picture → feature maps of strides 4, 8, 16 and 32."""
+
+from types import SimpleNamespace
+
+from torch import nn
+
+from models.layers import conv, scaled
+
+
+class Plain(nn.Module):
+    def __init__(self, width, in_channels, first=32):
+        super().__init__()
+        channels = [in_channels, *(scaled(first << level, width) for level in range(4))]
+        self.levels = nn.ModuleList(conv(channels[i], channels[i + 1], 5, 2 if i else 4) for i in range(4))
+        self.feature_info = SimpleNamespace(channels=lambda: channels[1:])
+
+    def forward(self, x):
+        return [x := level(x) for level in self.levels]
+'''.strip()
+
+
+def train_and_predict(recipe):
+    """One forward and backward pass, and one of prediction."""
+    network = build(recipe)
+    xyz, turn = scene()
+    targets = encode(xyz, turn, turn[:, 0, 0] * 0 + 1, INTRINSICS, SIZE, FOCAL, recipe).tensors()
+    pictures = torch.randn(1, 3, 4 * SIZE[1], 4 * SIZE[0])
+    losses = loss.compute(network(pictures, targets["cell"]), targets, recipe)
+    sum(losses.values()).backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+    predictor = Predictor(fold_batch_norms(network))
+    with torch.inference_mode():
+        heatmap, features = predictor(pictures)
+        poses = predictor.poses(features, torch.arange(5))
+    assert heatmap.shape == (1, 1, *SIZE[::-1])
+    assert set(poses) == set(make_heads(recipe)) - {"heatmap"}
+    return network
+
+
+def test_a_new_backbone_is_one_short_file_and_one_entry(tmp_path, monkeypatch):
+    assert len(PLAIN.splitlines()) < 20
+    (tmp_path / "plain_backbone.py").write_text(PLAIN)
+    monkeypatch.syspath_prepend(tmp_path)
+    entry = Backbone("plain_backbone:Plain", neck="unet", options={"first": 64}, keys=())
+    monkeypatch.setitem(BACKBONES, "plain", entry)
+    network = train_and_predict(Recipe(backbone="plain", **SMALL))
+    assert network.encoder.levels[0][0].out_channels == 8 and type(network.neck).__name__ == "Unet"
+    narrow, wide = (build(Recipe(backbone="plain", neck="fpn", width=width)) for width in (0.25, 0.5))
+    assert count_parameters(narrow) < count_parameters(wide)
+
+
+def test_networks_of_timm_are_backbones_as_they_are():
+    network = train_and_predict(Recipe(backbone="timm:resnet18", neck_channels=8, heads=["height"]))
+    assert network.encoder.feature_info.channels() == [64, 128, 256, 512]
+
+
+def test_the_default_neck_and_the_keys_are_those_of_the_entry():
+    def neck(**settings):
+        return type(build(Recipe(**SMALL, **settings)).neck).__name__
+
+    assert neck(backbone="dla34") == "Ida" and neck(backbone="efficientnet_b0") == "Fpn"
+    assert neck(backbone="dla34", neck="fpn") == "Fpn"
+    hourglass = build(Recipe(backbone="hourglass", neck="fpn", stacks=3, modules=1, **SMALL))
+    assert len(hourglass.hourglasses) == 3, "a whole network has no neck"
+
+
+def test_the_mask_is_a_fourth_channel():
+    network = build(Recipe(backbone="dla34", mask_channel=True, **SMALL))
+    assert len(network(torch.randn(2, 4, 64, 64))) == 1
+
+
+@pytest.mark.parametrize(
+    "settings, told",
+    [
+        (
+            {"backbone": "timm:resnet18", "width": 0.5},
+            "width: invalid value 0.5; timm's resnet18 can be had at",
+        ),
+        ({"backbone": "timm:no_such"}, "timm cannot make no_such with feature maps"),
+        ({"backbone": "timm:vit_tiny_patch16_224"}, "has maps of strides 16 .*strides 4, 8, 16, 32"),
+        ({"backbone": "timm:swin_tiny_patch4_window7_224"}, "as NHWC"),
+        ({"backbone": "resnet18"}, "backbone: invalid value 'resnet18'; use one of .*or timm:NAME"),
+        ({"neck": "pan"}, "neck: invalid value 'pan'; use one of fpn, ida, unet"),
+        ({"width": 0.5, "pretrained": "hub"}, "no weights of dla34 at width 0.5"),
+        ({"backbone": "hourglass", "pretrained": "hub"}, "no weights of hourglass at width 1"),
+        ({"pretrained": "nowhere.pth"}, "nowhere.pth is not a file; use none, hub or the path"),
+        ({"backbone": "hourglass", "modules": 0, "width": 0.125}, "modules: invalid value 0"),
+    ],
+)
+def test_what_cannot_be_built_is_told(settings, told):
+    with pytest.raises(UserError, match=told):
+        build(Recipe(**settings))

@@ -1,0 +1,26 @@
+"""Untrained networks for tests of predictions."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from carpose.config.recipe import Recipe
+from carpose.network.build import build
+from carpose.network.checkpoint import save_checkpoint
+
+RECIPE = Recipe(backbone="dla34", width=0.125, neck_channels=16, input_width=192, input_height=64)
+CPU = torch.device("cpu")
+
+
+def checkpoint(path, provenance=None, **changes):
+    """An untrained network; another seed gives other weights of the same recipe."""
+    recipe = replace(RECIPE, **changes)
+    save_checkpoint(path, build(recipe).state_dict(), replace(recipe, seed=0), provenance or {})
+    return path
+
+
+def same(a, b):
+    assert len(a) == len(b) > 0 and (a.ImageId.to_numpy() == b.ImageId.to_numpy()).all()
+    numbers = [name for name in a if name != "ImageId"]
+    np.testing.assert_allclose(a[numbers], b[numbers], rtol=1e-4, atol=1e-4)

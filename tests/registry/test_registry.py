@@ -1,0 +1,60 @@
+"""The registry: plain data that names what there is."""
+
+import subprocess
+import sys
+
+import pytest
+
+from carpose.config.recipe import Recipe
+from carpose.core.errors import UserError
+from carpose.heads.head import make_heads
+from carpose.registry.backbones import BACKBONES, NECKS, backbone_of, on_hub, published_name
+from carpose.registry.heads import HEADS
+from carpose.registry.resolve import resolve
+from tests.helpers import ENVIRONMENT
+
+
+def test_data_and_names_load_no_library():
+    code = (
+        "import sys, models, carpose.registry.backbones, carpose.registry.heads, carpose.registry.resolve\n"
+        "print(sorted({'torch', 'timm', 'numpy', 'pandas'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr
+
+
+BUILDERS = [entry.builder for entry in (*BACKBONES.values(), *HEADS.values())]
+
+
+@pytest.mark.parametrize("dotted", sorted({*BUILDERS, *NECKS.values()}))
+def test_every_dotted_name_names_something(dotted):
+    assert callable(resolve(dotted))
+
+
+def test_recipes_take_the_keys_of_backbones():
+    fields = set(vars(Recipe()))
+    assert {key for entry in BACKBONES.values() for key in entry.keys} <= fields
+
+
+def test_published_weights_are_of_width_one():
+    assert on_hub("efficientnet_b0", 1) and not on_hub("efficientnet_b0", 0.5) and not on_hub("hourglass", 1)
+    assert published_name("efficientnet_b0", 1) == "efficientnet_b0"
+    assert published_name("efficientnet_lite0", 1) == "tf_efficientnet_lite0"
+    assert published_name("timm:resnet18", 1) == "resnet18"
+    with pytest.raises(UserError, match=r"no weights of dla34 at width 0.25; set pretrained: none"):
+        published_name("dla34", 0.25)
+
+
+def test_unknown_backbones_are_told():
+    for name in ("resnet18", "timm:"):
+        with pytest.raises(UserError, match="efficientnet_b0.*hourglass, or timm:NAME"):
+            backbone_of(name)
+
+
+def test_heads_come_in_the_registry_s_order():
+    """It fixes random initialisation, and the order in which losses are summed."""
+    fixed = ["heatmap", "offset", "depth", "rotation"]
+    assert list(make_heads(Recipe())) == fixed
+    assert list(make_heads(Recipe(heads=["height"]))) == [*fixed[:3], "height", "rotation"]
+    for name, head in make_heads(Recipe(heads=["height"])).items():
+        assert (head.name, head.channels) == (name, HEADS[name].channels)

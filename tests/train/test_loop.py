@@ -1,0 +1,181 @@
+"""Training as its user runs it: deterministic, resumable, never silent about a loss that is not finite."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from carpose.core.version import code_digest
+from carpose.network.checkpoint import load_checkpoint
+from tests.helpers import ENVIRONMENT, options, run_background, run_module
+
+
+@pytest.fixture(scope="module")
+def undisturbed(prepared, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    events = ("--tensorboard", "true", "--events", folder / "events")
+    run_module(*options(prepared, folder, *events))
+    return folder
+
+
+def patched(code, command):
+    """The same command with something of it replaced."""
+    start = f"import sys; from carpose.train import loop, step, __main__ as door; {code}; sys.exit(door.main())"
+    return [sys.executable, "-c", start, *map(str, command[1:])]
+
+
+def test_history_and_checkpoint(undisturbed):
+    history = pd.read_csv(undisturbed / "history.csv")
+    assert list(history.epoch) == [1, 2, 3]
+    assert np.isfinite(history[["loss", "heatmap", "offset", "depth", "rotation", "mAP"]]).all(axis=None)
+    _, recipe, provenance = load_checkpoint(undisturbed / "model.pt")
+    assert recipe.backbone == "dla34" and provenance["code_digest"] == code_digest()
+    assert provenance["code"] and provenance["data"] and provenance["fold"] == 0 and provenance["round"] == "first"
+    assert not list(undisturbed.glob("state.pt*"))
+
+
+def test_tensorboard_has_the_history(undisturbed):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(undisturbed / "events"))
+    events.Reload()
+    history = pd.read_csv(undisturbed / "history.csv")
+    assert [event.step for event in events.Scalars("depth")] == [1, 2, 3]
+    np.testing.assert_allclose([event.value for event in events.Scalars("depth")], history.depth, rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_killed_at_random_it_ends_bit_identical(prepared, undisturbed, tmp_path):
+    """SIGKILL at random moments, with a state written after nearly every step."""
+    random.seed(4)
+    command = patched("loop.MINUTE = 0.006", options(prepared, tmp_path, "--save-minutes", 1))
+    kills, path = 0, tmp_path / "state.pt"
+    for _ in range(3):
+        waited = random.uniform(0.1, 1.5)
+        before = path.stat().st_mtime_ns if path.exists() else 0
+        process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
+        while process.poll() is None and not (path.exists() and path.stat().st_mtime_ns > before):
+            time.sleep(0.02)
+        time.sleep(waited)
+        if process.poll() is None:
+            process.kill()
+            kills += 1
+        process.wait()
+    assert kills, "the training was over before it could be killed"
+    subprocess.run(command, env=ENVIRONMENT, check=True, capture_output=True)
+    assert (tmp_path / "model.pt").read_bytes() == (undisturbed / "model.pt").read_bytes()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_sigterm_saves_and_leaves(prepared, undisturbed, tmp_path, workers):
+    """To the whole group of processes, as Slurm and torchrun send it."""
+    command = options(prepared, tmp_path, "--workers", workers)
+    process = run_background(command, start_new_session=True)
+    while "epoch 1/3" not in process.stdout.readline():
+        assert process.poll() is None
+    os.killpg(process.pid, signal.SIGTERM)
+    assert process.wait(60) == 143
+    assert (tmp_path / "state.pt").exists() and not (tmp_path / "model.pt").exists()
+    assert "going on at epoch" in run_module(*command).stdout
+    assert (tmp_path / "model.pt").read_bytes() == (undisturbed / "model.pt").read_bytes()
+
+
+def test_a_second_training_of_the_same_state_waits(prepared, undisturbed, tmp_path):
+    """As after a kill of Snakemake: the orphan is left alone, and what it has done is gone on from."""
+    command = options(prepared, tmp_path)
+    orphan = run_background(command)
+    while "epoch 1/3" not in orphan.stdout.readline():
+        assert orphan.poll() is None
+    orphan.send_signal(signal.SIGSTOP)
+    second = run_background(command, stderr=subprocess.PIPE)
+    assert "another training is at work" in second.stderr.readline()
+    assert second.poll() is None and not (tmp_path / "model.pt").exists()
+    orphan.kill()
+    orphan.wait()
+    assert "going on at epoch" in second.communicate(timeout=120)[0]
+    assert second.returncode == 0
+    assert (tmp_path / "model.pt").read_bytes() == (undisturbed / "model.pt").read_bytes()
+    assert not list(tmp_path.glob("state.pt*"))
+
+
+def test_infinite_loss_stops_and_names_the_photos(prepared, tmp_path):
+    infinite = ("--loss-weights", "heatmap=1e39")  # in float32
+    done = run_module(*options(prepared, tmp_path, *infinite), check=False)
+    assert done.returncode == 2
+    assert "loss is not finite" in done.stderr and "epoch" in done.stderr and "ID_" in done.stderr
+    assert "on_nan: rollback" in done.stderr
+    assert not (tmp_path / "model.pt").exists()
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        (("--batch-size", 0), "batch_size: 0 is not right; it must be at least 1"),
+        (("--lr", "nan", "--radius", 0), "lr: nan is not right; it must be a finite number"),
+        (("--input-width", 33), "input_width: 33 is not right"),
+        (("--crop", 1, 1, 0, 0), "crop: [1.0, 1.0, 0.0, 0.0] is not right; use left top right bottom"),
+        (("--fold", -1), "argument --fold: '-1' is not right; use an integer from 0 on"),
+        (("--state", "."), ".: is a folder; name a file"),
+    ],
+)
+def test_what_cannot_be_trained_is_said_first(prepared, tmp_path, wrong, message):
+    done = run_module(*options(prepared, tmp_path, *wrong), check=False, cwd=tmp_path)
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_going_back_halves_the_rate_of_what_failed(prepared, undisturbed, tmp_path):
+    """Also where the state that it goes back to was saved after an earlier failure."""
+    folds = pd.read_parquet(prepared / "folds.parquet")
+    steps = int((folds.fold != 0).sum()) // 2
+    # Of all steps' losses in turn, the second of epoch 2 and, after that was trained again, of epoch 3.
+    broken = [steps + 1, 2 * steps + 3]
+    code = (
+        "import itertools; number = itertools.count(); "
+        f"step.Training.is_broken = lambda self, values: next(number) in {broken}"
+    )
+    command = patched(code, options(prepared, tmp_path, "--on-nan", "rollback"))
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    assert "back to epoch 2 at 0.5 of the rate" in done.stdout
+    assert "back to epoch 3 at 0.25 of the rate" in done.stdout
+    usual, halved = (pd.read_csv(folder / "history.csv").lr for folder in (undisturbed, tmp_path))
+    np.testing.assert_allclose(halved / usual, [1, 0.5, 0.25])
+
+
+@pytest.mark.slow
+def test_a_retraining_learns_from_pseudo_labels_and_starts_warm(prepared, undisturbed, tmp_path):
+    images = pd.read_parquet(prepared / "images.parquet")
+    labels = pd.read_parquet(prepared / "labels.parquet")
+    tests = images.ImageId[images.split == "test"].tolist()
+    pseudo = labels.head(40).assign(fold=0, weight=0.7, depth_sigma=0.05, score=0.8, role="positive")
+    pseudo["ImageId"] = [tests[row % len(tests)] for row in range(len(pseudo))]
+    pseudo.to_parquet(tmp_path / "pseudo.parquet")
+    start = ("--start-weights", undisturbed / "model.pt")
+    models = {}
+    for name, more in (
+        ("warm", ("--start", "warm", *start)),
+        ("scratch", ("--start", "scratch", *start)),
+        ("new", ()),
+    ):
+        (tmp_path / name).mkdir()
+        more = (*more, "--pseudo", tmp_path / "pseudo.parquet", "--epochs", 1, "--validate-every", 0)
+        run_module(*options(prepared, tmp_path / name, *more))
+        content = torch.load(tmp_path / name / "model.pt", weights_only=True)
+        assert content["provenance"]["round"] == "later"
+        models[name] = content["weights"]
+    assert all(torch.equal(models["scratch"][name], value) for name, value in models["new"].items())
+    assert any(not torch.equal(models["warm"][name], value) for name, value in models["new"].items())
+
+
+def test_a_start_of_another_network_is_refused(prepared, undisturbed, tmp_path):
+    more = ("--start-weights", undisturbed / "model.pt", "--width", 0.25)
+    done = run_module(*options(prepared, tmp_path, *more), check=False)
+    assert done.returncode == 2 and "model.pt: holds another network" in done.stderr
+    assert "start: scratch" in done.stderr

@@ -1,0 +1,13 @@
+"""One finished run, shared by the tests of the workflow."""
+
+import pytest
+
+from tests.helpers import CI, snakemake
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """A folder with a complete run of the tiny configuration, which tests plan against."""
+    folder = tmp_path_factory.mktemp("run")
+    snakemake(folder, "submission", *CI)
+    return folder

@@ -1,0 +1,184 @@
+"""What a change plans: every key of the configuration, the data, the code. Against a finished run, by Snakemake's
+own dry runs."""
+
+import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from carpose.config.page import schema_text
+from tests.helpers import CI, jobs, snakemake
+
+FUSED = {"fit_fusion", "fuse", "write_submission", "evaluate", "draw"}
+LATER = {"train", "predict", *FUSED}  # of round 1
+FIRST = {*LATER, "make_pseudo_labels"}
+CACHED = {*FIRST, "build_cache"}
+FOLDED = {*FIRST, "split_folds"}
+CHECKED = {*CACHED, "split_folds", "check_data"}
+RENDERED = {*CHECKED, "demo_data"}
+
+# Key → a value other than the one of configs/ci.yaml, and the rules whose jobs it plans.
+CHANGES = {
+    "demo": {
+        **{"train_images": 13, "test_images": 7, "seed": 2, "scale": 0.11, "max_distance": 41},
+        **{"poses_from": "a.csv", "car_models": "folder", "car_model_ids": "b.csv"},
+    },
+    "exclude": {"images": {"ID_1": "broken"}, "max_depth": 30, "max_depth_reason": "far"},
+    "folds": {"count": 3, "hash_distance": 2, "seed": 5},
+    "cache": {"crop": [-0.02, 0.5, 1.02, 0.93], "scale": 0.9},
+    "running": {"validate_every": 2, "save_minutes": 3, "workers": 1, "tensorboard": True, "graphs": True},
+    "predict": {
+        **{"threshold": 0.02, "batch_size": 4, "flip": True, "mask_filter": False, "runtime": "openvino"},
+        "tta_rotations_deg": [[0, 0.25, 0]],
+    },
+    "pseudo": {"mode": "hard", "precision_positive": 0.7, "precision_ignore": 0.1},
+    "fuse": {"mode": "equal", "rounds": [0]},
+    "resources": {"train": {"threads": 2}, "predict": {"mem_mb": 1600}, "small": {"runtime": 11}},
+}
+PLANS = {
+    **{"demo": RENDERED, "exclude": CHECKED, "folds": FOLDED, "cache": CACHED, "running": set()},
+    **{"predict": FIRST, "pseudo": {*LATER, "make_pseudo_labels"}, "fuse": FUSED, "resources": set()},
+}
+NOT_OF_THE_RESULT = {"gpus"}
+
+
+def planned(folder: Path, *config: str) -> dict[str, str]:
+    return jobs(snakemake(folder, "-n", "submission", *CI, "--config", *config))
+
+
+def other(key: str, schema: dict):
+    """A valid value of a key that is neither its default nor that of configs/ci.yaml."""
+    given = {"backbone": "timm:resnet18", "crop": [0.0, 0.6, 1.0, 0.87], "rotate_deg": [1.0, 1.5, 1.0]}
+    given |= {"input_width": 224, "input_height": 96, "neck_channels": 24, "heads": [], "width": 0.25}
+    given |= {"loss_weights": {"depth": 1}, "mask_channel": True, "batch_size": 2, "gpus": 0, "flip": 0.4}
+    if key in given:
+        return given[key]
+    if "enum" in schema:
+        return schema["enum"][-1]
+    low, high = schema.get("minimum", schema.get("exclusiveMinimum")), schema.get("maximum", 7)
+    return low + (2 if schema["type"] == "integer" else (high - low) / 7)
+
+
+def cases() -> list[tuple[str, str, set[str], dict[str, str]]]:
+    """(name, --config, rules that it plans, numbers of jobs where they matter)"""
+    result = []
+    for section, changes in CHANGES.items():
+        for key, value in changes.items():
+            result.append((f"{section}.{key}", f"{section}={json.dumps({key: value})}", PLANS[section], {}))
+    definitions = json.loads(schema_text())["$defs"]
+    for key, schema in definitions["model"]["properties"].items():
+        if key in ("retrain", "pretrained", "backbone"):  # files, and what changes the other keys' meaning
+            continue
+        change = f"train={json.dumps({key: other(key, schema)})}"
+        plan = set() if key in NOT_OF_THE_RESULT else FIRST
+        result.append((f"train.{key}", change, plan, {"train": "8"} if plan else {}))
+    for key in ("epochs", "lr", "pseudo_share", "pseudo_augment_scale", "start", "seed", "revision"):
+        change = f"retrain={json.dumps({key: other(key, definitions['retrain']['properties'][key])})}"
+        result.append((f"retrain.{key}", change, LATER, {"train": "4", "predict": "2"}))
+    result += [
+        ("rounds", "rounds=3", {*LATER, "make_pseudo_labels"}, {"train": "4", "make_pseudo_labels": "1"}),
+        ("models.revision", 'models={"dla34": {"revision": 1}}', FIRST, {"train": "8", "predict": "4"}),
+        (
+            "models.retrain",
+            'models={"dla34": {"retrain": {"lr": 0.001}}}',
+            LATER,
+            {"train": "2", "predict": "1"},
+        ),
+        ("models.null", 'models={"dla34": null}', {*LATER, "make_pseudo_labels"}, {}),
+        # Numbers that change places, or take another's value: Snakemake compares values of params as a set.
+        ("folds alike", 'folds={"hash_distance": 2, "seed": 2}', FOLDED, {}),
+        ("size alike", 'train={"input_width": 64}', FIRST, {"train": "8"}),
+        ("crop alike", 'cache={"crop": [-0.02, 0.5, 0.92, 1.02]}', CACHED, {}),
+    ]
+    return result
+
+
+def test_the_walk_knows_every_key():
+    schema = json.loads(schema_text())
+    sections = set(schema["properties"]) - {"run", "data_root", "rounds", "train", "retrain", "models"}
+    assert set(CHANGES) == sections
+    for section in sections:
+        assert set(CHANGES[section]) == set(schema["properties"][section]["properties"]), section
+    known = {name.partition(".")[2] for name, *_ in cases() if name.startswith("train.")}
+    assert known | {"retrain", "pretrained", "backbone"} == set(schema["$defs"]["model"]["properties"])
+
+
+@pytest.mark.slow
+def test_a_changed_key_plans_exactly_what_depends_on_it(finished):
+    """A dry run for each key."""
+    everything = cases()
+
+    def mistakes(case):
+        name, change, rules, numbers = case
+        found = planned(finished, change)
+        wrong = {rule: found.get(rule) for rule, number in numbers.items() if found.get(rule) != number}
+        rules_found = set(found) - {"submission"}
+        return [f"{name}: plans {sorted(rules_found)}, not {sorted(rules)}"] * (rules_found != rules) + [
+            f"{name}: {rule} {number} times" for rule, number in wrong.items()
+        ]
+
+    with ThreadPoolExecutor(2) as pool:
+        lines = [line for found in pool.map(mistakes, everything) for line in found]
+    assert not lines, "\n".join(lines)
+
+
+def test_fusing_again_trains_nothing(finished):
+    found = jobs(snakemake(finished, "-n", "submission", "-R", "fuse", *CI))
+    assert set(found) - {"submission"} == FUSED - {"fit_fusion"}
+
+
+def test_later_rounds_are_nothing_to_the_first(finished):
+    assert planned(finished, 'retrain={"lr": 0.003}')["train"] == "4"
+    assert (
+        planned(finished, 'retrain={"pseudo_share": 0.1}', 'models={"dla34": {"revision": 0}}')["train"]
+        == "4"
+    )
+
+
+def test_one_model_trains_alone(finished):
+    text = snakemake(finished, "-n", "trained", *CI, "--config", 'models={"dla34": {"revision": 1}}')
+    assert jobs(text)["train"] == "2"
+    assert "round0/dla34/fold0/model.pt" in text and "output: results/ci/round0/hourglass" not in text
+
+
+def test_how_it_runs_is_no_part_of_the_result(finished):
+    running = '"workers": 2, "save_minutes": 3, "validate_every": 1, "tensorboard": true, "graphs": true'
+    changes = ['resources={"train": {"threads": 2}}', f"running={{{running}}}", 'train={"gpus": 0}']
+    assert not planned(finished, *changes)
+
+
+@pytest.fixture(scope="module")
+def with_data(finished, tmp_path_factory):
+    """A finished run on a folder of the user's: the finished demo's photos, given as data_root."""
+    folder = tmp_path_factory.mktemp("own")
+    shutil.copytree(finished / "results" / "ci" / "demo", folder / "data")
+    small = ["rounds=1", 'models={"dla34": null}', 'train={"epochs": 1}', f"data_root={folder / 'data'}"]
+    snakemake(folder, "submission", *CI, "--config", *small)
+    return folder, small
+
+
+@pytest.mark.slow
+def test_data_are_the_same_wherever_they_lie(with_data, tmp_path):
+    """Another spelling, a relative path, a copy with other times at another place: nothing to do. A photo that is
+    replaced, masks that go, a changed label: all from the check on."""
+    folder, small = with_data
+    *rest, _ = small
+
+    def plan(root):
+        return set(planned(folder, *rest, f"data_root={root}")) - {"submission"}
+
+    shutil.copytree(folder / "data", tmp_path / "copy", copy_function=shutil.copyfile)
+    for root in (folder / "data", f"{folder / 'data'}/", "data", "./data/../data", tmp_path / "copy"):
+        assert not plan(root), root
+    everything = (CHECKED - {"make_pseudo_labels"}) | {"evaluate"}
+    photo = next((tmp_path / "copy" / "train_images").glob("*.jpg"))
+    photo.write_bytes(photo.read_bytes() + b"\0")
+    assert plan(tmp_path / "copy") == everything
+    shutil.copytree(folder / "data", tmp_path / "bare", ignore=shutil.ignore_patterns("*_masks"))
+    assert plan(tmp_path / "bare") == everything
+    shutil.copytree(folder / "data", tmp_path / "moved")
+    table = tmp_path / "moved" / "train.csv"
+    table.write_text(table.read_text().replace("1", "2", 1))
+    assert plan(tmp_path / "moved") == everything

@@ -1,0 +1,1 @@
+"""Where the score is lost; what a network sees."""

@@ -1,0 +1,124 @@
+"""Where the score is lost: errors by kind of car, by threshold, by cause; scores and uncertainties against
+what came true; the worst images. And how much of the picture a network sees: the receptive field.
+
+    python -m carpose.analysis errors           tables and pictures of predictions whose truth is known
+    python -m carpose.analysis receptive-field  theoretical and effective field of networks
+
+In (errors): the checked tables, tables of predicted cars. Out: a folder of CSV tables and PNG pictures.
+"""
+
+import argparse
+from pathlib import Path
+
+import pandas as pd
+
+from carpose.core import cars, parquet
+from carpose.core.files import atomic, run_main
+from carpose.core.options import commands, whole
+from carpose.drawing.figures import PREDICTED, TRUE, cars_figure
+from carpose.geometry import camera
+from carpose.kaggle.read import check_coverage, note_code, read_members
+from carpose.plots.figures import save
+
+from .errors import errors
+from .figures import calibration_figure, causes_figure, groups_figure, receptive_figure
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m carpose.analysis",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = commands(parser)
+
+    sub = add("errors", "tables and pictures of the errors of predictions", analyse_errors)
+    sub.add_argument("--labels", type=Path, required=True, help="labels.parquet of the check")
+    sub.add_argument("--images", type=Path, required=True, help="images.parquet of the check")
+    sub.add_argument("--folds", type=Path, required=True, help="folds.parquet: which images count")
+    sub.add_argument("--data", type=Path, required=True, help="folder of the competition's layout")
+    sub.add_argument(
+        "--members",
+        nargs="+",
+        required=True,
+        metavar="NAME=PATH",
+        help="tables of out-of-fold cars; the first is the one that the pictures show",
+    )
+    sub.add_argument("--worst", type=whole(1), default=6, help="how many of the worst images are drawn")
+    sub.add_argument("--output", type=Path, required=True, help="folder for the tables and pictures")
+
+    text = "theoretical and effective receptive field of networks"
+    sub = add("receptive-field", text, measure_receptive_fields)
+    sub.add_argument("--checkpoints", type=Path, nargs="+", required=True, help="model.pt of the networks")
+    sub.add_argument("--cache", type=Path, required=True, help="folder of the picture cache")
+    sub.add_argument("--labels", type=Path, required=True, help="labels.parquet of the check")
+    sub.add_argument("--photos", type=whole(1), default=8, help="photos over which gradients are averaged")
+    sub.add_argument("--threads", type=whole(1), default=1, help="torch threads")
+    sub.add_argument("--output", type=Path, required=True, help="CSV table to write")
+    sub.add_argument("--picture", type=Path, required=True, help="PNG to write")
+    args = parser.parse_args()
+    args.action(args)
+
+
+def analyse_errors(args: argparse.Namespace) -> None:
+    folds, images = parquet.read_folds(args.folds), parquet.read_images(args.images).set_index("ImageId")
+    labels, members = cars.read(args.labels), read_members(args.members)
+    check_coverage(members, folds["ImageId"])
+    note_code(members)
+    intrinsics = camera.read_intrinsics(args.data / "camera" / "camera_intrinsic.txt")
+    photo_size = tuple(images.loc[folds["ImageId"], ["width", "height"]].iloc[0])
+    truth = labels[labels["ImageId"].isin(folds["ImageId"])]
+    tables_of = {}
+    for name, member in members.items():
+        predictions = member.cars[member.cars["ImageId"].isin(folds["ImageId"])]
+        tables_of[name] = errors(truth, predictions, intrinsics, photo_size)
+    shown, tables = next(iter(tables_of.items()))
+    for kind in tables:
+        together = pd.concat([own[kind].assign(name=name) for name, own in tables_of.items()])
+        write(args.output / f"{kind}.csv", together[["name", *tables[kind].columns]])
+
+    worst = {
+        image_id: args.data / "train_images" / f"{image_id}.jpg"
+        for image_id in tables["worst"]["ImageId"].head(args.worst)
+    }
+    layers = [(truth, TRUE), (submitted(members[shown].cars), PREDICTED)]
+    figures = {
+        "groups": groups_figure({name: own["groups"] for name, own in tables_of.items()}),
+        "causes": causes_figure(tables["thresholds"], tables["oracles"]),
+        "calibration": calibration_figure(tables["scores"], tables["depth"]),
+        "worst": cars_figure(worst, intrinsics, layers),
+    }
+    for name, figure in figures.items():
+        save(figure, args.output / f"{name}.png")
+    print(f"{shown}: mAP if one thing alone were right")
+    print(tables["oracles"].to_string(index=False, float_format="{:.4f}".format))
+    print(f"\n{shown}: what becomes of the true cars at each pair of thresholds")
+    print(tables["thresholds"].to_string(index=False, float_format="{:.3f}".format))
+
+
+def submitted(predictions: pd.DataFrame) -> pd.DataFrame:
+    """What would be submitted; of a model that was not fused, what is more likely there than not."""
+    return predictions[predictions["sure"] if "sure" in predictions else predictions["score"] > 0.5]
+
+
+def measure_receptive_fields(args: argparse.Namespace) -> None:
+    import torch  # the errors can do without
+
+    from .receptive_field import NEAR_QUANTILES, measure
+
+    torch.set_num_threads(args.threads)
+    fields = measure(args.checkpoints, args.cache, cars.read(args.labels), args.photos)
+    write(args.output, fields.table)
+    save(receptive_figure(fields.gradients, fields.table, fields.near), args.picture)
+    print(fields.table.to_string(index=False, float_format="{:.1f}".format))
+    for share, distance in zip(NEAR_QUANTILES[:2], fields.distances, strict=False):
+        print(f"{100 * share:.0f} % of all cars are nearer than {distance:.1f} m")
+
+
+def write(path: Path, table: pd.DataFrame) -> None:
+    with atomic(path) as temporary:
+        table.to_csv(temporary, index=False, float_format="%.6g")
+
+
+if __name__ == "__main__":
+    run_main(main)

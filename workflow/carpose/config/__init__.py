@@ -1,0 +1,1 @@
+"""Every key of the configuration, once: type, range, default, help."""

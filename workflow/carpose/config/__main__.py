@@ -1,0 +1,20 @@
+"""Write what is made from the configuration's keys: its JSON schema and docs/configuration.md."""
+
+import argparse
+from pathlib import Path
+
+from carpose.core.files import run_main, write_text
+
+from .page import page_text, schema_text
+
+ROOT = Path(__file__).parents[3]
+
+
+def main() -> None:
+    argparse.ArgumentParser(prog="python -m carpose.config", description=__doc__).parse_args()
+    write_text(ROOT / "workflow" / "schemas" / "config.schema.json", schema_text())
+    write_text(ROOT / "docs" / "configuration.md", page_text())
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,116 @@
+"""A section's keys as options of a program: name, help, default and range come from the section."""
+
+import argparse
+import shlex
+from dataclasses import asdict, fields
+from decimal import Decimal
+from typing import Any, TypeVar, get_args, get_origin
+
+from carpose.core.errors import UserError
+
+from .keys import default_of, section_schema
+from .messages import problems
+
+Section = TypeVar("Section")
+
+
+def add_options(parser: argparse.ArgumentParser, section: type, leave_out: tuple[str, ...] = ()) -> None:
+    """One option per key of the section."""
+    group = parser.add_argument_group(section.__name__.lower(), section.__doc__)
+    for item in fields(section):
+        if item.name in leave_out:
+            continue
+        keywords, default = item.metadata["schema"], default_of(item)
+        options: dict[str, Any] = {"help": item.metadata["help"].replace("%", "%%"), "default": default}
+        origin, inner = get_origin(item.type), get_args(item.type)
+        if item.type is bool:
+            options |= {"type": _boolean, "nargs": "?", "const": True, "metavar": "true|false"}
+        elif origin is dict:
+            options |= {"type": _pair(inner[1]), "nargs": "*", "action": _Pairs, "metavar": "NAME=VALUE"}
+        elif origin is list and get_origin(inner[0]) is list:
+            options |= {
+                "type": float,
+                "nargs": keywords["items"]["minItems"],
+                "action": "append",
+                "default": [],
+            }
+        elif origin is list:
+            options |= {"type": inner[0], "nargs": keywords.get("minItems", "*")}
+            options["choices"] = keywords.get("items", {}).get("enum")
+        else:
+            options |= {"type": item.type, "choices": keywords.get("enum")}
+        group.add_argument(_option(item.name), **options)
+
+
+def from_options(
+    args: argparse.Namespace, section: type[Section], leave_out: tuple[str, ...] = ()
+) -> Section:
+    """The section's values. Raises UserError with one line per value that is out of its range."""
+    names = [item.name for item in fields(section) if item.name not in leave_out]
+    values = section(**{name: getattr(args, name) for name in names})
+    lines = problems(asdict(values), section_schema(section))
+    if lines:
+        raise UserError("\n  ".join(["invalid options", *lines]))
+    return values
+
+
+def command_line(section: type, values: dict) -> str:
+    """Values by key → the options that say the same, for a shell. Raises ValueError for unknown keys."""
+    unknown = sorted(set(values) - {item.name for item in fields(section)})
+    if unknown:
+        raise ValueError(f"unknown keys of {section.__name__}: {', '.join(unknown)}")
+    words = []
+    for name, value in values.items():
+        if isinstance(value, list) and value and isinstance(value[0], list):
+            for row in value:
+                words += [_option(name), *map(_text, row)]
+        elif isinstance(value, list):
+            words += [_option(name), *map(_text, value)] if value or _may_be_empty(section, name) else []
+        elif isinstance(value, dict):
+            words += [_option(name), *(f"{key}={_text(item)}" for key, item in value.items())]
+        else:
+            words += [_option(name), _text(value)]
+    return shlex.join(words)
+
+
+def _may_be_empty(section: type, name: str) -> bool:
+    """Rows of numbers are given one option each: no rows, no option."""
+    [item] = [item for item in fields(section) if item.name == name]
+    return get_origin(get_args(item.type)[0]) is not list
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _text(value: Any) -> str:
+    """Without an exponent: argparse takes -1e-05 for an option, but -0.00001 for a number."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and "e" in repr(value):
+        return format(Decimal(repr(value)), "f")
+    return str(value)
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not true or false")
+    return text.lower() == "true"
+
+
+def _pair(kind: type):
+    def parse(text: str) -> tuple[str, Any]:
+        name, equals, value = text.partition("=")
+        if not (name and equals and value.strip()):
+            raise argparse.ArgumentTypeError(f"{text!r}: give it as NAME=VALUE")
+        try:
+            return name, kind(value)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r}: {value!r} is not a number") from None
+
+    return parse
+
+
+class _Pairs(argparse.Action):
+    def __call__(self, parser, namespace, values, option_string=None):
+        setattr(namespace, self.dest, dict(values))

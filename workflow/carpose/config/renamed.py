@@ -1,0 +1,32 @@
+"""Keys of earlier versions: what to write instead. An error names it where one of them is met."""
+
+STUDIED = "it was removed: no study found a gain (docs/studies.md; the tag studies-1 still has it)"
+RENAMED = {
+    "retrain_epochs": "write epochs in the section retrain:",
+    "retrain_lr": "write lr in the section retrain:",
+    "retrain_start": "write start in the section retrain:",
+    "pseudo_share": "write it in the section retrain:",
+    "student": "write pseudo_augment_scale in the section retrain:",
+    "height_cue": "write heads: [height]",
+    **{
+        f"{head}_weight": f"write loss_weights: {{{head}: …}}"
+        for head in ("heatmap", "offset", "depth", "rotation")
+    },
+    "nan": "write on_nan: stop, or rollback for what was back",
+    "recipe": "write revision",
+    "turns_deg": "write tta_rotations_deg",
+    "pool_depth": "it is always done now",
+    "regression_radius": "it is always 1 now",
+    "ignore_masks": "masked regions are always left out of the heat map's loss now",
+    "depth_uncertainty": "it is always predicted now",
+    **dict.fromkeys(
+        [
+            *("coordinates", "level_deg", "resize", "resize_from", "leave_out", "flip_about", "colour_kind"),
+            *("rotation", "yaw", "pitch_roll", "constant_pitch", "constant_roll", "radius_rule"),
+            *("loss_balance", "depth_beta", "ground", "average_maps"),
+        ],
+        STUDIED,
+    ),
+}
+# Here another word: the same name means something else in another section.
+BY_SECTION = {"fuse.hash_distance": STUDIED}

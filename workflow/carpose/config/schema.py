@@ -1,0 +1,51 @@
+"""The JSON schema of the configuration, made of the sections' keys."""
+
+from .keys import properties, section_schema
+from .recipe import Recipe
+from .sections import SECTIONS, Hardware, Run
+
+NAME = "^[A-Za-z0-9_-]+$"
+
+
+def config_schema() -> dict:
+    """JSON Schema, draft 2020-12. Every key is checked before anything runs; unknown keys are errors."""
+    train = {**properties(Recipe, later=False), **properties(Hardware)}
+    retrain = {"$ref": "#/$defs/retrain"}
+    models = {
+        "type": "object",
+        "description": "the models by name: what differs from `train:`; null removes a model",
+        "minProperties": 1,
+        "propertyNames": {"pattern": NAME, "description": "names of letters, digits, _ and -"},
+        "additionalProperties": {
+            "anyOf": [{"type": "null"}, {"$ref": "#/$defs/model"}],
+            "description": "keys of a training, such as {backbone: dla34, width: 0.25}, or null to remove it",
+        },
+    }
+    top = {
+        **properties(Run),
+        **{name: section_schema(section) for name, section in SECTIONS.items()},
+        "train": _object(train, "The recipe of all models."),
+        "retrain": retrain,
+        "models": models,
+    }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "description": "The configuration of carpose, made by `python -m carpose.config`.",
+        "type": "object",
+        "additionalProperties": False,
+        "required": list(top),
+        "properties": top,
+        "$defs": {
+            "retrain": _object(properties(Recipe), "What differs in the trainings of rounds 1, 2 …"),
+            "model": _object({**train, "retrain": retrain}, "What differs from `train:` for one model."),
+        },
+    }
+
+
+def recipe_schema() -> dict:
+    """JSON schema of a whole recipe, as a checkpoint holds it."""
+    return _object(properties(Recipe), "A training's recipe.")
+
+
+def _object(keys: dict, text: str) -> dict:
+    return {"type": "object", "description": text, "additionalProperties": False, "properties": keys}

@@ -1,0 +1,184 @@
+"""The sections of the configuration beside the trainings' recipes: every key with its range and default."""
+
+from dataclasses import dataclass
+
+from .keys import key
+from .recipe import CROP, SHARE
+
+
+@dataclass(frozen=True)
+class Demo:
+    """The rendered data, used where data_root is empty."""
+
+    train_images: int = key(800, "photos with labels", minimum=4, maximum=10000)
+    test_images: int = key(160, "photos to predict", minimum=2, maximum=10000)
+    seed: int = key(1, "seed of the scenes", minimum=0)
+    scale: float = key(0.25, "size, as a fraction of the real 3384×2710 pixels", minimum=0.05, maximum=1)
+    max_distance: float = key(80.0, "metres; cars beyond are left out", minimum=5, maximum=5000)
+    poses_from: str = key("", "a train.csv whose poses are rendered instead of sampled ones")
+    car_models: str = key("", "a folder of car_models_json to render instead of parametric cars")
+    car_model_ids: str = key("", "the table model_type,name that goes with car_models")
+
+
+@dataclass(frozen=True)
+class Exclude:
+    """What is left out of training and validation, and why."""
+
+    images: dict[str, str] = key({}, "ImageId: reason")
+    max_depth: float = key(5000.0, "metres; labels beyond are left out", minimum=1, maximum=5000)
+    max_depth_reason: str = key("beyond the configured depth", "the reason, for the record")
+
+
+@dataclass(frozen=True)
+class Folds:
+    """How the training photos are divided."""
+
+    count: int = key(5, "number of folds", minimum=2, maximum=20)
+    hash_distance: int = key(
+        6,
+        "bits (of 64) in which hashes of near-duplicates may differ: they share a fold",
+        minimum=0,
+        maximum=32,
+    )
+    seed: int = key(0, "decides between equally good divisions", minimum=0)
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Photos are decoded, cropped and scaled once."""
+
+    crop: list[float] = key(
+        [0.0, 0.4, 1.0, 1.0],
+        "left top right bottom, with left < right and top < bottom, fractions of the photo",
+        **CROP,
+    )
+    scale: float = key(0.5, "cache pixels per photo pixel", minimum=0.05, maximum=1)
+
+
+@dataclass(frozen=True)
+class Running:
+    """How, not what: nothing here changes a result, or makes anything run again."""
+
+    validate_every: int = key(
+        1, "epochs between measurements of the metric; 0: only after the last epoch", minimum=0
+    )
+    save_minutes: int = key(10, "minutes between saved states within an epoch", minimum=1)
+    workers: int = key(0, "processes that prepare samples, per training", minimum=0, maximum=256)
+    tensorboard: bool = key(False, "write TensorBoard events beside the models")
+    graphs: bool = key(True, "on a GPU issue a step's operations all at once, as a CUDA graph")
+
+
+@dataclass(frozen=True)
+class Predict:
+    """How the trained networks are applied."""
+
+    threshold: float = key(0.05, "lowest score that is kept of a view", **SHARE)
+    batch_size: int = key(8, "photos per forward pass", minimum=1, maximum=512)
+    flip: bool = key(False, "average with the mirror image; twice the time")
+    tta_rotations_deg: list[list[float]] = key(
+        [],
+        "test-time views: pan tilt roll of the camera in degrees, each predicted, all fused; none: as it is",
+        items={"items": {"minimum": -10, "maximum": 10}, "minItems": 3, "maxItems": 3},
+    )
+    mask_filter: bool = key(False, "drop cars whose centre lies in the photo's mask")
+    runtime: str = key(
+        "torch",
+        "what computes on a CPU: torch, or openvino where it is installed",
+        enum=["torch", "openvino"],
+    )
+
+
+@dataclass(frozen=True)
+class Pseudo:
+    """Which predicted cars of the test photos become labels."""
+
+    mode: str = key(
+        "soft", "soft: a pseudo label weighs as much as it is probable; hard: 1", enum=["soft", "hard"]
+    )
+    precision_positive: float = key(
+        0.8, "cars are positives down to the score where this share of them is still right", **SHARE
+    )
+    precision_ignore: float = key(
+        0.2,
+        "cars less probable than this are background; between, their region is left out of the loss",
+        **SHARE,
+    )
+
+
+@dataclass(frozen=True)
+class Fuse:
+    """How the predictions of all models and rounds become one."""
+
+    mode: str = key(
+        "given",
+        "fit for the metric with the scores as given, or with all equal, as the leaderboard was found to do",
+        enum=["given", "equal"],
+    )
+    rounds: str = key(
+        "all",
+        "all, or a list such as [0, 1], each round once",
+        anyOf=[
+            {"const": "all"},
+            {
+                "type": "array",
+                "minItems": 1,
+                "uniqueItems": True,
+                "items": {"type": "integer", "minimum": 0},
+            },
+        ],
+    )
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a job of a stage asks for; memory and time double, triple … with the attempt."""
+
+    threads: int = key(1, "a job's share of --cores", minimum=1, maximum=256)
+    mem_mb: int = key(2000, "MB of memory", minimum=100)
+    runtime: int = key(30, "minutes at most", minimum=1)
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What jobs ask for."""
+
+    train: Stage = key({}, "a training")
+    predict: Stage = key({}, "a prediction")
+    small: Stage = key({}, "every other job")
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Beside a training's recipe: it changes nothing but rounding."""
+
+    gpus: int = key(
+        1, "GPUs that share every batch of one training; 0, or none at hand: the CPU", minimum=0, maximum=64
+    )
+
+
+@dataclass(frozen=True)
+class Run:
+    """What stands at the top of the configuration."""
+
+    run: str = key(
+        "demo",
+        "name of the run and of its folder in results: letters, digits, _, - and dots, no dot first",
+        pattern="^[A-Za-z0-9_-][A-Za-z0-9_.-]*$",
+    )
+    data_root: str = key("", "the competition's folder; empty: the demo data are rendered")
+    rounds: int = key(
+        2, "round 0 learns from labels, round r also from pseudo labels of round r−1", minimum=1, maximum=9
+    )
+
+
+SECTIONS = {
+    "demo": Demo,
+    "exclude": Exclude,
+    "folds": Folds,
+    "cache": Cache,
+    "running": Running,
+    "predict": Predict,
+    "pseudo": Pseudo,
+    "fuse": Fuse,
+    "resources": Resources,
+}

@@ -1,0 +1,61 @@
+"""Which code made a result: written into every table and checkpoint, and compared when they are used."""
+
+import functools
+import hashlib
+import importlib.util
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+from carpose import __version__
+
+LIBRARY = Path(__file__).parents[1]
+
+
+@functools.cache
+def code_version() -> str:
+    """The commit of the code (with `-dirty` where files differ), or the package's version."""
+    try:
+        answer = subprocess.run(
+            ["git", "describe", "--always", "--dirty"],
+            cwd=LIBRARY,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return __version__
+    return f"{__version__}+{answer.stdout.strip()}"
+
+
+@functools.cache
+def code_digest() -> str:
+    """Twelve hex digits that change with any source file of carpose and models, and with nothing else."""
+    hasher = hashlib.sha256()
+    models = importlib.util.find_spec("models")
+    folders = [LIBRARY, *map(Path, models.submodule_search_locations if models else [])]
+    for folder in folders:
+        for path in sorted(folder.rglob("*.py")):
+            hasher.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
+    return hasher.hexdigest()[:12]
+
+
+def provenance() -> dict[str, str]:
+    """What a result says of the code that made it."""
+    return {"code": code_version(), "code_digest": code_digest()}
+
+
+def note_other_code(made: Mapping[str | Path, Mapping], remedy: str) -> None:
+    """Print one line where results were made by other code than this.
+
+    made: file → what it says of itself, with `provenance` or without; remedy: how to make them again.
+    """
+    other = {path: about for path, about in made.items() if about.get("code_digest") != code_digest()}
+    if other:
+        first, about = next(iter(other.items()))
+        print(
+            f"note: {len(other)} of {len(made)} results used here were made by other code, such as {first}"
+            f" by {about.get('code', 'an earlier version')}, this is {code_version()};"
+            f" {remedy} makes them again",
+            flush=True,
+        )

@@ -1,0 +1,1 @@
+"""From photos to batches: picture cache, folds, augmentation, samples, loader."""

@@ -1,0 +1,62 @@
+"""The photos made ready for training: `cache` decodes, crops and scales each once; `folds` divides them."""
+
+import argparse
+import os
+from pathlib import Path
+
+from carpose.config.options import add_options, from_options
+from carpose.config.sections import Cache, Folds
+from carpose.core import cars, parquet
+from carpose.core.files import run_main
+from carpose.core.options import commands, whole
+
+from .cache import build
+from .folds import make_folds
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m carpose.data", description=__doc__)
+    add = commands(parser)
+    cache = add("cache", "fill the picture cache; an interrupted one goes on where it stopped", make_cache)
+    cache.add_argument("--data", type=Path, required=True, help="the competition's folder")
+    cache.add_argument("--images", type=Path, required=True, help="images.parquet of the check")
+    cache.add_argument("--output", type=Path, required=True, help="folder of the cache")
+    cache.add_argument("--jobs", type=whole(1), default=os.cpu_count(), help="processes")
+    add_options(cache, Cache)
+    folds = add("folds", "divide the training photos; near-duplicates stay together", divide)
+    folds.add_argument("--images", type=Path, required=True, help="images.parquet of the check")
+    folds.add_argument("--labels", type=Path, required=True, help="labels.parquet of the check")
+    folds.add_argument("--output", type=Path, required=True, help="folds.parquet to write")
+    add_options(folds, Folds)
+    args = parser.parse_args()
+    args.action(args)
+    return 0
+
+
+def make_cache(args: argparse.Namespace) -> None:
+    settings = from_options(args, Cache)
+    images = parquet.read_images(args.images)
+    build(args.data, images, args.output, settings.crop, settings.scale, args.jobs)
+
+
+def divide(args: argparse.Namespace) -> None:
+    settings = from_options(args, Folds)
+    labels, images = cars.read(args.labels), parquet.read_images(args.images)
+    table = make_folds(images, labels, settings.count, settings.seed, settings.hash_distance)
+    parquet.write(args.output, table[["ImageId", "fold"]])
+
+    sizes = table["group"].value_counts()
+    duplicates, largest = (sizes > 1).sum(), sizes.max()
+    print(f"{len(table)} photos, {duplicates} groups of near-duplicates, the largest with {largest}")
+    car_counts = labels["ImageId"].map(table.set_index("ImageId")["fold"]).value_counts()
+    for fold, count in table["fold"].value_counts().sort_index().items():
+        print(f"fold {fold}: {count} photos, {car_counts.get(fold, 0)} cars")
+    if largest > len(table) / settings.count:
+        print(
+            "warning: the largest group is more than a fold; try a --hash-distance "
+            f"below {settings.hash_distance} if these photos are not all alike"
+        )
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,1 @@
+"""Cars on photos and from above."""

@@ -1,0 +1,85 @@
+"""Figures of photos with their cars: one row per photo, from the camera and from above."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from carpose.core.errors import UserError
+from carpose.geometry import camera
+
+from .cars import draw_cars, draw_from_above
+
+DPI = 150
+PREDICTED, TRUE = "#E69F00", "#56B4E9"
+LABELS = {PREDICTED: "predicted", TRUE: "true"}
+THICKNESS = {PREDICTED: 2, TRUE: 4}  # pixels: what is true, drawn first, shines through
+SHOWN_CROP = [0.0, 0.42, 1.0, 0.85]  # left, top, right, bottom of the photo: where the cars are
+SHOWN_WIDTH = 1200  # pixels of a photo in the grid
+
+
+def predictions_figure(
+    data: Path, image_ids: list[str], predicted: pd.DataFrame, truth: pd.DataFrame | None, count: int
+) -> Figure:
+    """Test photos with predicted (and true) cars as boxes, a view from above beside each.
+
+    data: the competition's folder; image_ids: the photos to choose from, `count` of them, spread from few
+    cars to many; predicted, truth: tables of cars. Where the table says which cars are sure, only these are
+    drawn.
+    """
+    intrinsics = camera.read_intrinsics(data / "camera" / "camera_intrinsic.txt")
+    if "sure" in predicted:
+        predicted = predicted[predicted["sure"]]
+    layers = [(predicted, PREDICTED)] if truth is None else [(truth, TRUE), (predicted, PREDICTED)]
+    counts = layers[0][0].groupby("ImageId").size().reindex(image_ids, fill_value=0)
+    photos = {image_id: data / "test_images" / f"{image_id}.jpg" for image_id in spread(counts, count)}
+    return cars_figure(photos, intrinsics, layers)
+
+
+def cars_figure(
+    photos: dict[str, Path], intrinsics: np.ndarray, layers: list[tuple[pd.DataFrame, str]]
+) -> Figure:
+    """One row per photo: the photo with cars as boxes, and the view from above.
+
+    photos: ImageId → file; intrinsics: 3×3 of the whole photo; layers: tables of cars and their colours,
+    what is drawn first comes first.
+    """
+    figure = Figure(figsize=(10, 2.6 * len(photos) + 0.4), dpi=DPI, layout="constrained")
+    grid = figure.subplots(len(photos), 2, squeeze=False, width_ratios=[2, 1])
+    for (left, right), (image_id, path) in zip(grid, photos.items(), strict=True):
+        photo = read_photo(path)
+        photo_size = photo.shape[1::-1]
+        crop_width, crop_height = (SHOWN_CROP[i + 2] - SHOWN_CROP[i] for i in (0, 1))
+        height = round(SHOWN_WIDTH * crop_height * photo_size[1] / (crop_width * photo_size[0]))
+        view = camera.crop_and_resize(photo_size, SHOWN_CROP, (SHOWN_WIDTH, height))
+        photo = cv2.warpPerspective(photo, view, (SHOWN_WIDTH, height), flags=cv2.INTER_AREA)
+        own = [(table[table["ImageId"] == image_id], colour) for table, colour in layers]
+        for table, colour in own:
+            photo = draw_cars(photo, view @ intrinsics, table, None, colour, THICKNESS[colour])
+        left.imshow(photo)
+        counted = ", ".join(f"{len(table)} {LABELS[colour]}" for table, colour in reversed(own))
+        left.set_title(f"{image_id}: {counted}")
+        left.set_axis_off()
+        draw_from_above(right, own, intrinsics, photo_size[0])
+    handles = [Line2D([], [], color=colour, linewidth=2, label=LABELS[colour]) for _, colour in layers]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
+    return figure
+
+
+def spread(counts: pd.Series, number: int) -> list[str]:
+    """`number` of the ImageIds that index `counts`, evenly spread from few cars to many."""
+    order = counts.rename_axis("ImageId").reset_index(name="cars").sort_values(["cars", "ImageId"])["ImageId"]
+    number = min(number, len(order))
+    places = ((np.arange(number) + 0.5) * len(order) / number).astype(int)
+    return order.iloc[places].tolist()
+
+
+def read_photo(path: Path) -> np.ndarray:
+    """(H, W, 3) uint8 RGB. Raises UserError where it cannot be read."""
+    photo = cv2.imread(str(path))
+    if photo is None:
+        raise UserError(f"{path}: the picture cannot be read; is it there and whole?")
+    return cv2.cvtColor(photo, cv2.COLOR_BGR2RGB)

@@ -1,0 +1,32 @@
+"""What a run will ask of a cluster, by stage: from Snakemake's dry run, and what such jobs took before.
+
+    snakemake -n submission --profile workflow/profiles/slurm | python -m carpose.forecast
+
+"At most" are the requested run times; "expected" the benchmark files of earlier jobs: of the same job, else
+the median of its other folds, else of its other rounds.
+"""
+
+import argparse
+import sys
+
+from carpose.core.files import run_main
+
+from .jobs import forecast, planned_jobs
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m carpose.forecast",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.parse_args()
+    table = forecast(planned_jobs(sys.stdin.read()))
+    for name in ("hours", "gpu_hours"):
+        expected = table[f"{name}_expected"].map("{:.2f}".format)
+        table[f"{name}_expected"] = expected.where(table["known"] > 0, "?")
+    print(table.rename(columns={"known": "measured"}).to_string(float_format="{:.1f}".format))
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,1 @@
+"""Camera, rotation, ground plane, meshes and the data set's camera constants."""

@@ -1,0 +1,108 @@
+"""The heat map: where the centres of cars are. One logit in every cell, learnt everywhere."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from carpose.config.recipe import Recipe
+
+from .head import Cars, Head, Tensors
+
+CAR_HEIGHT = 1.5  # metres: scales the peaks
+IGNORE_THRESHOLD = 0.1  # of a peak: the part of an unsure car's peak that is left out of the loss
+
+
+class Heatmap(Head):
+    """Gaussians as wide as cars appear, with peaks of exactly 1."""
+
+    def __init__(self, name: str, channels: int, recipe: Recipe):
+        super().__init__(name, channels, recipe)
+        self.radius = recipe.radius
+        self.criterion = {"focal": focal_loss, "bce": bce_loss}[recipe.heatmap_loss]
+
+    def draw(self, cars: Cars, shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """Maps of `shape` (B, height, width): the heat map of the sure cars, float32, and the cells of unsure
+        ones, which count for nothing, bool."""
+        sigma = np.maximum(self.radius * CAR_HEIGHT * cars.focal / cars.xyz[:, 2], 0.7)
+        return draw_gaussians(cars, sigma, shape)
+
+    def loss(self, output: torch.Tensor, targets: Tensors, totals: Tensors) -> torch.Tensor:
+        """output (B, 1, H, W) logits."""
+        return self.criterion(output, targets, totals)
+
+
+def draw_gaussians(
+    cars: Cars, sigma: np.ndarray, shape: tuple[int, int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Heat maps of the sure cars and ignore maps of the others, both of `shape` (B, height, width).
+
+    sigma (N,): of each car's peak, in cells; it is cut off beyond three of them.
+    """
+    _, height, width = shape
+    heatmap, ignore = np.zeros(shape, np.float32), np.zeros(shape, bool)
+    reach = np.minimum((3 * sigma).astype(int) + 1, max(height, width))
+    most = int(reach.max(initial=0))
+    # A Gaussian is the product of its row and its column: one call gives those of all cars.
+    squares = np.arange(-most, most + 1, dtype=np.float32) ** 2
+    profiles = np.exp(squares * (-0.5 / sigma[:, None] ** 2).astype(np.float32))
+    top, left = np.maximum(cars.row - reach, 0), np.maximum(cars.column - reach, 0)
+    bottom, right = np.minimum(cars.row + reach + 1, height), np.minimum(cars.column + reach + 1, width)
+    # Where in its profile a car's rows and columns begin.
+    down, across = most + top - cars.row, most + left - cars.column
+    bounds = (cars.photo, top, bottom, left, right, down, across, cars.weight > 0)
+    for car, profile in zip(zip(*(a.tolist() for a in bounds), strict=True), profiles, strict=True):
+        picture, y0, y1, x0, x1, y, x, is_sure = car
+        peak = profile[y : y + y1 - y0, None] * profile[x : x + x1 - x0]
+        if is_sure:
+            view = heatmap[picture, y0:y1, x0:x1]
+            np.maximum(view, peak, out=view)  # never the sum: above 1 the focal loss explodes
+        else:
+            ignore[picture, y0:y1, x0:x1] |= peak > IGNORE_THRESHOLD
+    return heatmap, ignore
+
+
+def focal_loss(logits: torch.Tensor, targets: Tensors, totals: Tensors) -> torch.Tensor:
+    """CornerNet's focal loss (Law & Deng 2018, eq. 1; α = 2, β = 4) over the number of cars.
+
+    logits (B, 1, H, W). Cells of the ignore map count for nothing; a car counts by its weight.
+    """
+    logits = logits[:, 0].float()
+    probability = logits.sigmoid()
+    away = (1 - targets["heatmap"]).square().square() * ~targets["ignore"]
+    negative = (probability.square() * F.softplus(logits) * away).sum()
+    at = logits.reshape(-1).index_select(0, targets["peak"])
+    positive = ((1 - at.sigmoid()).square() * F.softplus(-at) * targets["peak_weight"]).sum()
+    return (positive + negative) / totals["cars"]
+
+
+def bce_loss(logits: torch.Tensor, targets: Tensors, totals: Tensors) -> torch.Tensor:
+    """Binary cross-entropy with the soft heat map, positives and negatives balanced."""
+    logits = logits[:, 0].float()
+    heat = targets["heatmap"]
+    loss = F.binary_cross_entropy_with_logits(logits, heat, reduction="none") * ~targets["ignore"]
+    positive = (loss * heat).sum() / totals["positive"]
+    negative = (loss * (1 - heat)).sum() / totals["negative"]
+    return positive + negative * 10
+
+
+def peaks(score: torch.Tensor, threshold: float, most: int) -> torch.Tensor:
+    """Maps (B, height, width) → cells, counted through the batch, of at least that score and no less than
+    their eight neighbours: of each picture the `most` highest, the highest first."""
+    edged = F.pad(score, (1, 1, 1, 1), value=-torch.inf)
+    inner, before, after = slice(1, -1), slice(-2), slice(2, None)
+    highest = score >= threshold
+    for rows, columns in ((before, inner), (after, inner), (inner, before), (inner, after)):
+        highest &= score >= edged[:, rows, columns]
+    # Few cells are left: their corners are looked up.
+    picture, row, column = torch.nonzero(highest, as_tuple=True)
+    step = torch.arange(3, device=score.device)
+    nine = edged[picture[:, None, None], row[:, None, None] + step[:, None], column[:, None, None] + step]
+    value = nine[:, 1, 1]
+    highest = (nine <= value[:, None, None]).flatten(1).all(1)
+    picture, row, column, value = (a[highest] for a in (picture, row, column, value))
+    order = torch.argsort(-value, stable=True)
+    order = order[torch.argsort(picture[order], stable=True)]
+    picture = picture[order]
+    rank = torch.arange(len(picture), device=score.device) - torch.searchsorted(picture, picture)
+    cell = (picture * score.shape[1] + row[order]) * score.shape[2] + column[order]
+    return cell[rank < most]

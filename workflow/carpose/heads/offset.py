@@ -1,0 +1,35 @@
+"""The offset from a cell to the centre of its car, from which x and y follow with the depth; or, for
+`position: regressed`, x and y themselves."""
+
+import numpy as np
+import torch
+
+from carpose.config.recipe import Recipe
+from carpose.geometry import camera
+
+from .head import Cars, Cells, Detections, Head
+
+POSITION_UNIT = 10.0  # metres: brings regressed x and y near one
+
+
+class Offset(Head):
+    """Two numbers: cells right and down, or x and y in units of 10 m."""
+
+    def __init__(self, name: str, channels: int, recipe: Recipe):
+        super().__init__(name, channels, recipe)
+        self.regressed = recipe.position == "regressed"
+
+    def targets(self, cars: Cars, cells: Cells) -> dict[str, np.ndarray]:
+        offset = cars.xyz[cells.car, :2] / POSITION_UNIT if self.regressed else cells.offset
+        return {self.name: offset.astype(np.float32)}
+
+    def mirrored(self, output: torch.Tensor) -> torch.Tensor:
+        return output * output.new_tensor([-1, 1])
+
+    def position(self, output: np.ndarray, detections: Detections) -> np.ndarray:
+        """(N, 3) metres, from the outputs and the merged depth."""
+        z = detections.z
+        if self.regressed:
+            return np.column_stack([output * POSITION_UNIT, z])
+        uv = detections.place + output
+        return camera.backproject(detections.intrinsics, uv, z) if len(z) else np.empty((0, 3))

@@ -1,0 +1,161 @@
+"""The competition's files: check a data folder, validate a submission, write one from a table of cars."""
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from carpose.config.options import add_options, from_options
+from carpose.config.sections import Exclude
+from carpose.core import cars, parquet
+from carpose.core.errors import UserError
+from carpose.core.files import atomic, run_main
+from carpose.core.options import commands, whole
+
+from .check import check
+from .findings import SEVERITIES, Finding
+from .read import read_order
+from .submission import validate, write_submission
+from .tables import read_submission
+
+SHOWN = 20  # findings of each severity in the terminal; the table has them all
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m carpose.kaggle", description=__doc__)
+    add = commands(parser)
+
+    text = "read a whole data folder once, report what is wrong (exit status 1 if it cannot be used)"
+    sub = add("check", text, check_folder)
+    sub.add_argument("folder", type=Path, help="the competition's data folder")
+    sub.add_argument("--findings", type=Path, help="write the table of findings to this CSV")
+    sub.add_argument("--images", type=Path, help="write the table of images to this Parquet file")
+    sub.add_argument("--labels", type=Path, help="write the cars to learn from to this Parquet file")
+    sub.add_argument(
+        "--exclude",
+        nargs="*",
+        default=[],
+        metavar="ID=REASON",
+        help="images to leave out, each with its reason",
+    )
+    add_options(sub, Exclude, leave_out=("images",))
+    sub.add_argument("--identity", help="which data these are: printed, nothing else")
+    sub.add_argument("--jobs", type=whole(1), default=os.cpu_count(), help="photos decoded at a time")
+
+    sub = add("validate", "check a submission (exit status 1 if it cannot be sent)", validate_file)
+    sub.add_argument("file", type=Path, help="submission CSV")
+    add_order(sub)
+
+    sub = add("write", "write a submission from a table of cars, and validate it", write)
+    sub.add_argument("cars", type=Path, help="Parquet table of cars with score")
+    add_order(sub)
+    sub.add_argument("--output", type=Path, required=True, help="the submission CSV to write")
+    sub.add_argument(
+        "--sure-output",
+        type=Path,
+        help="another one, of those cars alone that are worth keeping where all confidences count the same",
+    )
+    args = parser.parse_args()
+    return args.action(args)
+
+
+def add_order(parser: argparse.ArgumentParser) -> None:
+    """Options that name the images of a submission and their order."""
+    group = parser.add_mutually_exclusive_group(required=True)
+    group.add_argument("--sample", help="sample_submission.csv: the images and their order")
+    group.add_argument("--images", help="images.parquet of the check, which has them in the same order")
+
+
+def check_folder(args: argparse.Namespace) -> int:
+    """Check, print, write what was asked for. Exit status 1 where there is an error."""
+    rule = from_options(args, Exclude, leave_out=("images",))
+    exclude = dict(map(_exclusion, args.exclude))
+    if not args.folder.is_dir():
+        raise UserError(f"{args.folder}: is not a folder; name the competition's data folder")
+    if args.identity:
+        print(f"data {args.identity}")
+    images, labels, findings = check(
+        args.folder, exclude, rule.max_depth, rule.max_depth_reason, max(args.jobs, 1)
+    )
+    if args.findings:
+        with atomic(args.findings) as temporary:
+            table = pd.DataFrame(findings, columns=Finding._fields).astype({"line": "Int64"})
+            table.to_csv(temporary, index=False)
+    print_findings(findings)
+    print_summary(images, labels, findings, args.findings)
+    if any(finding.severity == "error" for finding in findings):
+        return 1
+    if args.images:
+        parquet.write(args.images, images)
+    if args.labels:
+        used = (images["split"] == "train") & (images["excluded"] == "")
+        cars.write(args.labels, labels, image_ids=images.loc[used, "ImageId"])
+    return 0
+
+
+def _exclusion(text: str) -> tuple[str, str]:
+    image_id, _, reason = text.partition("=")
+    if not reason.strip():
+        raise UserError(f"--exclude {text}: give the reason too, as {image_id}=REASON")
+    return image_id, reason.strip()
+
+
+def print_findings(findings: list[Finding]) -> None:
+    """The first findings of each severity, errors last."""
+    for severity in reversed(SEVERITIES):
+        group = [finding for finding in findings if finding.severity == severity]
+        for finding in group[:SHOWN]:
+            print(f"{severity}: {finding}")
+        if len(group) > SHOWN:
+            print(f"{severity}: … and {len(group) - SHOWN} more")
+
+
+def print_summary(
+    images: pd.DataFrame, labels: pd.DataFrame, findings: list[Finding], path: Path | None
+) -> None:
+    """One line: what is there, what is left out, how many findings."""
+    used = images[images["excluded"] == ""]["split"].value_counts()
+    number = {name: sum(finding.severity == name for finding in findings) for name in reversed(SEVERITIES)}
+    counts = ", ".join(f"{count} {name}{'s' * (count != 1)}" for name, count in number.items())
+    print(
+        f"{used.get('train', 0)} training images with {len(labels)} cars, {used.get('test', 0)} test images, "
+        f"{(images['excluded'] != '').sum()} excluded; {counts}" + (f"; all in {path}" if path else "")
+    )
+
+
+def validate_file(args: argparse.Namespace) -> int:
+    return print_validation(args.file, read_order(args.sample, args.images))
+
+
+def print_validation(path: Path, image_ids: Sequence[str]) -> int:
+    """Everything wrong with a submission, or how many cars it has. Exit status 1 where something is wrong."""
+    findings = validate(path, image_ids)
+    for finding in findings:
+        print(f"error: {finding}")
+    if findings:
+        return 1
+    table, _ = read_submission(path)
+    if table.empty:
+        print(f"warning: {path}: there is no car in any of its images")
+    with_cars = table["ImageId"].nunique()
+    print(f"{path}: valid, {len(image_ids)} images, {with_cars} of them with {len(table)} cars")
+    return 0
+
+
+def write(args: argparse.Namespace) -> int:
+    """Write submissions from a Parquet table of cars and validate what was written."""
+    table, image_ids = cars.read(args.cars, scored=True), read_order(args.sample, args.images)
+    write_submission(args.output, table, image_ids)
+    status = print_validation(args.output, image_ids)
+    if args.sure_output:
+        if "sure" not in table:
+            raise UserError(f"{args.cars}: no column sure; --sure-output is for what carpose.fuse writes")
+        write_submission(args.sure_output, table[table["sure"]], image_ids)
+        status |= print_validation(args.sure_output, image_ids)
+    return status
+
+
+if __name__ == "__main__":
+    run_main(main)

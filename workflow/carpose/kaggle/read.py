@@ -1,0 +1,135 @@
+"""Readers of the tables that commands are given by path: the competition's CSV, or Parquet of a stage."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from carpose.core import cars, parquet
+from carpose.core.errors import UserError
+from carpose.core.version import note_other_code
+
+from .findings import stop_at_first
+from .tables import invalid_poses, read_labels, read_sample, read_submission
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """A file of predicted cars.
+
+    cars: the table, with score; image_ids: the photos that were looked at, in order, also those without a
+    car; None where the file does not say; about: what it says of the code that made it.
+    """
+
+    path: str
+    cars: pd.DataFrame
+    image_ids: list[str] | None
+    about: dict | None = field(default=None, repr=False)
+
+
+def read_truth(path: str | Path) -> pd.DataFrame:
+    """True cars from a file like train.csv or a Parquet table."""
+    return cars.read(path) if Path(path).suffix == ".parquet" else read_labels(path)[0]
+
+
+def read_predictions(path: str | Path) -> Predictions:
+    """A submission CSV, or a Parquet table of cars with score.
+
+    Raises UserError where a car could not be sent.
+    """
+    if Path(path).suffix == ".csv":
+        return Predictions(str(path), *read_submission(path))
+    table = cars.read(path, scored=True)
+    stop_at_first(invalid_poses(path, table))
+    return Predictions(str(path), table, cars.covered(path), parquet.about(path))
+
+
+def read_members(arguments: Iterable[str]) -> dict[str, Predictions]:
+    """`NAME=PATH`, or `PATH` (named by its stem) … → predictions by name.
+
+    Raises UserError where a name is given twice.
+    """
+    members = {}
+    for argument in arguments:
+        name, separator, path = argument.partition("=")
+        if not separator:
+            name, path = Path(argument).stem, argument
+        if not name or not path:
+            raise UserError(f"{argument!r}: give each member as NAME=PATH, or PATH")
+        if name in members:
+            raise UserError(f"two members are called {name}; name them apart as NAME={path}")
+        members[name] = read_predictions(path)
+    return members
+
+
+def tables_of(members: Mapping[str, Predictions]) -> dict[str, pd.DataFrame]:
+    """The members' cars alone, by name."""
+    return {name: member.cars for name, member in members.items()}
+
+
+def images_of(members: Mapping[str, Predictions]) -> list[str]:
+    """All photos that the members looked at, in order of appearance; of a file that does not say, those in
+    which it found a car."""
+    return list(
+        dict.fromkeys(
+            image_id
+            for member in members.values()
+            for image_id in (member.cars["ImageId"] if member.image_ids is None else member.image_ids)
+        )
+    )
+
+
+def check_coverage(members: Mapping[str, Predictions], image_ids: Iterable[str]) -> None:
+    """Raises UserError where a member says which photos it looked at, and some of `image_ids`, the photos of
+    the folds, are not among them: they would count as photos in which nothing was found."""
+    image_ids = pd.Index(image_ids)
+    for member in members.values():
+        if member.image_ids is None:
+            continue
+        missing = image_ids[~image_ids.isin(member.image_ids)]
+        if len(missing):
+            raise UserError(
+                f"{member.path}: {len(missing)} of the {len(image_ids)} photos of the folds were not"
+                f" predicted, first {missing[0]}; the table is of other photos or folds: predict again"
+                " (snakemake … -R predict)"
+            )
+
+
+def note_code(*members: Mapping[str, Predictions]) -> None:
+    """Print one line where tables were made by other code than this."""
+    made = {
+        member.path: member.about
+        for group in members
+        for member in group.values()
+        if member.about is not None
+    }
+    note_other_code(made, "snakemake … -R predict")
+
+
+def read_image_ids(path: str | Path) -> list[str]:
+    """The column ImageId of a CSV or Parquet file, each once."""
+    try:
+        table = pd.read_parquet(path) if Path(path).suffix == ".parquet" else pd.read_csv(path, dtype=str)
+        return list(table["ImageId"].unique())
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path}: no column ImageId can be read from it ({error})") from error
+
+
+def read_test_images(path: str | Path, excluded: bool = True) -> list[str]:
+    """The test photos in images.parquet of the check, in the order of sample_submission.csv.
+
+    excluded: with those that are left out. Raises UserError where there is none.
+    """
+    images = parquet.read_images(path)
+    images = images[images["split"] == "test"]
+    if not excluded:
+        images = images[images["excluded"] == ""]
+    if images.empty:
+        raise UserError(f"{path}: names no test photo; it must be images.parquet of the check")
+    return images["ImageId"].tolist()
+
+
+def read_order(sample: str | Path | None, images: str | Path | None) -> list[str]:
+    """The images of a submission in order, from sample_submission.csv or else from images.parquet."""
+    return read_sample(sample) if sample else read_test_images(images)

@@ -1,0 +1,96 @@
+"""Tables of cars → the competition's CSV, and what would be refused."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from carpose.core import cars
+from carpose.core.errors import UserError
+from carpose.core.files import atomic
+from carpose.geometry import rotation
+
+from .findings import Finding
+from .tables import HEADER, PREDICTION, ROUNDING, invalid_poses, parse
+
+
+def write_submission(path: str | Path, table: pd.DataFrame, image_ids: Sequence[str]) -> None:
+    """Write a submission: one row per image of `image_ids`, in that order, "" where there is no car.
+
+    Cars go by descending score: should confidences be ignored, the order still says who is matched first.
+    Angles are wrapped into [−π, π); nine digits keep a float32 exact.
+    Raises UserError for cars of other images, poses that are not finite, scores outside [0, 1] and images
+    named twice.
+    """
+    image_ids = pd.Index(image_ids)
+    if image_ids.has_duplicates:
+        raise UserError(f"{path}: image {image_ids[image_ids.duplicated()][0]} is asked for twice")
+    values = table[PREDICTION].to_numpy(float, copy=True)
+    values[:, :3] = rotation.wrap(values[:, :3])
+    for bad, reason in (
+        (~table["ImageId"].isin(image_ids).to_numpy(bool), "is not one of the images asked for"),
+        (~np.isfinite(values).all(axis=1), "has a car that is not finite"),
+        ((values[:, 6] < -ROUNDING) | (values[:, 6] > 1 + ROUNDING), "has a score outside [0, 1]"),
+    ):
+        if bad.any():
+            raise UserError(f"{path}: not written, image {table['ImageId'].to_numpy()[bad][0]} {reason}")
+    values[:, 6] = values[:, 6].clip(0, 1)
+
+    order = np.argsort(-values[:, 6], kind="stable")
+    strings = (" ".join(map("{:.9g}".format, car)) for car in values[order].tolist())
+    _write(path, table["ImageId"].to_numpy()[order], strings, image_ids)
+
+
+def write_labels(path: str | Path, table: pd.DataFrame, image_ids: Sequence[str]) -> None:
+    """Write a file like train.csv: one row per image, its cars in the table's order, with six digits."""
+    poses = table[cars.POSE].to_numpy(float).tolist()
+    strings = (
+        f"{model_type} " + " ".join(map("{:.6g}".format, pose))
+        for model_type, pose in zip(table["model_type"], poses, strict=True)
+    )
+    _write(path, table["ImageId"].to_numpy(), strings, image_ids)
+
+
+def write_sample(path: str | Path, image_ids: Sequence[str]) -> None:
+    """Write a file like sample_submission.csv: each image with the same made-up car."""
+    _write(path, np.array(image_ids), ["0.5 0.5 0.5 0.0 0.0 0.0 1.0"] * len(image_ids), image_ids)
+
+
+def _write(path: str | Path, owners: np.ndarray, strings: Iterable[str], image_ids: Sequence[str]) -> None:
+    """One row per image of `image_ids`, with the strings of its cars; owners: the image of each."""
+    by_image = pd.Series(list(strings), dtype=object).groupby(owners).agg(" ".join)
+    content = by_image.reindex(image_ids, fill_value="").to_numpy()
+    with atomic(path) as temporary:
+        pd.DataFrame(dict(zip(HEADER, (image_ids, content), strict=True))).to_csv(temporary, index=False)
+
+
+def validate(path: str | Path, image_ids: Sequence[str]) -> list[Finding]:
+    """Everything wrong with a submission: an empty list says that it can be sent.
+
+    image_ids: the images that it must name, in this order. Raises UserError where the file cannot be read.
+    """
+    image_ids = list(image_ids)
+    table, rows, findings = parse(path, PREDICTION)
+
+    def wrong(line, image_id, finding, advice):
+        findings.append(Finding("error", str(path), line, image_id, finding, advice))
+
+    line_of = dict(zip(rows["ImageId"], rows["line"], strict=True))
+    known = set(image_ids)
+    for image_id in image_ids:
+        if image_id not in line_of:
+            wrong(
+                None, image_id, "the image is missing", "give it a row, with an empty string if it has no car"
+            )
+    for image_id, line in line_of.items():
+        if image_id not in known:
+            wrong(line, image_id, "the image is not in the sample", "take the row out")
+    if not findings and rows["ImageId"].tolist() != image_ids:
+        first = next(i for i, image_id in enumerate(image_ids) if rows["ImageId"][i] != image_id)
+        line = rows["line"][first]
+        wrong(
+            line, image_ids[first], "the order differs from the sample from here on", "sort as the sample is"
+        )
+
+    return findings + invalid_poses(path, table, rows)

@@ -1,0 +1,70 @@
+"""The competition's metric: mean average precision over ten pairs of thresholds for distance and rotation.
+
+In: two tables of cars, truth and predictions (with score). Out: mAP, the ten AP, what each prediction hits.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable
+
+import pandas as pd
+
+from carpose.core.errors import UserError
+from carpose.core.files import run_main
+from carpose.kaggle.read import read_image_ids, read_predictions, read_truth
+
+from .score import evaluate
+
+
+def check_common(path: str, image_ids: Iterable[str], truth: pd.DataFrame) -> None:
+    """Raises UserError where the truth has no car in any of these images: the file is about others."""
+    if not truth["ImageId"].isin(image_ids).any():
+        raise UserError(
+            f"{path}: none of its images has a car in the truth; name files that are about the same photos"
+        )
+
+
+def warn_left_out(path: str, image_ids: list[str], truth: pd.DataFrame) -> None:
+    """Images of the truth that the predictions are not about are not counted, which flatters them."""
+    with_cars = pd.Index(truth["ImageId"].unique())
+    left_out = with_cars[~with_cars.isin(image_ids)]
+    if len(left_out):
+        print(
+            f"warning: {path} is not about {len(left_out)} of the truth's {len(with_cars)} images, such as "
+            f"{left_out[0]}; they are not counted",
+            file=sys.stderr,
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m carpose.metric",
+        description="Mean average precision of predictions, printed as JSON.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--truth", required=True, help="true cars: a CSV like train.csv, or a Parquet table")
+    parser.add_argument("--predictions", required=True, help="a submission CSV, or a Parquet table of cars")
+    parser.add_argument(
+        "--images",
+        help="CSV or Parquet whose ImageIds are evaluated; without it the images that the predictions are "
+        "about, or where a Parquet table does not say, all images of truth and predictions",
+    )
+    parser.add_argument("--equal-confidence", action="store_true", help="treat all scores (0–1) as the same")
+    args = parser.parse_args()
+    truth, predictions = read_truth(args.truth), read_predictions(args.predictions)
+    image_ids = predictions.image_ids
+    about = predictions.cars["ImageId"].tolist() if image_ids is None else image_ids
+    if about or image_ids is not None:  # a table without cars may not say which images it is about
+        check_common(args.predictions, about, truth)
+    if args.images:
+        image_ids = read_image_ids(args.images)
+        check_common(args.images, image_ids, truth)
+    elif image_ids is not None:
+        warn_left_out(args.predictions, image_ids, truth)
+    result = evaluate(truth, predictions.cars, image_ids, args.equal_confidence)
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,34 @@
+"""The heads. A new head is a module with a class (see carpose.heads.head) and one entry here.
+
+Their order is that of the network's modules, of the losses and of their columns in tables.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class HeadEntry:
+    """What the configuration and the network's builder need to know of a head."""
+
+    builder: str  # dotted name of its class
+    channels: int
+    weight: float  # of its loss, where `loss_weights` gives no other
+    optional: bool = False  # there only if `heads` names it
+    help: str = ""  # what it predicts
+
+
+HEADS: dict[str, HeadEntry] = {
+    "heatmap": HeadEntry("carpose.heads.heatmap:Heatmap", 1, 2.0, help="where the centres of cars are"),
+    "offset": HeadEntry("carpose.heads.offset:Offset", 2, 4.0, help="a centre's place within its cell"),
+    "depth": HeadEntry("carpose.heads.depth:Depth", 2, 0.7, help="the depth and its uncertainty"),
+    "height": HeadEntry(
+        "carpose.heads.height:Height",
+        2,
+        0.7,
+        optional=True,
+        help="the apparent height: a second depth, merged with the first by their uncertainties",
+    ),
+    "rotation": HeadEntry(
+        "carpose.heads.rotation:Rotation", 6, 30.0, help="sine and cosine of yaw, pitch and roll"
+    ),
+}

@@ -1,0 +1,1 @@
+"""Studies: one change at a time, trained with several seeds and measured."""

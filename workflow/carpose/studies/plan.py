@@ -1,0 +1,214 @@
+"""Study files and the trainings that follow from them.
+
+In: configs/studies/*.yaml, which name a base and what is changed, and the configuration. Out: for every
+variant and seed the recipe, the settings of the prediction and of the picture cache, by the name of the run.
+docs/studies.md explains the format.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from carpose.config.check import beyond_cache
+from carpose.config.keys import key, properties, section_schema
+from carpose.config.load import laid_over, parsed, recipe_of
+from carpose.config.messages import problems
+from carpose.config.recipe import Recipe
+from carpose.config.sections import Cache, Predict
+from carpose.core.errors import UserError
+
+BASE = "base"  # the variant in which nothing is changed
+CHANGED = "changed"  # the variant of a study with a single one
+SCOPES = {"predict": Predict, "cache": Cache}  # what a study may change beside the recipe
+NAME = "^[A-Za-z0-9_]+$"
+TEXT = {"type": "string", "minLength": 1}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all studies share."""
+
+    studies: str = key(
+        "all",
+        "all, or a list such as [lr, warmup]",
+        anyOf=[{"const": "all"}, {"type": "array", "minItems": 1, "items": {"type": "string"}}],
+    )
+    studies_folder: str = key("", "where the study files are; empty: configs/studies")
+    studies_epochs: int = key(
+        8, "of the bases, and of variants that say nothing else", minimum=1, maximum=1000
+    )
+    seeds: int = key(3, "trainings of every variant", minimum=2, maximum=100)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A file of configs/studies. variants: name → {key: value}, keys of `predict:` as predict.flip."""
+
+    name: str
+    question: str
+    base: str
+    variants: dict[str, dict]
+    together: str = ""
+    note: str = ""
+    on_request: str = ""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One variant with one seed: `trained` is the run whose network it predicts with, often its own."""
+
+    name: str
+    trained: str
+    recipe: dict
+    predict: dict
+    cache: dict
+
+    @property
+    def cache_folder(self) -> str:
+        """The same for all runs whose photos are cropped and scaled alike."""
+        text = json.dumps(self.cache, sort_keys=True)
+        return f"cache-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def study_schema() -> dict:
+    """JSON schema of a study file; what may be changed are the keys of the configuration."""
+    scopes = {name: section_schema(section) for name, section in SCOPES.items()}
+    cost = {"epoch_cost": {"type": "number", "exclusiveMinimum": 0}}
+    change = _object({**properties(Recipe, later=False), **scopes, **cost}) | {"minProperties": 1}
+    variants = {"type": "object", "minProperties": 1, "propertyNames": {"pattern": NAME}}
+    texts = dict.fromkeys(["question", "base", "together", "on_request", "note"], TEXT)
+    return _object({**texts, "change": change, "variants": {**variants, "additionalProperties": change}})
+
+
+def settings_schema() -> dict:
+    """JSON schema of the keys of configs/studies.yaml that the main configuration does not know."""
+    base = _object({"model": {"type": "string"}, **properties(Recipe, later=False)})
+    bases = {"type": "object", "propertyNames": {"pattern": NAME}, "additionalProperties": base}
+    return _object({**properties(Settings), "bases": bases})
+
+
+def _object(keys: dict) -> dict:
+    return {"type": "object", "additionalProperties": False, "properties": keys, "$defs": {}}
+
+
+def read(path: Path) -> Study:
+    """Raises UserError that names the file, the key and what would be right."""
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: not a readable study ({error})") from error
+    content = {} if content is None else content
+    lines = problems(content, study_schema())
+    if isinstance(content, dict):
+        lines += [f"{name} is missing" for name in ("question", "base") if name not in content]
+        if ("change" in content) == ("variants" in content):
+            lines.append("give either change: {key: value} or variants: {name: {key: value}}")
+    _refuse(path, lines)
+
+    variants = {CHANGED: content["change"]} if "change" in content else content["variants"]
+    variants = {name: flat(change) for name, change in variants.items()}
+    most = max(variants.values(), key=len)
+    if len(most) > 1 and "together" not in content:
+        lines.append(
+            f"{', '.join(most)} change at once, and nobody could tell which one it was; change one key, "
+            "or say under together: why these belong together"
+        )
+    if len(most) == 1 and "together" in content:
+        lines.append("together: only one key is changed; leave it out")
+    if any("seed" in change for change in variants.values()):
+        lines.append("seed: leave it out, every variant is trained with several (see configs/studies.yaml)")
+    _refuse(path, lines)
+    rest = {name: content[name] for name in ("together", "note", "on_request") if name in content}
+    return Study(path.stem, content["question"], content["base"], variants, **rest)
+
+
+def _refuse(path: Path, lines: list[str]) -> None:
+    if lines:
+        raise UserError(f"{path}: not a valid study\n  " + "\n  ".join(lines))
+
+
+def select(folder: Path, names: str | list[str]) -> list[Study]:
+    """The studies of these names; `all` leaves out those that are run only on request."""
+    paths = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    if names == "all":
+        return [study for study in map(read, paths.values()) if not study.on_request]
+    unknown = sorted(set(names) - set(paths))
+    if unknown:
+        raise UserError(f"studies: there is no {unknown[0]}.yaml in {folder}; known are {', '.join(paths)}")
+    return [read(paths[name]) for name in names]
+
+
+def settings(config: dict) -> dict:
+    """The studies' own settings, which the main configuration does not know; checked."""
+    schema = settings_schema()
+    own = parsed({name: config[name] for name in schema["properties"] if name in config}, schema)
+    lines = problems(own, schema)
+    if lines:
+        raise UserError("the configuration of the studies is not valid\n  " + "\n  ".join(lines))
+    return own
+
+
+def flat(change: dict) -> dict:
+    """{lr: 1, predict: {flip: true}} → {lr: 1, predict.flip: true}."""
+    result = {}
+    for name, value in change.items():
+        result |= {f"{name}.{inner}": v for inner, v in value.items()} if name in SCOPES else {name: value}
+    return result
+
+
+def runs(study: Study, config: dict) -> dict[tuple[str, int], Run]:
+    """(variant, seed) → run, the base among them.
+
+    config: the whole configuration, settings of the studies included. Raises UserError where the base is
+    unknown or a change changes nothing.
+    """
+    base = _base(study, config)
+    result = {}
+    for variant, change in {BASE: {}, **study.variants}.items():
+        changed = _changed(study, base, change)
+        scopes = {scope: _scope(changed, scope) for scope in SCOPES}
+        recipe = {name: value for name, value in changed.items() if "." not in name}
+        if beyond_cache(recipe.get("crop", Recipe().crop), scopes["cache"]["crop"]):
+            raise UserError(f"study {study.name}: {variant} shows what cache.crop leaves out of the photos")
+        of_base = f"{BASE}-{study.base}"
+        own = of_base if variant == BASE else f"{study.name}-{variant}"
+        retrained = any(not name.startswith("predict.") for name in change)
+        for seed in range(config["seeds"]):
+            trained = f"{own if retrained else of_base}-seed{seed}"
+            result[variant, seed] = Run(f"{own}-seed{seed}", trained, {**recipe, "seed": seed}, **scopes)
+    return result
+
+
+def _base(study: Study, config: dict) -> dict:
+    """All settings of the base, flat: its model's recipe with its own changes, `predict:` and `cache:`."""
+    own = config["bases"].get(study.base)
+    if own is None:
+        raise UserError(f"study {study.name}: no base {study.base}; known are {', '.join(config['bases'])}")
+    model = own.get("model")
+    if not config["models"].get(model):
+        raise UserError(f"bases.{study.base}.model: {model!r} is no model of the configuration")
+    recipe = {**recipe_of(config, model), "epochs": config["studies_epochs"]}
+    recipe = laid_over(recipe, {name: value for name, value in own.items() if name != "model"})
+    return recipe | flat({scope: config[scope] for scope in SCOPES})
+
+
+def _changed(study: Study, base: dict, change: dict) -> dict:
+    """The base's settings with a change."""
+    result, defaults = dict(base), Recipe()
+    for name, value in change.items():
+        if name == "epoch_cost":
+            result["epochs"] = max(1, round(base["epochs"] / value))
+            continue
+        before = base.get(name, getattr(defaults, name, None))
+        after = laid_over(before, value) if isinstance(value, dict) else value
+        if before == after:
+            raise UserError(f"study {study.name}: {name} is {value} in the base {study.base} already")
+        result[name] = after
+    return result
+
+
+def _scope(changed: dict, scope: str) -> dict:
+    return {name.split(".", 1)[1]: value for name, value in changed.items() if name.startswith(f"{scope}.")}

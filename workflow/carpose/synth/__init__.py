@@ -1,0 +1,1 @@
+"""The demo's rendered scenes."""

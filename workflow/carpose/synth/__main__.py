@@ -1,0 +1,60 @@
+"""The embedded demo data: rendered street scenes in exactly the competition's layout.
+
+Out: a folder with train.csv, sample_submission.csv, photos, masks, camera and car models; and, outside of
+it, the truth of the test photos. Deterministic by seed, whatever the number of processes.
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+import numpy as np
+
+from carpose.config.options import add_options, from_options
+from carpose.config.sections import Demo
+from carpose.core.files import run_main
+from carpose.core.options import whole
+from carpose.kaggle.tables import read_labels
+
+from .demo import Scenes, given_poses, make, real_meshes, scaled_camera
+from .shapes import TYPES, parametric
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m carpose.synth",
+        description=__doc__,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument(
+        "--output", type=Path, required=True, help="folder to write, in the competition's layout"
+    )
+    parser.add_argument(
+        "--truth-output", type=Path, required=True, help="truth of the test photos, outside of it"
+    )
+    parser.add_argument("--jobs", type=whole(1), default=os.cpu_count(), help="processes")
+    add_options(parser, Demo)
+    args = parser.parse_args()
+    render(from_options(args, Demo), args.output, args.truth_output, args.jobs)
+    return 0
+
+
+def render(demo: Demo, output: Path, truth: Path, jobs: int) -> None:
+    counts = {"train": demo.train_images, "test": demo.test_images}
+    if demo.car_models:
+        folder = Path(demo.car_models)
+        meshes, numbers = real_meshes(folder, Path(demo.car_model_ids or folder / "ids.csv"))
+        names = [f"model-{number}" for number in numbers]
+    else:
+        names = list(TYPES)
+        meshes, numbers = [parametric(name) for name in names], np.arange(len(TYPES))
+    poses = None
+    if demo.poses_from:
+        poses = given_poses(*read_labels(demo.poses_from), counts, demo.seed)
+    size, intrinsics = scaled_camera(demo.scale)
+    scenes = Scenes(output, demo.seed, size, intrinsics, demo.max_distance, meshes, numbers, poses)
+    make(scenes, counts, names, truth, jobs)
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,92 @@
+"""Where the cars of a demo scene stand: the road and poses on it.
+
+In: a random generator, the camera. Out: positions, rotations and headings.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+
+@dataclass(frozen=True)
+class Plane:
+    """The road: car centres satisfy y = height + tilt·x + slope·z, the ground lies below them."""
+
+    height: float
+    tilt: float
+    slope: float
+
+    @property
+    def up(self) -> np.ndarray:
+        normal = np.array([self.tilt, -1.0, self.slope])
+        return normal / np.linalg.norm(normal)
+
+    def y(self, x, z):
+        return self.height + self.tilt * x + self.slope * z
+
+
+def sample_plane(rng: np.random.Generator) -> Plane:
+    """Around y = 1.463 + 0.0402·x + 0.1597·z, the fit to the real labels."""
+    return Plane(rng.normal(1.463, 0.12), rng.normal(0.04, 0.03), rng.normal(0.1597, 0.012))
+
+
+def heading_matrix(up: np.ndarray, yaw: np.ndarray) -> np.ndarray:
+    """(N,) headings (0: away from the camera, π: oncoming) on the plane with normal `up` → (N, 3, 3)."""
+    forward = np.column_stack([np.sin(yaw), np.zeros_like(yaw), np.cos(yaw)])
+    forward -= (forward @ up)[:, None] * up
+    forward /= np.linalg.norm(forward, axis=1, keepdims=True)
+    up = np.broadcast_to(up, forward.shape)
+    return np.stack([np.cross(up, forward), up, forward], axis=2)
+
+
+def sample_cars(
+    rng: np.random.Generator, plane: Plane, intrinsics: np.ndarray, width: int, max_distance: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Positions (N, 3), rotations (N, 3, 3) and headings (N,) of cars that do not touch.
+
+    Lanes along a road, parked rows, cross traffic, and a quarter turned freely; distances as in the real
+    labels (log-normal around 45 m), cut at max_distance.
+    """
+    road = rng.normal(0, 0.08)
+    lanes = np.arange(-5, 6) * 3.4 + rng.uniform(-1.7, 1.7)
+    wanted = int(np.clip(rng.gamma(4.0, 3.0), 2, 40))
+    placed: list[tuple[float, float, float]] = []
+    for _ in range(wanted * 12):
+        if len(placed) == wanted:
+            break
+        z = np.exp(rng.normal(np.log(42), 0.75))
+        if not 5 < z < max_distance:
+            continue
+        free = rng.random() < 0.25
+        if free:
+            x = rng.uniform(-1, 1) * 0.74 * z
+            yaw = rng.uniform(-np.pi, np.pi)
+        else:
+            x = rng.choice(lanes) + np.tan(road) * z + rng.normal(0, 0.3)
+            oncoming = x < np.tan(road) * z - 1 and rng.random() < 0.8
+            cross = rng.random() < 0.08
+            yaw = (
+                road
+                + rng.normal(0, 0.04)
+                + (np.pi if oncoming else 0)
+                + (rng.choice([-1, 1]) * np.pi / 2) * cross
+            )
+        u = intrinsics[0, 0] * x / z + intrinsics[0, 2]
+        if not -0.02 * width < u < 1.02 * width:
+            continue
+        if all(_apart((x, z, yaw), other) for other in placed):
+            placed.append((x, z, yaw))
+    x, z, yaw = np.array(placed).reshape(-1, 3).T
+    noise = Rotation.from_euler("xyz", rng.normal(0, 0.012, (max(len(x), 1), 3))).as_matrix()[: len(x)]
+    turn = heading_matrix(plane.up, yaw) @ noise if len(x) else np.empty((0, 3, 3))
+    return np.column_stack([x, plane.y(x, z), z]), turn, yaw
+
+
+def _apart(a: tuple, b: tuple) -> bool:
+    """Three discs along each car do not overlap (seen from above)."""
+    if np.hypot(a[0] - b[0], a[1] - b[1]) > 6:
+        return True
+    along = np.array([-1.5, 0, 1.5])
+    discs = [np.column_stack([x + along * np.sin(yaw), z + along * np.cos(yaw)]) for x, z, yaw in (a, b)]
+    return np.linalg.norm(discs[0][:, None] - discs[1][None], axis=2).min() > 2.2

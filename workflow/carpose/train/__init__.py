@@ -1,0 +1,1 @@
+"""Training loop, step, optimiser, moving average, state, several processes."""
