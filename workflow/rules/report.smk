@@ -41,6 +41,7 @@ rule draw:
     "Pictures: predictions on photos and from above, the course of the trainings, the table as bars."
     input:
         cars=rules.fuse.output[0],
+        images=rules.check_data.output.images,
         table=rules.evaluate.output.table,
         histories=[path.replace("model.pt", "history.csv") for path in models_of(range(ROUNDS))],
         truth=TRUTH,
@@ -59,8 +60,8 @@ rule draw:
         truth=lambda wildcards, input: f"--truth {input.truth}" if input.truth else "",
         histories=histories(range(ROUNDS)),
     shell:
-        "(python -m carpose.plots predictions --data {params.data:q} --cars {input.cars} {params.truth}"
-        " --images 6 --output {output.predictions}"
+        "(python -m carpose.plots predictions --data {params.data:q} --images {input.images}"
+        " --cars {input.cars} {params.truth} --output {output.predictions}"
         " && python -m carpose.plots history --histories {params.histories} --output {output.history}"
         " && python -m carpose.plots evaluation --table {input.table} --output {output.evaluation})"
         " 2>&1 | tee {log}"
