@@ -102,8 +102,8 @@ def test_changed_photos_make_another_cache(prepared, tmp_path):
     changed = build(tmp_path, tmp_path / "halves", images)
     assert Pool.filled == len(whole.rows)
     assert (changed.photos[0] != whole.photos[0]).any() and (changed.photos[1] == whole.photos[1]).all()
-    digests = [json.loads((tmp_path / name / "cache.json").read_text())["digest"] for name in ("whole", "halves")]
-    assert digests[0] != digests[1]
+    metas = [json.loads((tmp_path / name / "cache.json").read_text()) for name in ("whole", "halves")]
+    assert metas[0]["digest"] != metas[1]["digest"]
 
 
 def test_a_table_without_digests_is_refused(prepared, tmp_path):

@@ -104,3 +104,13 @@ def test_by_hand(tmp_path):
     assert sorted(table["ImageId"]) == sorted(set(names[:16]) - {"ID_2"})
     fold = table.set_index("ImageId")["fold"]
     assert fold["ID_0"] == fold["ID_1"] and sorted(fold.value_counts()) == [5, 5, 5]
+
+
+@pytest.mark.parametrize(
+    ("count", "advice"), [(0, "exclude fewer"), (1, "exclude fewer"), (3, "use fewer folds")]
+)
+def test_too_few_photos_for_the_folds(count, advice):
+    images = [(f"ID_{i}", "train", "", f"{(1 << 16 * i) * 0xFFFF:016x}") for i in range(count)]
+    images = pd.DataFrame(images, columns=["ImageId", "split", "excluded", "phash"])
+    with pytest.raises(UserError, match=f"^{count} groups of .* cannot fill 4 folds; .*{advice}"):
+        folds.make_folds(images, cars.empty(), 4, seed=0, distance=2)

@@ -88,8 +88,9 @@ def test_photos_come_in_their_order(prepared, samples, workers):
     photos = Photos(prepared / "cache", samples.image_ids, SMALL)
     batches = list(loader.photo_batches(photos, 5, workers))
     assert [name for _, names in batches for name in names] == samples.image_ids
-    assert len(batches[-1][0]) == len(photos) % 5 or 5
-    assert np.array_equal(torch.cat([pictures for pictures, _ in batches]), np.stack([*map(photos.__getitem__, range(len(photos)))]))
+    assert [len(pictures) for pictures, _ in batches[:-1]] == [5] * (len(photos) // 5)
+    pictures = torch.cat([pictures for pictures, _ in batches])
+    assert np.array_equal(pictures, np.stack([photos[index] for index in range(len(photos))]))
 
 
 def test_too_little_shared_memory_for_workers_is_said_at_once(tmp_path):

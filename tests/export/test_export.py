@@ -13,11 +13,14 @@ import torch
 
 from carpose.config.recipe import Recipe
 from carpose.core.errors import UserError
-from carpose.export import openvino as export
-from carpose.network.checkpoint import build, load_checkpoint, save_checkpoint
-from carpose.predict import predict
+from carpose.export.openvino import write
+from carpose.network.build import build
+from carpose.network.checkpoint import load_checkpoint, save_checkpoint
+from carpose.predict.forward import flipped_forward
+from carpose.predict.networks import load_networks
+from carpose.predict.openvino import Network, openvino
 from models.predictor import Predictor
-from tests.helpers import run_module
+from tests.helpers import ENVIRONMENT, run_module
 
 RECIPE = Recipe(backbone="dla34", width=0.125, neck_channels=16, input_width=192, input_height=64)
 CPU = torch.device("cpu")
@@ -60,9 +63,7 @@ def same(a, b):
         {"backbone": "efficientnet_lite0", "width": 0.5},
         {"backbone": "hourglass", "stacks": 2},
         {"norm": "group"},
-        {"norm": "group", "coordinates": True},
         {"mask_channel": True},
-        {"coordinates": True},
         {"input_height": 72},
     ],
     ids=str,
@@ -70,15 +71,15 @@ def same(a, b):
 def test_it_sees_what_torch_sees(change):
     recipe = replace(RECIPE, **change)
     model = lively(recipe)
-    network = export.Network(model, recipe).eval()
+    network = Network(model, recipe).eval()
     for batch in (3, 1):
         pictures = torch.randint(
             0, 255, (batch, recipe.input_height, recipe.input_width, 4), dtype=torch.uint8
         )
-        expected = predict.flipped_forward(Predictor(model), pictures, replace(recipe, amp="off"), CPU)
-        sight = predict.flipped_forward(network, pictures, recipe, CPU)
+        expected = flipped_forward(Predictor(model), pictures, replace(recipe, amp="off"), CPU)
+        prediction = flipped_forward(network, pictures, recipe, CPU)
         cells = torch.arange(expected.heatmap.numel())
-        ours = {"heatmap": sight.heatmap, **sight.poses(cells)}
+        ours = {"heatmap": prediction.heatmap, **prediction.poses(cells)}
         for name, values in {"heatmap": expected.heatmap, **expected.poses(cells)}.items():
             assert values.max() - values.min() > 1e-3
             torch.testing.assert_close(ours[name], values, rtol=1e-4, atol=1e-4, msg=name)
@@ -107,7 +108,7 @@ def test_written_file_gives_the_same_maps(tmp_path, batch):
     output = tmp_path / "export" / "model.xml"
     run_module("carpose.export", "--checkpoint", path, "--output", output)
     assert sorted(file.name for file in output.parent.iterdir()) == ["model.bin", "model.xml"]
-    core = export.openvino().Core()
+    core = openvino().Core()
     written = core.read_model(output)
     pictures = torch.randn(batch, 64, 192, 3)
     model, recipe, provenance = load_checkpoint(path)
@@ -125,7 +126,7 @@ def test_written_file_gives_the_same_maps(tmp_path, batch):
 @installed
 def test_output_must_be_named_as_openvino_names_it(tmp_path):
     with pytest.raises(UserError, match=r"model.onnx: OpenVINO's files end in .xml"):
-        export.write(checkpoint(tmp_path / "model.pt"), tmp_path / "model.onnx")
+        write(checkpoint(tmp_path / "model.pt"), tmp_path / "model.onnx")
 
 
 @installed
@@ -137,9 +138,9 @@ def test_a_failed_export_leaves_nothing(tmp_path, monkeypatch):
         graph.with_suffix(".bin").write_text("half")
         raise OSError("no space")
 
-    monkeypatch.setattr(export.openvino(), "save_model", half_written)
+    monkeypatch.setattr(openvino(), "save_model", half_written)
     with pytest.raises(OSError, match="no space"):
-        export.write(path, tmp_path / "model.xml")
+        write(path, tmp_path / "model.xml")
     assert [file.name for file in tmp_path.iterdir()] == ["model.pt"]
 
 
@@ -147,19 +148,17 @@ def test_without_the_package_one_line_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
     path = checkpoint(tmp_path / "model.pt")
     for call in (
-        lambda: export.write(path, tmp_path / "model.xml"),
-        lambda: predict.load_teams([[path]], CPU, "openvino"),
+        lambda: write(path, tmp_path / "model.xml"),
+        lambda: load_networks([path], CPU, "openvino"),
     ):
         with pytest.raises(UserError, match=r"OpenVINO cannot be imported .*`pip install openvino`.*torch"):
             call()
     assert [file.name for file in tmp_path.iterdir()] == ["model.pt"]
-    assert isinstance(predict.load_teams([[path]], CPU)[0][0][0][0], Predictor)
+    assert isinstance(load_networks([path], CPU)[0][0], Predictor)
 
 
 def test_torch_needs_nothing_of_it():
     """Prediction with torch imports neither the export nor the package."""
-    code = "import sys, carpose.predict; sys.exit(bool({'openvino', 'carpose.export'} & set(sys.modules)))"
-    path = str(predict.__file__).removesuffix("/carpose/predict.py")
-    root = str(predict.__file__).removesuffix("/workflow/carpose/predict.py")
-    command = [sys.executable, "-c", f"import sys; sys.path[:0] = [{path!r}, {root!r}]; {code}"]
-    assert subprocess.run(command).returncode == 0
+    code = "import sys, carpose.predict.__main__ as _; names = {'openvino', 'carpose.export'}"
+    code += "; sys.exit(bool(names & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT).returncode == 0

@@ -1,4 +1,4 @@
-"""A new head is one file and one entry: made here, and used from the network to the table of cars."""
+"""A new head is one file and one entry: that of docs/extending.md and one more, up to the table of cars."""
 
 import inspect
 
@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from carpose import heads
 from carpose.config.recipe import Recipe
 from carpose.core.errors import UserError
 from carpose.heads import loss
@@ -13,36 +14,13 @@ from carpose.heads.head import make_heads
 from carpose.network.build import build
 from carpose.registry.heads import HEADS, HeadEntry
 from tests.heads.made_up import SIZE, decoded, encoded, perfect_maps, scene, zero_maps
+from tests.helpers import code_blocks
 
-SIDE = '''
-"""Which side of a car is seen: left or right of it, a class."""
-
-import numpy as np
-import torch.nn.functional as F
-
-from carpose.heads.head import Head
-
-
-class Side(Head):
-    def targets(self, cars, cells):
-        forward = cars.rotation[cells.car][:, :, 2]
-        right = np.cross(cars.xyz[cells.car], forward)[:, 1] > 0
-        return {self.name: right.astype(np.float32)[:, None]}
-
-    def loss(self, output, targets, totals):
-        error = F.binary_cross_entropy_with_logits(output, targets[self.name], reduction="none")
-        return (error * targets["weight"][:, None]).sum() / totals["cells"]
-
-    def mirrored(self, output):
-        return -output
-
-    def columns(self, output, detections):
-        return {"side": np.where(output[:, 0] > 0, "right", "left")}
-'''
+SIDE = code_blocks("extending.md")["workflow/carpose/heads/side.py"]
 BOX_WIDTH = '''
 """The width of a car's box in the picture, as one more depth."""
 
-from carpose.heads.depth import PARAMETRISATIONS, DepthHead
+from .depth import PARAMETRISATIONS, DepthHead
 
 
 class BoxWidth(DepthHead):
@@ -53,12 +31,11 @@ class BoxWidth(DepthHead):
 @pytest.fixture
 def new_head(tmp_path, monkeypatch):
     """A function that writes a head's module and enters it: name, source, class, channels."""
-    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(heads, "__path__", [*heads.__path__, str(tmp_path)])
 
     def add(name: str, source: str, builder: str, channels: int) -> None:
-        module = f"head_{name}_{tmp_path.name}"
-        (tmp_path / f"{module}.py").write_text(source)
-        entry = HeadEntry(f"{module}:{builder}", channels, weight=0.5, optional=True)
+        (tmp_path / f"{name}.py").write_text(source)
+        entry = HeadEntry(f"carpose.heads.{name}:{builder}", channels, weight=0.5, optional=True)
         monkeypatch.setitem(HEADS, name, entry)
 
     return add

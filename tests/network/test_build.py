@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import models
 from carpose.config.recipe import Recipe
 from carpose.core.errors import UserError
 from carpose.heads import loss
@@ -14,28 +15,10 @@ from models.folding import fold_batch_norms
 from models.layers import count_parameters
 from models.predictor import Predictor
 from tests.heads.made_up import FOCAL, INTRINSICS, SIZE, scene
+from tests.helpers import code_blocks
 
 SMALL = {"width": 0.125, "neck_channels": 8}
-PLAIN = '''
-"""Four convolutions: picture → feature maps of strides 4, 8, 16 and 32."""
-
-from types import SimpleNamespace
-
-from torch import nn
-
-from models.layers import conv, scaled
-
-
-class Plain(nn.Module):
-    def __init__(self, width, in_channels, first=32):
-        super().__init__()
-        channels = [in_channels, *(scaled(first << level, width) for level in range(4))]
-        self.levels = nn.ModuleList(conv(channels[i], channels[i + 1], 5, 2 if i else 4) for i in range(4))
-        self.feature_info = SimpleNamespace(channels=lambda: channels[1:])
-
-    def forward(self, x):
-        return [x := level(x) for level in self.levels]
-'''.strip()
+PLAIN = code_blocks("extending.md")["models/plain.py"]
 
 
 def train_and_predict(recipe):
@@ -58,9 +41,9 @@ def train_and_predict(recipe):
 
 def test_a_new_backbone_is_one_short_file_and_one_entry(tmp_path, monkeypatch):
     assert len(PLAIN.splitlines()) < 20
-    (tmp_path / "plain_backbone.py").write_text(PLAIN)
-    monkeypatch.syspath_prepend(tmp_path)
-    entry = Backbone("plain_backbone:Plain", neck="unet", options={"first": 64}, keys=())
+    (tmp_path / "plain.py").write_text(PLAIN)
+    monkeypatch.setattr(models, "__path__", [*models.__path__, str(tmp_path)])
+    entry = Backbone("models.plain:Plain", neck="unet", options={"first": 64}, keys=())
     monkeypatch.setitem(BACKBONES, "plain", entry)
     network = train_and_predict(Recipe(backbone="plain", **SMALL))
     assert network.encoder.levels[0][0].out_channels == 8 and type(network.neck).__name__ == "Unet"

@@ -138,5 +138,5 @@ def test_a_gpu_that_torch_cannot_use_is_said(tmp_path, monkeypatch):
 
 
 def test_no_more_workers_than_cores():
-    assert device.worker_count("0") == 0 and device.worker_count("1") == 1
-    assert device.worker_count("1000") == len(os.sched_getaffinity(0))
+    assert device.worker_count(0) == 0 and device.worker_count(1) == 1
+    assert device.worker_count(1000) == len(os.sched_getaffinity(0))

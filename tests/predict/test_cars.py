@@ -74,10 +74,8 @@ def test_views_of_a_turned_camera_are_fused(prepared, models):
     networks, _ = load_networks(models[:1], CPU)
     turns = [[1.0, -0.5, 2.0], [0.0, 0.5, 0.0]]
     ids = train_ids(prepared, 4)
-    seen = [
-        predict_view(networks, Photos(prepared / "cache", ids, RECIPE, augment.turned(*turn)), CPU, SETTINGS)[0]
-        for turn in turns
-    ]
+    views = [Photos(prepared / "cache", ids, RECIPE, augment.turned(*turn)) for turn in turns]
+    seen = [predict_view(networks, photos, CPU, SETTINGS)[0] for photos in views]
     plain = found(prepared, networks)[0]
     same(found(prepared, networks, tta_rotations_deg=turns[:1])[0], seen[0])
     assert len(plain) != len(seen[0]) or not np.allclose(plain.score, seen[0].score)

@@ -1,11 +1,9 @@
 """Checkpoints of one model's folds → networks; what is not right is said."""
 
 import pytest
-import torch
 
 from carpose.core import version
 from carpose.core.errors import UserError
-from carpose.network.checkpoint import load_checkpoint
 from carpose.predict.networks import load_networks
 from models.predictor import Predictor
 from tests.predict.small import CPU, RECIPE, checkpoint
@@ -38,27 +36,3 @@ def test_networks_of_other_code_are_said(tmp_path, capsys):
     (line,) = capsys.readouterr().out.splitlines()
     for word in ("1 of 2", "other.pt", "0.0.1+old", version.code_version(), "-R train"):
         assert word in line
-
-
-def test_checkpoints_that_cannot_be_used(tmp_path):
-    path = checkpoint(tmp_path / "whole.pt")
-    content = torch.load(path, weights_only=True)
-    broken = {
-        "empty": b"",
-        "text": b"no model, but some text",
-        "half": path.read_bytes()[: path.stat().st_size // 2],
-        "tensor": torch.zeros(3),
-        "unknown": content | {"recipe": content["recipe"] | {"backbone": "resnet"}},
-        "wider": content | {"recipe": content["recipe"] | {"width": 0.25}},
-        "light": content | {"weights": {}},
-        "found": {key: value for key, value in content.items() if key != "provenance"},
-    }
-    for name, what in broken.items():
-        file = tmp_path / f"{name}.pt"
-        file.write_bytes(what) if isinstance(what, bytes) else torch.save(what, file)
-        with pytest.raises(
-            UserError, match=rf"{name}.pt: not a checkpoint of this version \(\w+: .*train it"
-        ):
-            load_checkpoint(file)
-    with pytest.raises(UserError, match="nowhere.pt: there is no such file"):
-        load_checkpoint(tmp_path / "nowhere.pt")

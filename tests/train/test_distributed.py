@@ -32,6 +32,7 @@ def shared(prepared, tmp_path_factory):
     return folder, done.stdout
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(alone, shared):
     one, two = (pd.read_csv(folder / "history.csv") for folder in (alone, shared[0]))
     losses = ["loss", "heatmap", "offset", "depth", "rotation"]
@@ -51,6 +52,7 @@ def test_a_batch_in_parts_trains_as_in_one(prepared, alone, tmp_path, gpus):
         torch.testing.assert_close(parts[name], value, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_one_process_alone_writes(shared):
     folder, output = shared
     assert [line.count("epoch") for line in output.splitlines() if "epoch" in line] == [1, 1, 1]

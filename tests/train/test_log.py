@@ -9,4 +9,5 @@ def test_a_loss_that_outweighs_the_others_is_named(capsys):
     Log("round0").epoch(row, 3, weights)
     assert capsys.readouterr().out == "[round0] epoch 1/3  loss 1  heatmap 0.5  offset 0.1  rotation 0.04\n"
     Log("round0").epoch(row | {"rotation": -1.0}, 3, weights)
-    assert "the rotation loss outweighs the others tenfold; lower loss_weights.rotation" in capsys.readouterr().out
+    warning = "the rotation loss outweighs the others tenfold; lower loss_weights.rotation"
+    assert warning in capsys.readouterr().out

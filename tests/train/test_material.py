@@ -18,7 +18,7 @@ RECIPE = Recipe(input_width=192, input_height=64)
 @pytest.fixture
 def files(prepared, tmp_path):
     tables = {name: tmp_path / f"{name}.parquet" for name in ("images", "labels", "folds")}
-    for name, path in tables.items():
+    for path in tables.values():
         shutil.copy(prepared / path.name, path)
     (tmp_path / "cache").mkdir()
     for name in ("photos.npy", "cache.json"):

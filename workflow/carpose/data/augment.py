@@ -88,9 +88,7 @@ class Photometric:
                     A.RandomBrightnessContrast(light, light, p=0.8),
                     A.HueSaturationValue(int(20 * strength), int(40 * strength), 0, p=0.3),
                     A.RandomGamma((int(100 - 40 * strength), int(100 + 60 * strength)), p=0.3),
-                    A.OneOf(
-                        [A.GaussNoise((0.01, 0.08 * strength + 0.01)), A.GaussianBlur((3, 3))], p=0.2
-                    ),
+                    A.OneOf([A.GaussNoise((0.01, 0.08 * strength + 0.01)), A.GaussianBlur((3, 3))], p=0.2),
                 ]
             )
 

@@ -30,6 +30,7 @@ from .trial import (
     choose_scores,
     choose_weights,
     fit_scores,
+    with_gate,
 )
 
 
@@ -55,7 +56,7 @@ def fit(
     members, parts["members"] = choose_members(trial, members, on)
     halves, names = trial.halves(members), list(members)
     gate, parts["gate"] = choose_gate(trial, halves, names, on)
-    halves = [replace(half, fit=replace(half.fit, gate=gate)) for half in halves]
+    halves = with_gate(halves, gate)
     on = _on(parts)
     parts["ground"] = choose_ground(trial, halves, names, on)
     if parts["ground"].on:

@@ -69,6 +69,10 @@ class Trial:
             for others, own in sides
         ]
 
+    def fused(self, halves: list[Half], names: list[str], parts: Collection[str]) -> float:
+        """mAP of both halves, each fused with these parts by what the other half says."""
+        return self.value(combine(half.table, half.fit, names, parts)[0] for half in halves)
+
     def scored(self, members: Members, halves: list[Half], parts: Collection[str]) -> list[Scored]:
         """Each half fused with these parts, by what the other half says also of its scores."""
         result = []
@@ -105,14 +109,10 @@ def fit_scores(
 def choose_weights(trial: Trial, members: Members) -> dict[str, Part]:
     """Whether bias and weights pay, each on top of those that do."""
     halves, names = trial.halves(members), list(members)
-
-    def value(parts):
-        return trial.value(combine(half.table, half.fit, names, parts)[0] for half in halves)
-
     parts, on = {}, []
-    best = start = value(on)
+    best = start = trial.fused(halves, names, on)
     for part in ("bias", "weights"):
-        gain = value([*on, part]) - best
+        gain = trial.fused(halves, names, [*on, part]) - best
         parts[part] = _part(gain, start)
         if parts[part].on:
             on, best = [*on, part], best + gain
@@ -144,26 +144,20 @@ def choose_gate(
     trial: Trial, halves: list[Half], names: list[str], parts: Collection[str]
 ) -> tuple[Gate, Part]:
     """The gate, and whether another than the usual one pays."""
-
-    def value(gate, parts):
-        return trial.value(
-            combine(half.table, replace(half.fit, gate=gate), names, parts)[0] for half in halves
-        )
-
-    start = value(GATE, parts)
-    values = [value(gate, [*parts, "gate"]) for gate in GATES]
+    start = trial.fused(halves, names, parts)
+    values = [trial.fused(with_gate(halves, gate), names, [*parts, "gate"]) for gate in GATES]
     part = _part(max(values) - start, start)
     return GATES[int(np.argmax(values))] if part.on else GATE, part
 
 
+def with_gate(halves: list[Half], gate: Gate) -> list[Half]:
+    return [replace(half, fit=replace(half.fit, gate=gate)) for half in halves]
+
+
 def choose_ground(trial: Trial, halves: list[Half], names: list[str], parts: Collection[str]) -> Part:
     """Whether the photos' ground pays."""
-
-    def value(parts):
-        return trial.value(combine(half.table, half.fit, names, parts)[0] for half in halves)
-
-    start = value(parts)
-    return _part(value([*parts, "ground"]) - start, start)
+    start = trial.fused(halves, names, parts)
+    return _part(trial.fused(halves, names, [*parts, "ground"]) - start, start)
 
 
 def choose_scores(trial: Trial, scored: list[Scored], parts: Collection[str]) -> dict[str, Part]:

@@ -34,7 +34,7 @@ class Mesh(NamedTuple):
 def load(path: str | Path) -> Mesh:
     """Read a car model; its file has y down and counts from 1.
 
-    With the y turned, R·vertex + t of carpose.rotation is the point in the camera frame.
+    With the y turned, R·vertex + t of carpose.geometry.rotation is the point in the camera frame.
     Raises UserError where the file cannot be read or is not a triangle mesh.
     """
     try:

@@ -50,15 +50,24 @@ class DepthHead(Head):
             targets[f"{self.name}_noise"] = scale[cells.car, None]
         return targets
 
-    def loss(self, output: torch.Tensor, targets: Tensors, totals: Tensors) -> torch.Tensor:
+    @classmethod
+    def losses(
+        cls, heads: list[Head], outputs: list[torch.Tensor], targets: Tensors, totals: Tensors
+    ) -> list[torch.Tensor]:
         """Laplace likelihood: |error|/b + log b, with s = log b held in a sane range; the variance of a
-        pseudo label's own error is not the network's to explain."""
-        error = (output[:, :1] - targets[self.name]).abs()
-        s = output[:, 1:].clamp(-6, 4)
-        if f"{self.name}_noise" in targets:
-            s = torch.logaddexp(2 * s, 2 * targets[f"{self.name}_noise"].log()) / 2
+        pseudo label's own error is not the network's to explain. All depths at once: so few numbers cost less
+        than the calls."""
+        output = torch.stack(outputs)
+        error = (output[..., :1] - torch.stack([targets[head.name] for head in heads])).abs()
+        s = output[..., 1:].clamp(-6, 4)
+        if f"{heads[0].name}_noise" in targets:
+            noise = torch.stack([targets[f"{head.name}_noise"] for head in heads])
+            s = torch.logaddexp(2 * s, 2 * noise.log()) / 2
         error = error * torch.exp(-s) + s
-        return (error * targets["weight"][:, None]).sum() / totals["cells"]
+        return list(((error * targets["weight"][:, None]).sum((1, 2)) / totals["cells"]).unbind())
+
+    def loss(self, output: torch.Tensor, targets: Tensors, totals: Tensors) -> torch.Tensor:
+        return self.losses([self], [output], targets, totals)[0]
 
     def pooled(self, outputs: torch.Tensor, log_weight: torch.Tensor) -> torch.Tensor:
         """The eight cells about a centre learn its depth as well, each with its uncertainty: the mean of all,

@@ -87,6 +87,14 @@ class Head:
         error = (output - targets[self.name]).abs() * targets["weight"][:, None]
         return error.sum() / (self.channels * totals["cells"])
 
+    @classmethod
+    def losses(
+        cls, heads: list["Head"], outputs: list[torch.Tensor], targets: Tensors, totals: Tensors
+    ) -> list[torch.Tensor]:
+        """`loss` of each of several heads that share this method, so that a kind of heads can compute them
+        all at once."""
+        return [head.loss(output, targets, totals) for head, output in zip(heads, outputs, strict=True)]
+
     def mirrored(self, output: torch.Tensor) -> torch.Tensor:
         """(N, channels), what is said of a car in the mirror image → what that means for the car itself."""
         return output

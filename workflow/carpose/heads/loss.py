@@ -37,13 +37,22 @@ def compute(
     """
     totals = totals or as_totals(own_counts(targets).clamp(min=1))
     totals = {name: value * len(outputs) for name, value in totals.items()}
-    heads, losses = make_heads(recipe), {}
+    heads = make_heads(recipe)
+    kinds: dict = {}  # heads that compute their losses together
+    for name, head in heads.items():
+        kinds.setdefault(type(head).losses.__func__, []).append(name)
+    losses: Tensors = {}
     for maps in outputs:
-        for name, head in heads.items():
-            output = maps[name] if name == DENSE else gather(maps[name].float(), targets["cell"])
-            value = head.loss(output, targets, totals)
-            losses[name] = losses[name] + value if name in losses else value
-    return losses
+        for names in kinds.values():
+            members = [heads[name] for name in names]
+            values = [
+                maps[name] if name == DENSE else gather(maps[name].float(), targets["cell"]) for name in names
+            ]
+            for name, value in zip(
+                names, type(members[0]).losses(members, values, targets, totals), strict=True
+            ):
+                losses[name] = losses[name] + value if name in losses else value
+    return {name: losses[name] for name in heads}
 
 
 def weights(recipe: Recipe) -> dict[str, float]:

@@ -32,7 +32,8 @@ def lease(gpus: int) -> Iterator[torch.device]:
         yield torch.device("cpu")
         return
     if "LOCAL_RANK" in os.environ:
-        index, lock, count = int(os.environ["LOCAL_RANK"]), contextlib.nullcontext(), torch.cuda.device_count()
+        index, lock = int(os.environ["LOCAL_RANK"]), contextlib.nullcontext()
+        count = torch.cuda.device_count()
         if index >= count:
             raise UserError(f"gpus: process {index} of this machine finds {count} GPUs; start fewer")
     else:

@@ -2,7 +2,7 @@
 
 In: the checkpoints of all folds, the picture cache, folds.parquet. Out: `oof` (each training photo by the
 fold's network that never saw it), `test` (the outputs of all folds' networks averaged, then decoded) and
-`test_folds` (each fold's network by itself, which pseudo labels need). Each table says which photos it covers.
+`test_folds` (each fold's network by itself, which pseudo labels need). Each says which photos it covers.
 """
 
 import argparse
@@ -49,7 +49,8 @@ def main() -> int:
     by_fold = [table.assign(fold=fold) for fold, table in enumerate(alone)]
     cars.write(args.test_folds, cars.concat(by_fold), test_ids)
     found = sum(map(len, out_of_fold))
-    print(f"{len(train_ids)} training photos, {found} cars; {len(test_ids)} test photos, {len(together)} cars")
+    print(f"{len(train_ids)} training photos, {found} cars", end="; ")
+    print(f"{len(test_ids)} test photos, {len(together)} cars")
     return 0
 
 

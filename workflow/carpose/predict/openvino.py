@@ -28,7 +28,7 @@ def openvino() -> ModuleType:
 
 
 class Prediction(Predictor):
-    """What a prediction needs of all cells, with pictures and features as memory holds them: channels last."""
+    """What a prediction needs of all cells; pictures and features have their channels last."""
 
     def forward(self, pictures: torch.Tensor) -> dict[str, torch.Tensor]:
         heatmap, features = super().forward(pictures.permute(0, 3, 1, 2))
@@ -36,7 +36,7 @@ class Prediction(Predictor):
 
 
 def convert(model: torch.nn.Module, recipe: Recipe):
-    """A network on the CPU, which takes pictures (B, H, W, C) → OpenVINO's model, for batches of any length."""
+    """A network that takes pictures (B, H, W, C) on the CPU → OpenVINO's model, for batches of any length."""
     runtime = openvino()
     example = torch.zeros(1, recipe.input_height, recipe.input_width, 4 if recipe.mask_channel else 3)
     with warnings.catch_warnings(), torch.no_grad():

@@ -7,6 +7,8 @@ test_folds.parquet. Out: a table of cars with fold, score, weight, depth_sigma a
 import argparse
 import json
 
+import pandas as pd
+
 from carpose.config.options import add_options, from_options
 from carpose.config.sections import Pseudo
 from carpose.core import cars, parquet
@@ -68,21 +70,15 @@ def main() -> None:
         )
     check_coverage(fit_members, folds["ImageId"])
     note_code(fit_members, test_members)
-    previous = cars.read(args.previous, columns=ROLES) if args.previous else None
-    truth = read_truth(args.test_truth) if args.test_truth else None
-    tables, reports = [], {}
-    for fold in sorted(folds["fold"].unique().tolist()):
-        table, report = make_fold(
-            labels, folds, tables_of(fit_members), tables_of(test_members), fold, settings
-        )
-        if previous is not None:
-            earlier = previous[(previous["fold"] == fold) & (previous["role"] == "positive")]
-            report["drift"] = drift(earlier, table[table["role"] == "positive"])
-        if truth is not None:
-            report["hidden_truth"] = against_truth(truth, table)
-        tables.append(table)
-        reports[str(fold)] = report
-        print(line(fold, report, settings))
+    tables, reports = make_all(
+        labels,
+        folds,
+        tables_of(fit_members),
+        tables_of(test_members),
+        settings,
+        cars.read(args.previous, columns=ROLES) if args.previous else None,
+        read_truth(args.test_truth) if args.test_truth else None,
+    )
     cars.write(args.output, cars.concat(tables), image_ids=images_of(test_members))
     summary = {
         "hit": "relative distance < 10 %, rotation < 50°",
@@ -92,6 +88,33 @@ def main() -> None:
         "folds": reports,
     }
     write_text(args.report, json.dumps(summary, indent=1, ensure_ascii=False))
+
+
+def make_all(
+    labels: pd.DataFrame,
+    folds: pd.DataFrame,
+    fit_members: dict[str, pd.DataFrame],
+    test_members: dict[str, pd.DataFrame],
+    settings: Pseudo,
+    previous: pd.DataFrame | None,
+    truth: pd.DataFrame | None,
+) -> tuple[list[pd.DataFrame], dict[str, dict]]:
+    """Pseudo labels and report of every fold, printed as they are made.
+
+    previous: pseudo labels of the round before; truth: of the test photos; None where there are none.
+    """
+    tables, reports = [], {}
+    for fold in sorted(folds["fold"].unique().tolist()):
+        table, report = make_fold(labels, folds, fit_members, test_members, fold, settings)
+        if previous is not None:
+            earlier = previous[(previous["fold"] == fold) & (previous["role"] == "positive")]
+            report["drift"] = drift(earlier, table[table["role"] == "positive"])
+        if truth is not None:
+            report["hidden_truth"] = against_truth(truth, table)
+        tables.append(table)
+        reports[str(fold)] = report
+        print(line(fold, report, settings))
+    return tables, reports
 
 
 def read_with_fold(arguments: list[str], option: str) -> dict[str, Predictions]:

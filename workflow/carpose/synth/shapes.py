@@ -1,7 +1,7 @@
 """Cars to render: parametric ones of several body types, or the data set's own meshes.
 
-A mesh lives in the model frame of carpose.rotation: x sideways, y up, z to the front, metres, origin in
-the middle of the body. Its faces carry a material, so that front and back can be told apart.
+A mesh lives in the model frame of carpose.geometry.rotation: x sideways, y up, z to the front, metres, origin
+in the middle of the body. Its faces carry a material, so that front and back can be told apart.
 """
 
 import json

@@ -156,7 +156,7 @@ def train(
 
 def validation_due(epoch: int, epochs: int, every: int) -> bool:
     """Whether the metric is measured after so many of the epochs: after the last one always."""
-    return epoch == epochs or bool(every) and epoch % every == 0
+    return epoch == epochs or (every > 0 and epoch % every == 0)
 
 
 def train_epoch(
@@ -213,9 +213,7 @@ def count_losses(training: Training, step: int, values: dict[str, float], image_
             progress.sums[name] = progress.sums.get(name, 0.0) + value
 
 
-def roll_back(
-    training: Training, error: FloatingPointError, saver: Saver, rollbacks: int, log: Log
-) -> None:
+def roll_back(training: Training, error: FloatingPointError, saver: Saver, rollbacks: int, log: Log) -> None:
     """Go back to the last state at half the rate. Raises UserError where it may not, or not again."""
     saved, may = saver.load(), training.recipe.on_nan == "rollback"
     if not may or saved is None or rollbacks > ROLLBACKS:

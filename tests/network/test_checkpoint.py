@@ -1,0 +1,32 @@
+"""The file that a training results in."""
+
+import pytest
+import torch
+
+from carpose.core.errors import UserError
+from carpose.network.checkpoint import load_checkpoint
+from tests.predict.small import checkpoint
+
+
+def test_checkpoints_that_cannot_be_used(tmp_path):
+    path = checkpoint(tmp_path / "whole.pt")
+    content = torch.load(path, weights_only=True)
+    broken = {
+        "empty": b"",
+        "text": b"no model, but some text",
+        "half": path.read_bytes()[: path.stat().st_size // 2],
+        "tensor": torch.zeros(3),
+        "unknown": content | {"recipe": content["recipe"] | {"backbone": "resnet"}},
+        "wider": content | {"recipe": content["recipe"] | {"width": 0.25}},
+        "light": content | {"weights": {}},
+        "found": {key: value for key, value in content.items() if key != "provenance"},
+    }
+    for name, what in broken.items():
+        file = tmp_path / f"{name}.pt"
+        file.write_bytes(what) if isinstance(what, bytes) else torch.save(what, file)
+        with pytest.raises(
+            UserError, match=rf"{name}.pt: not a checkpoint of this version \(\w+: .*train it"
+        ):
+            load_checkpoint(file)
+    with pytest.raises(UserError, match="nowhere.pt: there is no such file"):
+        load_checkpoint(tmp_path / "nowhere.pt")
