@@ -6,12 +6,12 @@ import sys
 
 import pytest
 
-from benchmarks.measure import environment
+from tests.helpers import ENVIRONMENT
 
 TWICE = """
 import resource
 import numpy as np
-from carpose import memory
+from carpose.core import memory
 {}
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -26,7 +26,7 @@ print(faults(), faults())
 def test_freed_memory_is_used_again(kept):
     program = TWICE.format("memory.keep_freed_memory()" if kept else "")
     done = subprocess.run(
-        [sys.executable, "-c", program], env=environment(), capture_output=True, text=True, check=True
+        [sys.executable, "-c", program], env=ENVIRONMENT, capture_output=True, text=True, check=True
     )
     first, second = map(int, done.stdout.split())
     assert first > 100  # where pages are of 2 MiB; of 4 KiB it is 65,536

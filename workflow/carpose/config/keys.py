@@ -37,13 +37,11 @@ def properties(section: type, later: bool = True) -> dict[str, dict]:
 
 
 def section_schema(section: type) -> dict:
-    text = (section.__doc__ or "").strip()
-    return {
-        "type": "object",
-        "description": text,
-        "additionalProperties": False,
-        "properties": properties(section),
-    }
+    return object_schema(properties(section), section.__doc__)
+
+
+def object_schema(keys: dict[str, dict], text: str) -> dict:
+    return {"type": "object", "description": text, "additionalProperties": False, "properties": keys}
 
 
 def _of_type(annotation: Any, keywords: dict) -> dict:
@@ -56,16 +54,7 @@ def _of_type(annotation: Any, keywords: dict) -> dict:
         items = _of_type(inner[0], keywords.get("items", {}))
         return {"type": "array", **keywords, "items": items}
     if origin is dict:
-        values = _of_type(inner[1], keywords.get("additionalProperties") or {})
-        names = keywords.get("properties")
-        named = {name: {**values, **own} for name, own in names.items()} if names else {}
-        return {
-            "type": "object",
-            **keywords,
-            **(
-                {"properties": named, "additionalProperties": False}
-                if named
-                else {"additionalProperties": values}
-            ),
-        }
+        values = _of_type(inner[1], {})
+        named = {name: {**values, **own} for name, own in keywords.get("properties", {}).items()}
+        return {"type": "object", "properties": named, "additionalProperties": False if named else values}
     return {"type": JSON_TYPES[annotation], **keywords}

@@ -31,9 +31,7 @@ class Recipe:
         pattern=rf"^({'|'.join(BACKBONES)}|{TIMM}.+)$",
     )
     width: float = key(1.0, "factor on the channels of the backbone", minimum=0.05, maximum=2)
-    neck: str = key(
-        "", "up-sampling neck; empty: the backbone's own default", enum=["", *NECKS]
-    )
+    neck: str = key("", "up-sampling neck; empty: the backbone's own default", enum=["", *NECKS])
     neck_channels: int = key(64, "channels of the neck's output", minimum=8, maximum=512)
     stacks: int = key(2, "hourglass only: number of stacks", minimum=1, maximum=8)
     modules: int = key(

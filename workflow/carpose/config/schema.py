@@ -1,6 +1,6 @@
 """The JSON schema of the configuration, made of the sections' keys."""
 
-from .keys import properties, section_schema
+from .keys import object_schema, properties, section_schema
 from .recipe import Recipe
 from .sections import SECTIONS, Hardware, Run
 
@@ -24,28 +24,23 @@ def config_schema() -> dict:
     top = {
         **properties(Run),
         **{name: section_schema(section) for name, section in SECTIONS.items()},
-        "train": _object(train, "The recipe of all models."),
+        "train": object_schema(train, "The recipe of all models."),
         "retrain": retrain,
         "models": models,
     }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "description": "The configuration of carpose, made by `python -m carpose.config`.",
-        "type": "object",
-        "additionalProperties": False,
+        **object_schema(top, "The configuration of carpose, made by `python -m carpose.config`."),
         "required": list(top),
-        "properties": top,
         "$defs": {
-            "retrain": _object(properties(Recipe), "What differs in the trainings of rounds 1, 2 …"),
-            "model": _object({**train, "retrain": retrain}, "What differs from `train:` for one model."),
+            "retrain": object_schema(properties(Recipe), "What differs in the trainings of rounds 1, 2 …"),
+            "model": object_schema(
+                {**train, "retrain": retrain}, "What differs from `train:` for one model."
+            ),
         },
     }
 
 
 def recipe_schema() -> dict:
     """JSON schema of a whole recipe, as a checkpoint holds it."""
-    return _object(properties(Recipe), "A training's recipe.")
-
-
-def _object(keys: dict, text: str) -> dict:
-    return {"type": "object", "description": text, "additionalProperties": False, "properties": keys}
+    return object_schema(properties(Recipe), "A training's recipe.")

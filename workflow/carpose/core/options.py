@@ -1,7 +1,6 @@
 """What command lines share: commands, and types of options whose range argparse then says in one line."""
 
 import argparse
-import math
 from collections.abc import Callable
 
 
@@ -28,22 +27,6 @@ def whole(least: int) -> Callable[[str], int]:
             value = least - 1
         if value < least:
             raise argparse.ArgumentTypeError(f"{text!r} is not right; use an integer from {least} on")
-        return value
-
-    return parse
-
-
-def real(least: float, most: float = math.inf) -> Callable[[str], float]:
-    """A finite number from `least` to `most`."""
-
-    def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not (math.isfinite(value) and least <= value <= most):
-            bounds = f"from {least:g} to {most:g}" if math.isfinite(most) else f"from {least:g} on"
-            raise argparse.ArgumentTypeError(f"{text!r} is not right; use a number {bounds}")
         return value
 
     return parse
