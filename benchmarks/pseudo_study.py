@@ -12,12 +12,11 @@ One small Hourglass learns from n labelled photos; then it goes on for half as m
 
 Every way is measured on held-out photos and on the unlabelled photos themselves, by their hidden truth.
 
-    PYTHONPATH=workflow:. python benchmarks/pseudo_study.py results/pseudo_study --output study.json
+    python -m benchmarks.pseudo_study results/pseudo_study --output study.json
 """
 
-import argparse
 import itertools
-import json
+import shlex
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -25,39 +24,40 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import yaml
 
-from carpose import metric
-from carpose.config.recipe import command_line, recipe_of
-from carpose.core import cars
+from benchmarks import measure
+from carpose.config.load import recipe_of
+from carpose.config.options import command_line
+from carpose.config.recipe import Recipe
+from carpose.config.sections import Cache
+from carpose.core import cars, parquet
 from carpose.kaggle.read import read_truth
 from carpose.metric import bootstrap
+from carpose.metric.score import best_threshold, evaluate
 
 WAYS = ["none", "longer", "naive", "ours", "fifth", "student"]
 POOL, HELD_OUT, UNLABELLED = 1200, 300, 400
 
 
-def python(*arguments) -> None:
-    done = subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, text=True)
+def python(module: str, *arguments) -> None:
+    """Run a module with arguments to its end."""
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, env=measure.environment())
     if done.returncode:
-        raise SystemExit(f"{' '.join(map(str, arguments))}\n{done.stdout}{done.stderr}")
+        raise SystemExit(f"{shlex.join(command)}\n{done.stdout}{done.stderr}")
 
 
 def prepare(folder: Path) -> None:
     """Photos, tables and cache, once."""
     if (folder / "cache" / "cache.json").is_file():
         return
-    python(
-        *("-m", "carpose.synth", "--output", folder / "data", "--truth-output", folder / "truth.csv"),
-        *("--train-images", POOL + HELD_OUT, "--test-images", UNLABELLED, "--seed", 77),
-    )
-    tables = ("--images", folder / "images.parquet", "--labels", folder / "labels.parquet")
-    python("-m", "carpose.kaggle", "check", folder / "data", "--findings", folder / "findings.csv", *tables)
-    config = yaml.safe_load((Path(__file__).parents[1] / "config.yaml").read_text())["cache"]
-    python(
-        *("-m", "carpose.cache", "--data", folder / "data", "--images", folder / "images.parquet"),
-        *("--crop", *config["crop"], "--scale", config["scale"], "--output", folder / "cache"),
-    )
+    data, images = folder / "data", ("--images", folder / "images.parquet")
+    counts = ("--train-images", POOL + HELD_OUT, "--test-images", UNLABELLED, "--seed", 77)
+    python("carpose.synth", "--output", data, "--truth-output", folder / "truth.csv", *counts)
+    tables = (*images, "--labels", folder / "labels.parquet", "--findings", folder / "findings.csv")
+    python("carpose.kaggle", "check", data, *tables)
+    cache = shlex.split(command_line(Cache, measure.configuration()["cache"]))
+    python("carpose.data", "cache", "--data", data, *images, *cache, "--output", folder / "cache")
 
 
 class Cell:
@@ -73,48 +73,37 @@ class Cell:
         chosen = np.random.default_rng([size, seed]).permutation(pool)[: 2 * size]
         # Fold 0's model learns from fold 1's photos and the other way round.
         self.folds = pd.DataFrame({"ImageId": chosen, "fold": np.arange(2 * size) % 2})
-        self.folds.to_parquet(self.folder / "folds.parquet")
-        pd.DataFrame({"ImageId": held_out, "fold": 0}).to_parquet(self.folder / "held_out.parquet")
+        parquet.write(self.folder / "folds.parquet", self.folds)
+        parquet.write(self.folder / "held_out.parquet", pd.DataFrame({"ImageId": held_out, "fold": 0}))
+        self.photos = ("--cache", folder / "cache", "--images", folder / "images.parquet")
 
     def train(self, name: str, fold: int, pseudo: Path | None = None, **changes) -> Path:
+        """A teacher's model or, with pseudo labels, that of a student of half as many epochs."""
         model = self.folder / f"{name}.pt"
         if model.is_file():
             return model
-        config = yaml.safe_load((Path(__file__).parents[1] / "config.yaml").read_text())
-        epochs = self.presentations // self.size
-        recipe = recipe_of(config, "hourglass")[0] | {"seed": self.seed, "epochs": epochs}
-        recipe |= {"retrain_epochs": epochs // 2, **changes}
-        later = ["--pseudo", pseudo, "--start", self.folder / "teacher0.pt"] if pseudo else []
+        later, epochs = pseudo is not None, self.presentations // self.size
+        recipe = recipe_of(measure.configuration(), "hourglass", int(later))
+        recipe |= {"seed": self.seed, "epochs": epochs // 2 if later else epochs, **changes}
+        files = ("--labels", self.data / "labels.parquet", "--folds", self.folder / "folds.parquet")
+        if later:
+            files += ("--pseudo", pseudo, "--start-weights", self.folder / "teacher0.pt")
         python(
-            *(
-                "-m",
-                "carpose.train",
-                "--cache",
-                self.data / "cache",
-                "--images",
-                self.data / "images.parquet",
-            ),
-            *("--labels", self.data / "labels.parquet", "--folds", self.folder / "folds.parquet"),
-            *("--fold", fold, "--output", model, "--history", model.with_suffix(".csv"), *later),
-            *("--state", model.with_suffix(".state"), "--validate-every", 0, *command_line(recipe).split()),
+            *("carpose.train", *self.photos, *files, "--fold", fold, "--output", model),
+            *("--history", model.with_suffix(".csv"), "--state", model.with_suffix(".state")),
+            *("--validate-every", 0, *shlex.split(command_line(Recipe, recipe))),
         )
         return model
 
     def predict(self, name: str, models: list[Path], folds: str) -> dict[str, Path]:
         tables = {table: self.folder / f"{name}_{table}.parquet" for table in ("oof", "test", "test_folds")}
         if not tables["test_folds"].is_file():
+            outputs = [
+                word for table, path in tables.items() for word in (f"--{table.replace('_', '-')}", path)
+            ]
             python(
-                *(
-                    "-m",
-                    "carpose.predict",
-                    "--checkpoints",
-                    *models,
-                    "--cache",
-                    self.data / "cache",
-                    "--flip",
-                ),
-                *("--images", self.data / "images.parquet", "--folds", self.folder / f"{folds}.parquet"),
-                *(word for table, path in tables.items() for word in (f"--{table.replace('_', '-')}", path)),
+                *("carpose.predict", "--checkpoints", *models, *self.photos, "--flip", "true"),
+                *("--folds", self.folder / f"{folds}.parquet", *outputs),
             )
         return tables
 
@@ -122,7 +111,7 @@ class Cell:
         """Every car above the threshold that is best out of fold, the same for both folds."""
         oof, test = (cars.read(tables[name]) for name in ("oof", "test"))
         truth = labels[labels["ImageId"].isin(self.folds["ImageId"])]
-        table = test[test["score"] >= metric.best_threshold(truth, oof)]
+        table = test[test["score"] >= best_threshold(truth, oof)]
         both = [table.assign(weight=1.0, role="positive", fold=fold) for fold in (0, 1)]
         cars.write(self.folder / "naive.parquet", cars.concat(both))
         return self.folder / "naive.parquet"
@@ -134,7 +123,7 @@ class Cell:
         tables = self.predict("teachers", teachers, "folds")
         ours = self.folder / "pseudo.parquet"
         python(
-            *("-m", "carpose.pseudo", "--labels", self.data / "labels.parquet"),
+            *("carpose.pseudo", "--labels", self.data / "labels.parquet"),
             *("--folds", self.folder / "folds.parquet", "--test-truth", self.data / "truth.csv"),
             *("--fit-members", f"a={tables['oof']}", "--test-members", f"a={tables['test_folds']}"),
             *("--output", ours, "--report", self.folder / "pseudo.json"),
@@ -145,7 +134,7 @@ class Cell:
             "naive": self.train("naive", 0, self.naive(labels, tables), pseudo_share=0.5),
             "ours": self.train("ours", 0, ours, pseudo_share=0.5),
             "fifth": self.train("fifth", 0, ours, pseudo_share=0.2),
-            "student": self.train("student", 0, ours, pseudo_share=0.5, student=2.0),
+            "student": self.train("student", 0, ours, pseudo_share=0.5, pseudo_augment_scale=2.0),
         }
         print(f"{self.size} photos, seed {self.seed}: done", flush=True)
         return {way: self.predict(way, [model], "held_out") for way, model in models.items()}
@@ -155,13 +144,13 @@ def compare(truth: pd.DataFrame, image_ids: np.ndarray, tables: list[dict], samp
     """Per way the mean mAP over the seeds and its difference to `longer`, paired over seeds and photos."""
     truth = truth[truth["ImageId"].isin(image_ids)]
     rng = np.random.default_rng(0)
-    known = np.sort(truth["ImageId"].unique())
+    photos = np.sort(truth["ImageId"].unique())
     # The same photos for all seeds, as they are all measured on the same photos.
-    picks = bootstrap.draw_images(len(known), samples, rng)
+    picks = bootstrap.draw_images(len(photos), samples, rng)
     value, draws = {}, {}
     for way in WAYS:
-        value[way] = [metric.evaluate(truth, table[way], known)["mAP"] for table in tables]
-        draws[way] = [bootstrap.resampled(truth, table[way], known, picks) for table in tables]
+        value[way] = [evaluate(truth, table[way], photos)["mAP"] for table in tables]
+        draws[way] = [bootstrap.resampled(truth, table[way], photos, picks) for table in tables]
     # Seeds are drawn too: the interval holds for another seed, not for these alone.
     seeds = rng.integers(len(tables), size=(samples, len(tables)))
     rows = []
@@ -183,9 +172,7 @@ def compare(truth: pd.DataFrame, image_ids: np.ndarray, tables: list[dict], samp
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = measure.begin(__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="where data and models go; what is there is not made again")
     parser.add_argument("--sizes", type=int, nargs="+", default=[75, 150, 300, 600], help="labelled photos")
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
@@ -194,7 +181,6 @@ def main() -> None:
     )
     parser.add_argument("--jobs", type=int, default=2, help="trainings at once")
     parser.add_argument("--samples", type=int, default=1000, help="bootstrap resamples")
-    parser.add_argument("--output", type=Path, required=True, help="JSON to write")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
     prepare(args.folder)
@@ -203,7 +189,7 @@ def main() -> None:
         for seed, size in itertools.product(range(args.seeds), args.sizes)
     ]
     with ThreadPoolExecutor(args.jobs) as pool:
-        found = dict(zip(((c.size, c.seed) for c in cells), pool.map(Cell.run, cells), strict=True))
+        predicted = dict(zip(((c.size, c.seed) for c in cells), pool.map(Cell.run, cells), strict=True))
 
     labels, hidden = cars.read(args.folder / "labels.parquet"), read_truth(args.folder / "truth.csv")
     held_out = pd.read_parquet(cells[0].folder / "held_out.parquet").ImageId.to_numpy()
@@ -211,7 +197,7 @@ def main() -> None:
     for size in args.sizes:
         for photos, truth, table in (("held out", labels, "oof"), ("unlabelled", hidden, "test")):
             tables = [
-                {way: cars.read(paths[table]) for way, paths in found[size, seed].items()}
+                {way: cars.read(paths[table]) for way, paths in predicted[size, seed].items()}
                 for seed in range(args.seeds)
             ]
             ids = held_out if table == "oof" else hidden["ImageId"].unique()
@@ -223,7 +209,7 @@ def main() -> None:
                     f"| {row['way']} | {row['mAP']:.4f} | {row['gain']:+.4f} "
                     f"[{row['low']:+.4f}, {row['high']:+.4f}] |"
                 )
-    args.output.write_text(json.dumps(result, indent=1))
+    measure.keep(args.output, result)
 
 
 if __name__ == "__main__":

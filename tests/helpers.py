@@ -97,6 +97,15 @@ def merged(base: dict, overlay: dict) -> dict:
     return base
 
 
+# Documentation
+
+
+def code_blocks(page: str) -> dict[str, str]:
+    """The code of a page of docs/ by the file it belongs to, from blocks that begin with ```python FILE."""
+    text = (REPOSITORY / "docs" / page).read_text(encoding="utf-8")
+    return dict(re.findall(r"^```python (\S+)\n(.*?)^```$", text, re.M | re.S))
+
+
 # Cars
 
 

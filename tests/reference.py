@@ -8,7 +8,6 @@ from math import acos, pi
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import minimize
 from scipy.spatial.transform import Rotation
 
 from carpose.core import cars
@@ -103,15 +102,6 @@ def peaks(heat, threshold):
         if value == around.max():
             found.append((row, column))
     return found
-
-
-def position(intrinsics, pixel, z):
-    """x, y, z by SciPy's Powell: the smallest error of pixel and depth together."""
-
-    def error(xyz):
-        return np.sum((camera.project(intrinsics, xyz) - pixel) ** 2) + ((xyz[2] - z) / z) ** 2 * 1e4
-
-    return minimize(error, [0.0, 3.0, z], method="Powell").x
 
 
 def fuse_image(rows: list[dict], gate: float = 0.1) -> list[dict]:

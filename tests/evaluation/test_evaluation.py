@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from carpose import kaggle, metric
-from carpose.core import cars
-from carpose.evaluation import table as evaluation
+from carpose import metric
+from carpose.core import cars, parquet
+from carpose.evaluation.table import bands, evaluate
 from tests.helpers import run_module
 
 
@@ -32,7 +32,7 @@ def folds():
 
 def test_scores_are_the_metric_s_and_sorted(truth, folds):
     members = {"poor": near(truth, 0.1), "good": near(truth, 0.02)}
-    table, _ = evaluation.evaluate(truth, folds, members)
+    table, _ = evaluate(truth, folds, members)
     assert table["name"].tolist() == ["good", "poor"]
     assert table["oof_mAP"][0] == metric.evaluate(truth, members["good"])["mAP"]
     odd = folds.loc[folds["fold"] == 1, "ImageId"]
@@ -45,22 +45,22 @@ def test_equal_confidences_count_the_cars_from_the_best_threshold_on(truth, fold
     found = near(truth, 0.0)
     wrong = found.assign(z=found["z"] * 2, score=found["score"] / 2)
     cars_ = pd.concat([found.assign(score=0.5 + found["score"] / 2), wrong], ignore_index=True)
-    table, _ = evaluation.evaluate(truth, folds, {"a": cars_}, truth, list(folds["ImageId"]), {"a": cars_})
+    table, _ = evaluate(truth, folds, {"a": cars_}, truth, list(folds["ImageId"]), {"a": cars_})
     assert wrong["score"].max() < table["equal_from"][0] <= 0.5 + found["score"].min() / 2
     assert table["oof_mAP_equal"][0] == table["test_mAP_equal"][0] == 1
     said = cars_.assign(sure=cars_["score"] > 0.75)
-    table, _ = evaluation.evaluate(truth, folds, {"a": said})
+    table, _ = evaluate(truth, folds, {"a": said})
     assert table["oof_mAP_equal"][0] == metric.evaluate(truth, said[said["sure"]], None, True)["mAP"] < 1
-    alone, _ = evaluation.evaluate(truth, folds, {}, truth, list(folds["ImageId"]), {"a": cars_})
+    alone, _ = evaluate(truth, folds, {}, truth, list(folds["ImageId"]), {"a": cars_})
     assert alone["test_mAP_equal"][0] == metric.evaluate(truth, cars_, None, True)["mAP"] < 1
 
 
 def test_only_images_of_the_folds_count_and_missing_ones_do(truth, folds):
     some = folds[folds["ImageId"] != "ID_9"]
-    table, _ = evaluation.evaluate(truth, some, {"all": near(truth, 0)})
+    table, _ = evaluate(truth, some, {"all": near(truth, 0)})
     assert table["oof_mAP"][0] == 1 and table["oof_cars"][0] == 54
     half = near(truth[truth["ImageId"] < "ID_5"], 0)
-    table, _ = evaluation.evaluate(truth, folds, {"half": half})
+    table, _ = evaluate(truth, folds, {"half": half})
     assert table["oof_mAP"][0] == pytest.approx(0.5)
 
 
@@ -69,7 +69,7 @@ def test_bands(truth):
     predictions["z"] *= 1.04  # 4 % at most: found at 5 %, within the middle pair too
     predictions = predictions[predictions["z"] < 110]  # the farthest are all missed
     predictions.loc[predictions["z"] < 20, "yaw"] += 0.7  # 40°: the nearest fail the middle pair
-    table = evaluation.bands(truth, predictions).set_index("metres")
+    table = bands(truth, predictions).set_index("metres")
     assert table["truths"].tolist() == [10] * 6
     assert table["recall_10%_50deg"].tolist() == [1, 1, 1, 1, 1, 0]
     assert table["recall_5%_25deg"].tolist() == [0, 1, 1, 1, 1, 0]
@@ -77,28 +77,39 @@ def test_bands(truth):
 
 
 def test_a_member_without_cars(truth, folds):
-    table, bands = evaluation.evaluate(truth, folds, {"none": cars.empty([*cars.POSE, "score"])})
+    table, by_distance = evaluate(truth, folds, {"none": cars.empty([*cars.POSE, "score"])})
     assert table["oof_mAP"][0] == 0 and table["oof_cars"][0] == 0
-    assert (bands["recall_10%_50deg"] == 0).all() and bands["truths"].sum() == 60
+    assert (by_distance["recall_10%_50deg"] == 0).all() and by_distance["truths"].sum() == 60
 
 
-def test_by_hand_with_test_truth(tmp_path, truth, folds):
+@pytest.fixture
+def command(tmp_path, truth, folds):
+    """The command on two members, out of fold and on the test photos."""
     cars.write(tmp_path / "labels.parquet", truth)
-    folds.to_parquet(tmp_path / "folds.parquet")
+    parquet.write(tmp_path / "folds.parquet", folds)
+    parquet.write(tmp_path / "images.parquet", folds.assign(split="test", excluded="", phash=""))
     members = {"round0/dla34": 0.05, "fused": 0.01}
     for name, noise in members.items():
-        cars.write(tmp_path / f"{name[:5]}.parquet", near(truth, noise))
-    kaggle.write_submission(tmp_path / "sample.csv", near(truth, 0), folds["ImageId"])
+        cars.write(tmp_path / f"{name[:5]}.parquet", near(truth, noise), image_ids=folds["ImageId"])
     named = [f"{name}={tmp_path / name[:5]}.parquet" for name in members]
-    command = ["carpose.evaluation", "--labels", tmp_path / "labels.parquet"]
-    command += ["--folds", tmp_path / "folds.parquet", "--members", *named, "--test-members", *named]
-    command += ["--output", tmp_path / "e.csv", "--bands-output", tmp_path / "b.csv"]
-    command += ["--test-truth", tmp_path / "labels.parquet"]
+    words = ["carpose.evaluation", "--labels", tmp_path / "labels.parquet"]
+    words += ["--folds", tmp_path / "folds.parquet", "--members", *named, "--test-members", *named]
+    words += ["--output", tmp_path / "e.csv", "--bands-output", tmp_path / "b.csv"]
+    return [*words, "--test-truth", tmp_path / "labels.parquet"]
+
+
+def test_by_hand_with_test_truth(tmp_path, command):
     failed = run_module(*command, check=False)
-    assert failed.returncode == 2 and "--sample" in failed.stderr
-    shown = run_module(*command, "--sample", tmp_path / "sample.csv")
+    assert failed.returncode == 2 and "--images" in failed.stderr
+    shown = run_module(*command, "--images", tmp_path / "images.parquet")
     table = pd.read_csv(tmp_path / "e.csv")
     assert table["name"].tolist() == ["fused", "round0/dla34"]
     assert (table["oof_mAP"] == table["test_mAP"]).all() and table["test_mAP_equal"].between(0, 1).all()
     assert "fused by distance" in shown.stdout and "round0/dla34" in shown.stdout
     assert len(pd.read_csv(tmp_path / "b.csv")) == 2 * 2 * 6
+
+
+def test_a_member_that_did_not_see_all_photos_is_refused(tmp_path, truth, folds, command):
+    cars.write(tmp_path / "fused.parquet", near(truth, 0.01), image_ids=folds["ImageId"][:8])
+    failed = run_module(*command, "--images", tmp_path / "images.parquet", check=False)
+    assert failed.returncode == 2 and "fused.parquet: 2 of the 10 photos of the folds" in failed.stderr

@@ -28,7 +28,7 @@ def test_a_cluster_holds_one_car_of_a_member_and_cars_of_one_image():
 
 
 def literal_cluster(image, member, direction, log_range, along, across, priority, recentre):
-    """What carpose.clustering.cluster says it does, a car at a time → the sets of cars."""
+    """What carpose.fuse.clustering.cluster says it does, a car at a time → the sets of cars."""
 
     def take(seed, free, towards, log, along2, across2):
         best = {}

@@ -1,4 +1,4 @@
-"""The losses against their formulas, and in parts of a batch."""
+"""The losses against their formulas."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,7 @@ import torch
 
 from carpose.config.recipe import Recipe
 from carpose.heads import loss
-from carpose.heads.targets import split_batch
-from tests.heads.made_up import SIZE, batch_of_four, encoded, perfect_maps, random_maps, scene
+from tests.heads.made_up import SIZE, encoded, perfect_maps, random_maps, scene
 
 BOTH = Recipe(heads=["height"])
 
@@ -75,20 +74,6 @@ def test_losses_of_perfect_maps():
     losses = {name: float(value) for name, value in loss.compute([maps], targets.tensors(), BOTH).items()}
     expected = {"heatmap": 0, "offset": 0, "depth": -6, "height": -6, "rotation": 0}
     assert losses == pytest.approx(expected, abs=1e-5)
-
-
-@pytest.mark.parametrize("heatmap_loss", ["focal", "bce"])
-def test_losses_of_the_parts_sum_to_those_of_the_batch(heatmap_loss):
-    recipe = Recipe(heatmap_loss=heatmap_loss, heads=["height"])
-    batch, maps = batch_of_four(recipe)[0].tensors(), random_maps(recipe, (4, *SIZE[::-1]))
-    whole, totals = loss.compute([maps], batch, recipe), loss.as_totals(loss.own_counts(batch))
-    for count in (1, 2, 3, 4):
-        sums = dict.fromkeys(whole, 0.0)
-        for pictures, part in split_batch(torch.arange(4), batch, count):
-            some = {name: value[pictures] for name, value in maps.items()}
-            for name, value in loss.compute([some], part, recipe, totals).items():
-                sums[name] += float(value)
-        assert sums == pytest.approx({name: float(value) for name, value in whole.items()}, rel=1e-5)
 
 
 def test_losses_of_stacks_are_averaged():

@@ -10,8 +10,6 @@ import pytest
 from PIL import Image
 
 from carpose.core import cars
-from carpose.core.errors import UserError
-from carpose.data import folds
 from carpose.kaggle.check import check
 from carpose.kaggle.findings import Finding
 from carpose.kaggle.labels import check_labels
@@ -195,16 +193,6 @@ def test_nothing_to_learn_from_or_to_predict(data):
     assert found(data, "error") == [no_car, no_image]
     write_csv(data / "train.csv", [("ID_0", "x")])  # one reason is enough
     assert ["line 2, image ID_0: 1 numbers" in error for error in found(data, "error")] == [True, False]
-
-
-@pytest.mark.parametrize(
-    ("count", "advice"), [(0, "exclude fewer"), (1, "exclude fewer"), (3, "use fewer folds")]
-)
-def test_too_few_photos_for_the_folds(count, advice):
-    images = [(f"ID_{i}", "train", "", f"{(1 << 16 * i) * 0xFFFF:016x}") for i in range(count)]
-    images = pd.DataFrame(images, columns=["ImageId", "split", "excluded", "phash"])
-    with pytest.raises(UserError, match=f"^{count} groups of .* cannot fill 4 folds; .*{advice}"):
-        folds.make_folds(images, cars.empty(), 4, seed=0, distance=2)
 
 
 def test_a_car_in_another_country(data):

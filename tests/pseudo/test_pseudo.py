@@ -7,9 +7,12 @@ import pandas as pd
 import pytest
 
 from carpose import metric
-from carpose.core import cars
+from carpose.config.sections import Pseudo
+from carpose.core import cars, parquet
 from carpose.core.errors import UserError
-from carpose.pseudo import labels as pseudo
+from carpose.pseudo.__main__ import read_with_fold
+from carpose.pseudo.labels import COLUMNS, make_fold
+from carpose.pseudo.report import against_truth, by_distance, drift
 from tests.helpers import folds_of, noisy_view, run_module, scene
 
 
@@ -43,7 +46,7 @@ def world():
 
 def make(world, fold=0, mode="soft", positive=0.8, ignore=0.2):
     truth, folds, oof, _, test = world
-    return pseudo.make_fold(truth, folds, oof, test, fold, positive, ignore, mode)
+    return make_fold(truth, folds, oof, test, fold, Pseudo(mode, positive, ignore))
 
 
 def test_roles_and_weights(world):
@@ -86,7 +89,7 @@ def test_a_target_out_of_reach_leaves_the_surest_few(world):
     rng = np.random.default_rng(3)
     blind = {name: table.assign(score=rng.random(len(table))) for name, table in oof.items()}
     blind = {name: table.assign(x=table["x"] + 0.08 * table["z"]) for name, table in blind.items()}
-    report = pseudo.make_fold(truth, folds, blind, test, 0, 0.999, 0.2, "soft")[1]
+    report = make_fold(truth, folds, blind, test, 0, Pseudo("soft", 0.999, 0.2))[1]
     assert not report["target_reached"]
     assert 0 < report["positive"] < 0.1 * len(pd.concat(test.values()))
 
@@ -123,7 +126,7 @@ def test_poor_data_give_few_labels_and_no_crash(world, case):
         oof = {name: table.iloc[:1] for name, table in oof.items()}
     table, report = make((truth, folds, oof, hidden, test))
     json.dumps(report, allow_nan=False)
-    assert list(table.columns) == pseudo.COLUMNS
+    assert list(table.columns) == COLUMNS
     assert np.isfinite(table[[*cars.POSE, "score", "weight"]].to_numpy(float)).all()
 
 
@@ -132,71 +135,75 @@ def test_against_truth():
     far = truth.iloc[:1].assign(x=truth["x"] + truth["z"])
     table = pd.concat([truth.iloc[:6], far, truth.iloc[6:8]], ignore_index=True)
     table = table.assign(role=["positive"] * 7 + ["ignore"] * 2, score=0.9)
-    found = pseudo.against_truth(truth, table)
+    found = against_truth(truth, table)
     assert found["precision"] == pytest.approx(6 / 7) and found["recall"] == pytest.approx(0.6)
     assert found["ignored_hits"] == 1 and found["as_background"] == pytest.approx(0.2)
-    assert pseudo.against_truth(truth, table.iloc[:0])["precision"] is None
+    assert against_truth(truth, table.iloc[:0])["precision"] is None
 
 
 def test_drift():
     a = scene(10, np.random.default_rng(9), per_image=1)
-    same = pseudo.drift(a, a)
+    same = drift(a, a)
     assert (same["kept"], same["new"], same["median_shift"]) == (1, 0, 0)
-    half = pseudo.drift(a, a.iloc[:5].assign(**{axis: a[axis] * 1.05 for axis in cars.POSITION}))
+    half = drift(a, a.iloc[:5].assign(**{axis: a[axis] * 1.05 for axis in cars.POSITION}))
     assert half["kept"] == 0.5 and half["median_shift"] == pytest.approx(0.05)
-    assert pseudo.drift(a, a.iloc[:0])["kept"] is None
+    assert drift(a, a.iloc[:0])["kept"] is None
 
 
 def test_by_distance():
     table = pd.DataFrame({"z": [10, 30, 30, 100.0]})
-    assert list(pseudo.by_distance(table).values()) == [0.25, 0.5, 0, 0.25]
+    assert list(by_distance(table).values()) == [0.25, 0.5, 0, 0.25]
 
 
-def test_command_line(tmp_path, world):
+@pytest.fixture
+def files(tmp_path, world):
+    """The world as files: a function that runs the command on them."""
     truth, folds, oof, hidden, test = world
-    hidden.to_parquet(tmp_path / "hidden.parquet")
-    truth.assign(model_type=0).to_parquet(tmp_path / "labels.parquet")
-    folds.to_parquet(tmp_path / "folds.parquet")
+    cars.write(tmp_path / "hidden.parquet", hidden)
+    cars.write(tmp_path / "labels.parquet", truth.assign(model_type=0))
+    parquet.write(tmp_path / "folds.parquet", folds)
     named = {"fit": [], "test": []}
     for number, name in enumerate(oof):
-        for kind, tables in (("fit", oof), ("test", test)):
-            cars.write(tmp_path / f"{kind}{number}.parquet", tables[name])
-            named[kind].append(f"{name}={tmp_path}/{kind}{number}.parquet")
+        for kind, tables, images in (("fit", oof, folds), ("test", test, hidden)):
+            path = tmp_path / f"{kind}{number}.parquet"
+            cars.write(path, tables[name], image_ids=images["ImageId"].unique())
+            named[kind].append(f"{name}={path}")
 
-    def run(round_number, *more, test_members=named["test"], **options):
-        return run_module(
-            *(
-                "carpose.pseudo",
-                "--labels",
-                tmp_path / "labels.parquet",
-                "--folds",
-                tmp_path / "folds.parquet",
-            ),
-            *("--fit-members", *named["fit"], "--test-members", *test_members, "--mode", "soft"),
-            *("--precision-positive", 0.8, "--precision-ignore", 0.2, *more),
-            *(
-                "--output",
-                tmp_path / f"{round_number}.parquet",
-                "--report",
-                tmp_path / f"{round_number}.json",
-            ),
-            **options,
-        )
+    def run(name, *more, test_members=named["test"], **options):
+        tables = ("--labels", tmp_path / "labels.parquet", "--folds", tmp_path / "folds.parquet")
+        members = ("--fit-members", *named["fit"], "--test-members", *test_members)
+        cuts = ("--mode", "soft", "--precision-positive", 0.8, "--precision-ignore", 0.2)
+        outputs = ("--output", tmp_path / f"{name}.parquet", "--report", tmp_path / f"{name}.json")
+        return run_module("carpose.pseudo", *tables, *members, *cuts, *outputs, *more, **options)
 
+    return tmp_path, run
+
+
+def test_command_line(files, world):
+    folder, run = files
     run(0)
-    run(1, "--previous", tmp_path / "0.parquet", "--test-truth", tmp_path / "hidden.parquet")
-    table = cars.read(tmp_path / "1.parquet")
+    run(1, "--previous", folder / "0.parquet", "--test-truth", folder / "hidden.parquet")
+    table = cars.read(folder / "1.parquet")
     assert {"fold", "score", "weight", "depth_sigma", "role"} <= set(table) and set(table["fold"]) == {0, 1}
-    report = json.loads((tmp_path / "1.json").read_text())
+    assert cars.covered(folder / "1.parquet") == world[3]["ImageId"].unique().tolist()
+    report = json.loads((folder / "1.json").read_text())
     assert report["folds"]["0"]["drift"] == {"kept": 1.0, "new": 0.0, "median_shift": 0.0}
     assert report["folds"]["0"]["hidden_truth"]["precision"] > 0.75
-    assert "hidden_truth" not in json.loads((tmp_path / "0.json").read_text())["folds"]["0"]
-    assert (tmp_path / "0.parquet").read_bytes() == (tmp_path / "1.parquet").read_bytes()
-    wrong = run(2, test_members=named["test"][:1], check=False)
+    assert "hidden_truth" not in json.loads((folder / "0.json").read_text())["folds"]["0"]
+    pd.testing.assert_frame_equal(cars.read(folder / "0.parquet"), table)
+
+
+def test_members_must_be_the_same_and_cover_the_folds(files, world):
+    folder, run = files
+    wrong = run(2, test_members=[f"round0/a={folder}/test0.parquet"], check=False)
     assert wrong.returncode == 2 and "same members" in wrong.stderr
+    _, folds, oof, _, _ = world
+    cars.write(folder / "fit0.parquet", oof["round0/a"], image_ids=folds["ImageId"][1:])
+    wrong = run(2, check=False)
+    assert wrong.returncode == 2 and "fit0.parquet: 1 of the 60 photos of the folds" in wrong.stderr
 
 
 def test_members_need_their_fold(tmp_path):
     cars.write(tmp_path / "a.parquet", scene(2, np.random.default_rng(0)).assign(score=0.5))
     with pytest.raises(UserError, match="no column fold"):
-        pseudo._members([f"a={tmp_path}/a.parquet"], "--fit-members")
+        read_with_fold([f"a={tmp_path}/a.parquet"], "--fit-members")

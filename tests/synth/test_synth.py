@@ -1,6 +1,7 @@
 """The demo data: layout, geometry against an independent silhouette, difficulty, determinism."""
 
 import filecmp
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -8,12 +9,16 @@ import pandas as pd
 import pytest
 from scipy.spatial.transform import Rotation
 
-from carpose import kaggle
 from carpose.core.cars import POSITION
 from carpose.core.errors import UserError
-from carpose.synth import demo as synth
-from carpose.synth import scene as synth_scene
+from carpose.geometry import rotation
+from carpose.kaggle.tables import read_labels
+from carpose.synth import demo
+from carpose.synth.demo import Scenes, real_meshes, scaled_camera
+from carpose.synth.painter import Painter
+from carpose.synth.scene import render as render_scene
 from carpose.synth.shapes import HEADLAMP, TAILLAMP, TYPES, parametric
+from carpose.synth.street import heading_matrix, sample_cars, sample_plane
 from tests.helpers import run_module
 
 
@@ -23,9 +28,9 @@ def render(folder, *options):
 
 
 def scenes(max_distance=80.0):
-    size, intrinsics = synth.scaled_camera(0.25)
+    size, intrinsics = scaled_camera(0.25)
     meshes = [parametric(name) for name in TYPES]
-    return synth.Scenes(None, 1, size, intrinsics, max_distance, meshes, np.arange(len(meshes)), None)
+    return Scenes(None, 1, size, intrinsics, max_distance, meshes, np.arange(len(meshes)), None)
 
 
 def test_same_files_whatever_the_number_of_processes(tmp_path):
@@ -43,7 +48,7 @@ def test_photos_of_others_are_never_replaced(tmp_path):
     photo = tmp_path / "data" / "train_images" / "ID_real.jpg"
     photo.parent.mkdir(parents=True)
     photo.write_bytes(b"taken on a road")
-    options = ("--train-images", 1, "--test-images", 1, "--scale", 0.1)
+    options = ("--train-images", 4, "--test-images", 2, "--scale", 0.1)
     command = ("carpose.synth", "--output", tmp_path / "data", "--truth-output", tmp_path / "truth.csv")
     done = run_module(*command, *options, check=False)
     assert done.returncode == 2 and "holds photos or labels but no RENDERED.txt" in done.stderr
@@ -51,11 +56,11 @@ def test_photos_of_others_are_never_replaced(tmp_path):
     photo.unlink()
     before = pd.read_csv(render(tmp_path, *options) / "train.csv")
     after = pd.read_csv(render(tmp_path, *options, "--seed", 2) / "train.csv")
-    assert list(before.ImageId) != list(after.ImageId) and len(list(photo.parent.iterdir())) == 1
+    assert list(before.ImageId) != list(after.ImageId) and len(list(photo.parent.iterdir())) == 4
 
 
 def test_layout_and_size(tmp_path):
-    data = render(tmp_path, "--train-images", 3, "--test-images", 2, "--scale", 0.1)
+    data = render(tmp_path, "--train-images", 4, "--test-images", 2, "--scale", 0.1)
     tables = [tmp_path / f"{name}.parquet" for name in ("images", "labels")]
     run_module(
         *("carpose.kaggle", "check", data, "--findings", tmp_path / "findings.csv"),
@@ -63,7 +68,7 @@ def test_layout_and_size(tmp_path):
     )
     assert not (pd.read_csv(tmp_path / "findings.csv")["severity"] == "error").any()
     photos = list((data / "train_images").glob("ID_*.jpg"))
-    assert len(photos) == 3 and len(list((data / "test_images").glob("ID_*.jpg"))) == 2
+    assert len(photos) == 4 and len(list((data / "test_images").glob("ID_*.jpg"))) == 2
     assert cv2.imread(str(photos[0])).shape == (271, 338, 3)
     assert (data / "camera" / "camera_intrinsic.txt").is_file()
     assert len(list((data / "car_models_json").glob("*.json"))) == len(TYPES)
@@ -77,18 +82,18 @@ def test_layout_and_size(tmp_path):
 def test_car_is_painted_where_its_label_says(name):
     """IoU of the pixels that a car changes with the silhouette projected from its label, on its own."""
     rng = np.random.default_rng(3)
-    size, intrinsics = synth.scaled_camera(0.5)  # fine enough that smoothed edges hardly count
-    mesh, plane = parametric(name), synth_scene.sample_plane(rng)
+    size, intrinsics = scaled_camera(0.5)  # fine enough that smoothed edges hardly count
+    mesh, plane = parametric(name), sample_plane(rng)
     for yaw, x, z in ((0.3, -4, 14), (-2.8, 3, 20), (1.7, 0, 30)):
         xyz = np.array([x, plane.y(x, z), z])
-        turn = synth_scene.heading_matrix(plane.up, np.array([yaw]))[0]
-        painter = synth_scene.Painter(rng, intrinsics, size, plane)
+        turn = heading_matrix(plane.up, np.array([yaw]))[0]
+        painter = Painter(rng, intrinsics, size, plane)
         painter.canvas[:] = 255, 0, 255
         painter.car(0, mesh, xyz, turn, np.array([120, 120, 120.0]))
         painted = (painter.canvas != (255, 0, 255)).any(2)
 
         # Independent of the renderer: the label's angles through SciPy, the formulas of the data set.
-        pitch, yaw_label, roll = synth.rotation.angles(turn[None])[0]
+        pitch, yaw_label, roll = rotation.angles(turn[None])[0]
         points = Rotation.from_euler("yxz", [yaw_label, pitch, roll]).apply(mesh.vertices) + xyz
         fx, fy, cx, cy = intrinsics[[0, 1, 0, 1], [0, 1, 2, 2]]
         pixels = points[:, :2] / points[:, 2:] * [fx, fy] + [cx, cy]
@@ -107,27 +112,23 @@ def test_front_and_back_differ():
 
 def test_scenes_are_not_easy(tmp_path):
     """At least 8 labelled cars a photo, median 30 m, 30 % partly hidden, a quarter turned freely, masks."""
-    setting = scenes()
-    shares, depths, labelled, masks = [], [], 0, 0
-    render_scene = synth_scene.render
+    shares, tables = [], []
 
     def watched(*arguments):
-        result = render_scene(*arguments)
-        share, xyz = result[3], arguments[3]
-        shares.append(share[share >= synth.LEAST_SEEN])
-        depths.append(xyz[share >= synth.LEAST_SEEN, 2])
-        return result
+        rendering = render_scene(*arguments)
+        shares.append(rendering.share[rendering.share >= demo.LEAST_SEEN])
+        return rendering
 
     for part in ("train_images", "train_masks"):
         (tmp_path / part).mkdir()
-    setting = synth.Scenes(**{**vars(setting), "folder": tmp_path})
+    setting = replace(scenes(), folder=tmp_path)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(synth_scene, "render", watched)
+        patch.setattr(demo, "render", watched)
         for index in range(80):
-            labelled += len(synth.draw_scene((setting, "train", index))[1].split()) // 7
-    masks = len(list((tmp_path / "train_masks").iterdir()))
-    assert labelled / 80 >= 8
-    assert np.median(np.concatenate(depths)) >= 30 and np.concatenate(depths).max() <= 80
+            tables.append(demo.draw_scene((setting, "train", index))[1])
+    labels, masks = pd.concat(tables), len(list((tmp_path / "train_masks").iterdir()))
+    assert len(labels) / 80 >= 8
+    assert labels["z"].median() >= 30 and labels["z"].max() <= 80
     assert (np.concatenate(shares) < 0.95).mean() >= 0.3
     assert 10 < masks < 70, "some photos have cars that are not of interest, some have none"
 
@@ -136,40 +137,49 @@ def test_headings_follow_the_road_but_for_a_quarter():
     rng = np.random.default_rng(0)
     off = []
     for _ in range(200):
-        _, _, yaw = synth_scene.sample_cars(rng, synth_scene.sample_plane(rng), scenes().intrinsics, 846, 80)
+        _, _, yaw = sample_cars(rng, sample_plane(rng), scenes().intrinsics, 846, 80)
         off.append(np.abs((yaw + np.pi / 4) % (np.pi / 2) - np.pi / 4))
     # A free heading is within 0.25 of the nearest right angle in about a third of the cases.
     assert 0.12 < (np.concatenate(off) > 0.25).mean() < 0.3
 
 
-def test_poses_of_a_real_train_csv(real, tmp_path):
-    """Given poses are rendered as they are: the labels hold the numbers of the file, none cut at 80 m."""
+def positions(table):
+    """Of all cars, to the six digits that are written."""
+    return {tuple(f"{value:.6g}" for value in row) for row in table[POSITION].to_numpy()}
+
+
+def test_given_poses_are_rendered_as_they_are(labels_csv, tmp_path):
+    """The labels hold the numbers of the file, none cut at 80 m, without the cars that are masked."""
+    options = ("--poses-from", labels_csv, "--max-distance", 5000)
+    data = render(tmp_path, *options, "--train-images", 30, "--test-images", 2, "--scale", 0.1)
+    labels = read_labels(data / "train.csv")[0]
+    assert len(labels) > 100 and positions(labels) <= positions(read_labels(labels_csv)[0])
+    assert labels["z"].max() > 80 and len(list((data / "train_masks").iterdir())) > 5
+
+
+def test_real_poses_and_meshes(real, tmp_path):
     data = render(
         tmp_path,
         *("--poses-from", real / "train.csv", "--car-models", real / "car_models_json"),
         *("--car-model-ids", real / "car_model_ids.csv", "--max-distance", 5000),
         *("--train-images", 4, "--test-images", 2, "--scale", 0.1),
     )
-    labels, _ = kaggle.read_labels(data / "train.csv")
-    source, _ = kaggle.read_labels(real / "train.csv")
-    known = set(map(tuple, source[POSITION].to_numpy().round(3)))
-    assert len(labels) > 10 and all(tuple(row) in known for row in labels[POSITION].to_numpy().round(3))
+    labels, source = read_labels(data / "train.csv")[0], read_labels(real / "train.csv")[0]
+    assert len(labels) > 10 and positions(labels) <= positions(source)
     assert set(labels.model_type) <= set(source.model_type)
 
 
-def test_no_room_for_the_poses_is_one_clear_error(real, tmp_path):
-    done = run_module(
-        *("carpose.synth", "--output", tmp_path / "data", "--truth-output", tmp_path / "truth.csv"),
-        *("--poses-from", real / "train.csv", "--train-images", 9000),
-        check=False,
-    )
-    assert done.returncode == 2 and "4262 images" in done.stderr and "Traceback" not in done.stderr
+def test_no_room_for_the_poses_is_one_clear_error(labels_csv, tmp_path):
+    outputs = ("--output", tmp_path / "data", "--truth-output", tmp_path / "truth.csv")
+    done = run_module("carpose.synth", *outputs, "--poses-from", labels_csv, check=False)
+    assert done.returncode == 2 and "40 images with poses, but 960 are to" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_table_of_car_models_without_its_columns(tmp_path):
     (tmp_path / "ids.csv").write_text("ImageId,PredictionString\n")
     with pytest.raises(UserError, match="ids.csv: no column model_type; it must hold model_type,name"):
-        synth.real_meshes(tmp_path, tmp_path / "ids.csv")
+        real_meshes(tmp_path, tmp_path / "ids.csv")
     (tmp_path / "ids.csv").write_text("")
     with pytest.raises(UserError, match="ids.csv: cannot be read as the table model_type,name"):
-        synth.real_meshes(tmp_path, tmp_path / "ids.csv")
+        real_meshes(tmp_path, tmp_path / "ids.csv")

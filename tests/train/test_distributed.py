@@ -43,15 +43,6 @@ def test_two_processes_train_as_one(alone, shared):
         torch.testing.assert_close(weights[1][name], value, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("gpus", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_a_batch_in_parts_trains_as_in_one(prepared, alone, tmp_path, gpus):
-    """Losses are taken over the cars of the whole batch, whoever computes which part."""
-    run_module(*options(prepared, tmp_path, *ALIKE, "--accumulate", 2, "--gpus", gpus))
-    one, parts = (load_checkpoint(folder / "model.pt")[0].state_dict() for folder in (alone, tmp_path))
-    for name, value in one.items():
-        torch.testing.assert_close(parts[name], value, rtol=1e-3, atol=1e-4)
-
-
 @pytest.mark.slow
 def test_one_process_alone_writes(shared):
     folder, output = shared

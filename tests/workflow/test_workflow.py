@@ -14,9 +14,10 @@ import pandas as pd
 import pytest
 import yaml
 
-from carpose import kaggle
 from carpose.core.errors import UserError
 from carpose.forecast.jobs import forecast, planned_jobs
+from carpose.kaggle.submission import validate
+from carpose.kaggle.tables import read_sample, read_submission
 from tests.helpers import CI, REPOSITORY, jobs, snakemake
 
 
@@ -144,9 +145,10 @@ def test_findings_survive_a_failed_check(finished, tmp_path):
 def test_run_ends_with_a_valid_submission(finished):
     results = finished / "results" / "ci"
     fused = pd.read_parquet(results / "fused_test.parquet")
+    image_ids = read_sample(results / "demo" / "sample_submission.csv")
     for name, expected in (("submission", fused), ("submission_sure", fused[fused["sure"]])):
-        assert kaggle.validate(results / f"{name}.csv", results / "demo" / "sample_submission.csv") == []
-        assert len(kaggle.read_submission(results / f"{name}.csv")[0]) == len(expected)
+        assert validate(results / f"{name}.csv", image_ids) == []
+        assert len(read_submission(results / f"{name}.csv")[0]) == len(expected)
     table = pd.read_csv(results / "evaluation.csv")
     names = {f"round{r}/{m}" for r in (0, 1) for m in ("dla34", "hourglass")} | {"fused"}
     assert set(table["name"]) == names

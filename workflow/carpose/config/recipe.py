@@ -96,9 +96,6 @@ class Recipe:
         30, "an epoch has as many samples as there are labelled photos", minimum=1, maximum=1000
     )
     batch_size: int = key(8, "photos per step", minimum=1, maximum=512)
-    accumulate: int = key(
-        1, "forward passes per step, each with its part of the batch: less memory", minimum=1, maximum=512
-    )
     optimizer: str = key(
         "adamw",
         "muon is carpose.train.muon, the others are timm's",

@@ -23,7 +23,7 @@ RENAMED = {
         [
             *("coordinates", "level_deg", "resize", "resize_from", "leave_out", "flip_about", "colour_kind"),
             *("rotation", "yaw", "pitch_roll", "constant_pitch", "constant_roll", "radius_rule"),
-            *("loss_balance", "depth_beta", "ground", "average_maps"),
+            *("loss_balance", "depth_beta", "ground", "average_maps", "accumulate"),
         ],
         STUDIED,
     ),

@@ -87,8 +87,7 @@ def stream(
         pin_memory=not on_cpu,
         **_processes(workers),
     )
-    # A batch that is computed in parts is cut on the CPU: to do so on a GPU is to wait for it.
-    return iter(loader) if on_cpu or recipe.accumulate > 1 else on_device(loader, device)
+    return iter(loader) if on_cpu else on_device(loader, device)
 
 
 def photo_batches(

@@ -1,6 +1,5 @@
 """Cars → training targets: which cells learn which car, and what each head makes of that."""
 
-import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -119,23 +118,3 @@ def pad_targets(targets: dict, max_objects: int) -> dict:
         added = np.linspace(0, last, more) if index else np.zeros((more, *value.shape[1:]))
         padded[name] = np.concatenate([value, added.astype(value.dtype)])
     return padded
-
-
-def split_batch(
-    pictures: torch.Tensor, targets: dict[str, torch.Tensor], count: int
-) -> list[tuple[torch.Tensor, dict[str, torch.Tensor]]]:
-    """A collated batch in `count` parts of whole pictures, cells counted through each part."""
-    if count == 1:
-        return [(pictures, targets)]
-    area = targets[DENSE][0].numel()
-    bounds = [len(pictures) * part // count for part in range(count + 1)]
-    at_cells = set(targets) - {*MAPS, *PEAKS, "cell"}
-    parts = []
-    for first, last in itertools.pairwise(bounds):
-        part = {name: targets[name][first:last] for name in MAPS}
-        for index, names in (("peak", PEAKS[1:]), ("cell", at_cells)):
-            chosen = (targets[index] >= first * area) & (targets[index] < last * area)
-            part[index] = targets[index][chosen] - first * area
-            part |= {name: targets[name][chosen] for name in names}
-        parts.append((pictures[first:last], part))
-    return parts

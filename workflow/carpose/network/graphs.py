@@ -21,10 +21,9 @@ UNRECORDED = 2  # calls of the same shapes before one is recorded: in them libra
 
 
 def can_record(recipe: Recipe, device: torch.device, processes: int = 1) -> bool:
-    """Whether a training's passes can become a graph: float16's scaler decides in Python, parts of a batch
-    are of any shape, and several processes wait for each other."""
-    fixed = recipe.accumulate == 1 and processes == 1
-    return device.type == "cuda" and number_format(device, recipe.amp) != torch.float16 and fixed
+    """Whether a training's passes can become a graph: float16's scaler decides in Python, and several
+    processes wait for each other."""
+    return device.type == "cuda" and processes == 1 and number_format(device, recipe.amp) != torch.float16
 
 
 class Recorded:

@@ -14,7 +14,6 @@ from carpose.config.recipe import Recipe
 from carpose.core.errors import UserError
 from carpose.data.inputs import network_input
 from carpose.heads import loss
-from carpose.heads.targets import split_batch
 from carpose.network import graphs
 from carpose.network.build import build
 from carpose.network.checkpoint import load_checkpoint
@@ -104,20 +103,14 @@ class Training:
         recipe = self.recipe
         counts = loss.own_counts(targets).to(self.device, non_blocking=True)
         totals = loss.as_totals(distributed.count(counts))
-        # Taken apart before they go to a GPU: to pick cells there is to wait for it.
-        parts = split_batch(pictures, targets, min(recipe.accumulate, len(pictures)))
-        sums: list[torch.Tensor] = []
+        targets = {name: value.to(self.device, non_blocking=True) for name, value in targets.items()}
         for parameter in self.parameters:
             parameter.grad = None  # the optimiser's zero_grad takes two to five times as long
-        for pictures_part, targets_part in parts:
-            moved = {name: value.to(self.device, non_blocking=True) for name, value in targets_part.items()}
-            with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
-                outputs = self.network(network_input(pictures_part, self.device, recipe), moved["cell"])
-            values = torch.stack(list(loss.compute(outputs, moved, recipe, totals).values()))
-            total = values @ self.loss_weights
-            # Several processes average their gradients after each part, which comes to the same as once.
-            self.scaler.scale(total).backward()
-            sums.append(torch.cat([total[None], values]).detach())
+        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
+            outputs = self.network(network_input(pictures, self.device, recipe), targets["cell"])
+        values = torch.stack(list(loss.compute(outputs, targets, recipe, totals).values()))
+        total = values @ self.loss_weights
+        self.scaler.scale(total).backward()
         self.scaler.unscale_(self.optimizer)
         gradients = [parameter.grad for parameter in self.parameters]
         present = [gradient for gradient in gradients if gradient is not None]
@@ -125,7 +118,7 @@ class Training:
         # On the device, which is not waited for. A norm that is not finite changes nothing.
         share = recipe.clip_norm / norm
         torch._foreach_mul_(present, torch.where((share > 0) & (share < 1), share, 1.0).float())
-        return torch.cat([sum(sums).double(), norm[None]]), gradients
+        return torch.cat([total[None], values, norm[None]]).detach(), gradients
 
     def is_broken(self, values: dict[str, float]) -> bool:
         """Whether a loss or the gradients are not finite; a scaler of float16 deals with gradients itself."""

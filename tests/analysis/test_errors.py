@@ -1,19 +1,14 @@
-"""Where the score is lost: pairing, kinds of cars, causes, calibration; and the receptive field."""
+"""Where the score is lost: pairing, kinds of cars, causes, calibration."""
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
-from torch import nn
 
 from carpose import metric
-from carpose.analysis import errors as analysis
-from carpose.analysis import receptive_field
-from carpose.core import cars
+from carpose.analysis import errors
+from carpose.core import cars, parquet
 from carpose.geometry import camera
-
-K = np.array([[2304.5, 0, 1686.2], [0, 2305.9, 1355.0], [0, 0, 1]])
-SIZE = (3384, 2710)
+from tests.helpers import noisy_view, run_module
 
 
 def table(rows, **columns):
@@ -52,32 +47,32 @@ def predictions(truth):
 
 def test_pairs_are_the_cars_that_were_meant(truth, predictions):
     """However they are ordered, and although some are too far off for the metric."""
-    meant = analysis.pair(truth, predictions)
+    meant = errors.pair(truth, predictions)
     assert (meant >= 0).sum() == len(predictions) - 8 and (meant[-8:] == -1).all()
     same = truth.iloc[meant[:-8]].reset_index(drop=True)
     assert (same["ImageId"] == predictions["ImageId"][:-8]).all()
     assert np.abs(np.log(same["z"] / predictions["z"][:-8])).max() < 0.2
     assert len(set(meant[:-8])) == len(meant) - 8
     order = np.random.default_rng(0).permutation(len(predictions))
-    assert (analysis.pair(truth, predictions.iloc[order].reset_index(drop=True)) == meant[order]).all()
+    assert (errors.pair(truth, predictions.iloc[order].reset_index(drop=True)) == meant[order]).all()
 
 
 def test_of_two_predictions_of_one_car_the_surer_has_it():
     truth = table([(0, 20, 0)])
     both = table([(0, 20.1, 0), (0, 21, 0)], score=[0.3, 0.9])
-    assert analysis.pair(truth, both).tolist() == [-1, 0]
+    assert errors.pair(truth, both).tolist() == [-1, 0]
 
 
 def test_no_prediction_at_all(truth, predictions):
-    tables = analysis.errors(truth, predictions[:0], K, SIZE)
+    tables = errors.errors(truth, predictions[:0], camera.INTRINSICS, camera.PHOTO_SIZE)
     assert (tables["thresholds"]["missed"] == 1).all() and not len(tables["depth"])
     assert (tables["worst"]["lost"] == 6).all()
 
 
 def test_oracles_right_one_thing_each(truth, predictions):
     """Known values: with a true pose only misses and false cars are left; with all right nothing is."""
-    meant = analysis.pair(truth, predictions)
-    oracles = analysis.oracles(truth, predictions, meant).set_index("if")["mAP"]
+    meant = errors.pair(truth, predictions)
+    oracles = errors.oracles(truth, predictions, meant).set_index("if")["mAP"]
     assert oracles["as it is"] == metric.evaluate(truth, predictions)["mAP"]
     right = predictions.copy()
     right.loc[meant >= 0, cars.POSE] = truth.iloc[meant[meant >= 0]][cars.POSE].to_numpy()
@@ -86,27 +81,27 @@ def test_oracles_right_one_thing_each(truth, predictions):
     assert oracles["true depth and centre"] >= oracles["true depth"]
     for better in ("true rotation", "no misses", "no false cars", "best order"):
         assert oracles[better] > oracles["as it is"], better
-    perfect = analysis.oracles(truth, truth.assign(score=1.0), np.arange(len(truth)))
+    perfect = errors.oracles(truth, truth.assign(score=1.0), np.arange(len(truth)))
     assert (perfect["mAP"] == 1).all() and (perfect["gain"] == 0).all()
 
 
 def test_true_depth_keeps_the_direction():
     truth, predicted = table([(5, 20, 0)]), table([(6, 24, 0)], score=1.0)
     predicted["y"] *= 1.2  # on the same ray, 20 % too far
-    meant = analysis.pair(truth, predicted)
-    oracles = analysis.oracles(truth, predicted, meant).set_index("if")["mAP"]
+    meant = errors.pair(truth, predicted)
+    oracles = errors.oracles(truth, predicted, meant).set_index("if")["mAP"]
     assert oracles["as it is"] == 0 and oracles["true depth"] == 1 and oracles["true centre"] == 0
 
 
 def test_shares_at_each_threshold_are_the_metric_s(truth, predictions):
-    meant = analysis.pair(truth, predictions)
-    shares = analysis.by_threshold(truth, predictions, meant)
+    meant = errors.pair(truth, predictions)
+    shares = errors.by_threshold(truth, predictions, meant)
     outcomes = ["hit", "fails_distance", "fails_rotation", "fails_both", "missed"]
     np.testing.assert_allclose(shares[outcomes].sum(axis=1), 1)
     hits = metric.match(truth, predictions).sum(axis=0)
     np.testing.assert_allclose(shares["hit"] * len(truth), hits)
     turned = truth.assign(yaw=truth["yaw"] + np.radians(22), score=1.0)
-    shares = analysis.by_threshold(truth, turned, np.arange(len(truth)))
+    shares = errors.by_threshold(truth, turned, np.arange(len(truth)))
     assert shares["hit"].tolist() == [1] * 6 + [0] * 4 == (1 - shares["fails_rotation"]).tolist()
 
 
@@ -114,7 +109,7 @@ def test_groups_of_cars():
     """A crossing car before an oncoming one; one far to the side whose heading is along its ray."""
     truth = table([(0, 12, np.pi / 2), (0.2, 30, np.pi), (-40, 40, -np.pi / 4), (30, 20, 0)])
     truth["pitch"], truth["roll"], truth["y"] = 0.0, 0.0, 1.0
-    kinds = analysis.groups(truth, truth, K, SIZE)
+    kinds = errors.groups(truth, truth, camera.INTRINSICS, camera.PHOTO_SIZE)
     assert kinds["seen side"].tolist()[:3] == ["90°", "front", "rear"]
     assert kinds["hidden"].tolist() == ["under 10 %", "over 50 %", "under 10 %", "under 10 %"]
     assert kinds["distance"].tolist() == ["0–20", "20–40", "40–60", "20–40"]
@@ -126,7 +121,7 @@ def test_a_group_s_score_is_the_metric_s_on_it_alone(truth, predictions):
     far = truth["ImageId"] >= "ID_5"
     truth.loc[far, cars.POSITION] *= 4.2
     predictions.loc[predictions["ImageId"] >= "ID_5", cars.POSITION] *= 4.2
-    groups = analysis.by_group(truth, predictions, K, SIZE)
+    groups = errors.by_group(truth, predictions, camera.INTRINSICS, camera.PHOTO_SIZE)
     assert groups[groups["by"] == "distance"]["truths"].sum() == len(truth)
     image_ids = [f"ID_{i}" for i in range(10)]
     near_truth = groups[(groups["by"] == "distance")].set_index("group")
@@ -143,7 +138,11 @@ def test_a_hit_on_another_group_counts_neither_way():
     """At 19.5 m predicted at 20.5 m: no false car of the farther band."""
     truth = table([(0, 19.5, 0), (5, 30, 0)])
     predicted = table([(0, 20.5, 0), (5, 30, 0)], score=[0.9, 0.5])
-    groups = analysis.by_group(truth, predicted, K, SIZE).query("by == 'distance'").set_index("group")
+    groups = (
+        errors.by_group(truth, predicted, camera.INTRINSICS, camera.PHOTO_SIZE)
+        .query("by == 'distance'")
+        .set_index("group")
+    )
     # At the five pairs under 5.1 % it hits nothing, and is then a false car where it lies itself.
     assert groups.loc["20–40", "mAP"] == pytest.approx((5 * 1 + 5 * 0.5) / 10)
     assert groups.loc["0–20", "recall_10%_50deg"] == 1
@@ -158,12 +157,12 @@ def test_scores_and_sigmas_that_are_right_are_found_right():
     score = rng.random(count)
     predicted = truth.assign(score=score, depth_sigma=sigma)
     predicted[cars.POSITION] *= np.exp(rng.laplace(0, sigma / np.sqrt(2)))[:, None]
-    bins = analysis.depth_bins(truth, predicted, analysis.pair(truth, predicted))
+    bins = errors.depth_bins(truth, predicted, errors.pair(truth, predicted))
     np.testing.assert_allclose(bins["error"], bins["sigma"], rtol=0.15)
     np.testing.assert_allclose(bins["within_1_sigma"], 0.757, atol=0.05)
     assert bins["cars"].sum() > count - 5  # a few are a factor of 1.5 off
     sure = truth.assign(score=score, yaw=np.where(rng.random(count) < score, 0, 3))
-    bins = analysis.score_bins(truth, sure)
+    bins = errors.score_bins(truth, sure)
     np.testing.assert_allclose(bins["hit_10%_50deg"], bins["score"], atol=0.08)
     assert bins["cars"].sum() == count and len(bins) == 10
 
@@ -172,46 +171,31 @@ def test_worst_images(truth):
     predicted = truth.assign(score=0.9)
     predicted = predicted[predicted["ImageId"] != "ID_4"]  # all missed
     false = table([(-30, 70, 0), (30, 70, 0)], ImageId="ID_7", score=0.6)
-    worst = analysis.worst_images(truth, cars.concat([predicted, false]))
+    worst = errors.worst_images(truth, cars.concat([predicted, false]))
     assert worst["ImageId"].tolist()[:3] == ["ID_4", "ID_7", "ID_0"]
     np.testing.assert_allclose(worst["lost"][:3], [6, 1.2, 0])
 
 
-class Plain(nn.Module):
-    """Two 3×3 convolutions, the first with stride 4: a cell sees 4·2+3 = 11 pixels, not all as strongly."""
-
-    def __init__(self, middle=(), side=3):
-        super().__init__()
-        first = nn.Conv2d(3, 4, 3, stride=4, padding=1)
-        self.layers = nn.Sequential(
-            first, nn.BatchNorm2d(4), nn.ReLU(), *middle, nn.Conv2d(4, 1, side, padding=side // 2)
-        )
-
-    def forward(self, x):
-        return [{"depth": self.layers(x)}]
-
-
-@pytest.mark.parametrize(
-    "middle, expected",
-    [((), 11), ([nn.MaxPool2d(3, 1, 1)], 19), ([nn.Conv2d(4, 4, 5, padding=2), nn.GroupNorm(2, 4)], 27)],
-)
-def test_theoretical_field_of_known_networks(middle, expected):
-    torch.manual_seed(0)
-    assert receptive_field.theoretical(Plain(middle), 3) == expected
-
-
-def test_effective_field_holds_the_gradient():
-    """The gradient of a normal profile: 90 % lie within ±1.645 σ, across and down."""
-    y, x = np.mgrid[-100:101, -150:151]
-    field = np.exp(-((x / 20) ** 2 + (y / 10) ** 2) / 2)
-    wide, high = receptive_field.effective(field)
-    assert wide == pytest.approx(2 * 1.645 * 20, abs=2) and high == pytest.approx(2 * 1.645 * 10, abs=2)
-
-
-def test_gradient_lies_where_the_cell_looks():
-    torch.manual_seed(0)
-    model = Plain().eval()
-    field = receptive_field.gradient(model, torch.randn(2, 3, 64, 128))
-    rows, columns = np.nonzero(field)
-    assert abs(rows.mean() - 32) < 2 and abs(columns.mean() - 64) < 2 and np.ptp(columns) + 1 <= 11
-    assert camera.cells(4)[0, 0] == 0.25  # the stride that the middle cell is meant in
+def test_command_line(prepared, tmp_path):
+    labels = cars.read(prepared / "labels.parquet")
+    folds = parquet.read_folds(prepared / "folds.parquet")["ImageId"]
+    found = noisy_view(labels, np.random.default_rng(0)).assign(depth_sigma=0.05)
+    cars.write(tmp_path / "oof.parquet", found, image_ids=folds)
+    command = ["carpose.analysis", "errors", "--data", prepared / "data", "--output", tmp_path / "out"]
+    for name in ("labels", "images", "folds"):
+        command += [f"--{name}", prepared / f"{name}.parquet"]
+    command += ["--members", f"a={tmp_path}/oof.parquet", f"b={tmp_path}/oof.parquet", "--worst", 2]
+    done = run_module(*command)
+    assert "a: mAP if one thing alone were right" in done.stdout
+    tables = ["groups", "thresholds", "oracles", "scores", "depth", "worst"]
+    for name in tables:
+        assert pd.read_csv(tmp_path / "out" / f"{name}.csv")["name"].unique().tolist() == ["a", "b"]
+    assert {path.stem for path in (tmp_path / "out").glob("*.png")} == {
+        "groups",
+        "causes",
+        "calibration",
+        "worst",
+    }
+    cars.write(tmp_path / "oof.parquet", found, image_ids=folds[1:])
+    failed = run_module(*command, check=False)
+    assert failed.returncode == 2 and "oof.parquet: 1 of the 12 photos of the folds" in failed.stderr
