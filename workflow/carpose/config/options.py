@@ -55,28 +55,29 @@ def from_options(
 
 
 def command_line(section: type, values: dict) -> str:
-    """Values by key → the options that say the same, for a shell. Raises ValueError for unknown keys."""
-    unknown = sorted(set(values) - {item.name for item in fields(section)})
-    if unknown:
+    """Values by key → the options that say the same, for a shell. Raises ValueError for unknown keys.
+
+    In the section's order and without defaults, so that the same settings give the same text however they
+    are written: Snakemake compares it.
+    """
+    items = {item.name: item for item in fields(section)}
+    if unknown := sorted(set(values) - set(items)):
         raise ValueError(f"unknown keys of {section.__name__}: {', '.join(unknown)}")
+    chosen = {name: values[name] for name in items if name in values}
     words = []
-    for name, value in values.items():
+    for name, value in chosen.items():
+        if value == default_of(items[name]):
+            continue
         if isinstance(value, list) and value and isinstance(value[0], list):
             for row in value:
                 words += [_option(name), *map(_text, row)]
         elif isinstance(value, list):
-            words += [_option(name), *map(_text, value)] if value or _may_be_empty(section, name) else []
+            words += [_option(name), *map(_text, value)]
         elif isinstance(value, dict):
             words += [_option(name), *(f"{key}={_text(item)}" for key, item in value.items())]
         else:
             words += [_option(name), _text(value)]
     return shlex.join(words)
-
-
-def _may_be_empty(section: type, name: str) -> bool:
-    """Rows of numbers are given one option each: no rows, no option."""
-    [item] = [item for item in fields(section) if item.name == name]
-    return get_origin(get_args(item.type)[0]) is not list
 
 
 def _option(name: str) -> str:
