@@ -26,10 +26,9 @@ from benchmarks.training import Bare
 from carpose.config.recipe import Recipe
 from carpose.core.errors import UserError
 from carpose.core.memory import keep_freed_memory
-from carpose.data.inputs import network_input
+from carpose.data.samples import network_input
 from carpose.network.device import number_format, repeatable
-from carpose.predict.forward import forward
-from carpose.predict.networks import placed
+from carpose.predict.networks import forward, placed
 from carpose.train.step import Training
 
 

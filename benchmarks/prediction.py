@@ -22,13 +22,11 @@ import torch
 from benchmarks import measure
 from carpose.config.recipe import Recipe
 from carpose.config.sections import Predict
-from carpose.data.inputs import network_input
+from carpose.data.samples import network_input
 from carpose.metric.score import evaluate
-from carpose.network.build import build
-from carpose.network.checkpoint import load_checkpoint
+from carpose.network.checkpoint import build, load_checkpoint
 from carpose.predict.cars import predict_cars
-from carpose.predict.forward import forward
-from carpose.predict.networks import placed
+from carpose.predict.networks import forward, placed
 from carpose.predict.openvino import Network
 from models.predictor import Predictor
 

@@ -17,21 +17,20 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: PLC2701  it has no other name
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: PLC2701  it has no other name
+from torch.utils._pytree import tree_leaves  # noqa: PLC2701  it has no other name
 
 from benchmarks import measure
 from carpose.config.recipe import Recipe
 from carpose.core.cars import ANGLES, POSITION
-from carpose.data.inputs import network_input, normalised
+from carpose.data.samples import network_input, normalised
 from carpose.geometry import camera
 from carpose.geometry.rotation import matrix
 from carpose.heads import loss
 from carpose.heads.head import STRIDE
-from carpose.heads.targets import Targets, encode
-from carpose.predict.forward import forward
-from carpose.predict.networks import placed
+from carpose.heads.targets import encode
+from carpose.predict.networks import forward, placed
 from carpose.train.step import Training
 
 CPU = torch.device("cpu")
@@ -204,7 +203,7 @@ def recipes(
     return result
 
 
-def encoder(recipe: Recipe, photos: int, per_photo: int) -> Callable[[], Targets]:
+def encoder(recipe: Recipe, photos: int, per_photo: int) -> Callable[[], dict[str, np.ndarray]]:
     """A function that makes the targets of so many photos with so many cars each."""
     size = (recipe.input_width, recipe.input_height)
     view = camera.crop_and_resize(camera.PHOTO_SIZE, recipe.crop, size)
@@ -219,10 +218,10 @@ def encoder(recipe: Recipe, photos: int, per_photo: int) -> Callable[[], Targets
 
 def constant_batch(recipe: Recipe, device: torch.device) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Pictures of noise, and targets of 8 cars each."""
-    targets = encoder(recipe, recipe.batch_size, 8)().tensors()
+    targets = encoder(recipe, recipe.batch_size, 8)()
     shape = (recipe.batch_size, recipe.input_height, recipe.input_width, 4)
     pictures = torch.randint(0, 255, shape, dtype=torch.uint8)
-    return pictures.to(device), {name: value.to(device) for name, value in targets.items()}
+    return pictures.to(device), {name: torch.from_numpy(value).to(device) for name, value in targets.items()}
 
 
 def works(recipe: Recipe) -> dict[str, Traffic]:

@@ -19,14 +19,13 @@ import torch
 
 from benchmarks import measure
 from carpose.config.recipe import Recipe
-from carpose.data.inputs import network_input
 from carpose.data.loader import stream
-from carpose.data.samples import Samples
+from carpose.data.samples import Samples, network_input
 from carpose.geometry import camera
 from carpose.network import graphs
 from carpose.network.device import repeatable
-from carpose.train.log import Log
-from carpose.train.loop import Saver, train_epoch
+from carpose.train.loop import train_epoch
+from carpose.train.state import Saver
 from carpose.train.step import Training
 
 
@@ -109,7 +108,7 @@ def timed(
         batches = itertools.cycle(list(itertools.islice(batches, 10)))
     times: list[tuple] = []
     turns = in_turn(batches, bare, device, times, block)
-    saver = Saver(samples.cache_folder / "state.pt", "", 1e9, Log("benchmark"))
+    saver = Saver(Path("state.pt"), "", 1e9, print)
     for _ in range(epochs):
         training.progress.batch = 0
         train_epoch(training, turns, steps, lambda step: 1e-3, saver)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from .layers import Heads, batch_to_group_norm, make_heads
+from .layers import Heads, batch_to_group_norm
 from .pretrained import load_pretrained
 
 
@@ -16,7 +16,7 @@ class EncoderNet(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.neck = neck(encoder.feature_info.channels(), neck_channels)
-        self.heads = make_heads(neck_channels, neck_channels, heads)
+        self.heads = Heads(neck_channels, neck_channels, heads)
 
     @property
     def last_heads(self) -> Heads:
@@ -61,14 +61,8 @@ def build_model(
     neck: one of models.necks; heads: output channels by name; width: factor on all channels of the backbone;
     neck_channels: of the neck's output and within the heads; norm: batch or group; in_channels: 3, or 4 with
     the mask; pretrained: none, hub (weights of timm's network `hub_name`) or the path of a file of weights.
-    Raises ValueError that says what would be right.
+    Raises ValueError that says what would be right where weights cannot be had.
     """
-    _check("norm", norm, norm in ("batch", "group"), "batch or group")
-    _check("in_channels", in_channels, in_channels in (3, 4), "3, or 4 with the mask")
-    _check("width", width, width > 0, "a number above 0, such as 1 or 0.25")
-    _check("heads", heads, heads and min(heads.values()) > 0, "a number of channels by name")
-    _check("neck_channels", neck_channels, neck_channels >= 1, "1 or more")
-
     if neck is None:
         network = builder(width, in_channels, heads=heads, hidden=neck_channels, **options)
     else:
@@ -78,8 +72,3 @@ def build_model(
     if norm == "group":
         batch_to_group_norm(network)
     return network
-
-
-def _check(name: str, value: object, valid: object, right: str) -> None:
-    if not valid:
-        raise ValueError(f"{name}: invalid value {value!r}; use {right}")

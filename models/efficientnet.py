@@ -1,4 +1,4 @@
-"""EfficientNet, the usual ones and lite, at any width: picture → feature maps of strides 4, 8, 16 and 32.
+"""EfficientNet b0–b7 and lite0–lite4 at any width: picture → feature maps of strides 4, 8, 16 and 32.
 
 At width 1 each has exactly the tensors of the network whose published weights timm has.
 """
@@ -11,8 +11,7 @@ from torch import nn
 from . import torchvision_shim  # noqa: F401  before timm
 from .layers import scaled
 
-from timm.models._efficientnet_builder import decode_arch_def, round_channels  # isort: skip
-from timm.models.efficientnet import EfficientNetFeatures  # isort: skip
+from timm.models.efficientnet import EfficientNetFeatures, decode_arch_def, round_channels  # isort: skip
 
 # Table 1 of Tan & Le 2019 in timm's notation: depthwise-separable or inverted-residual block,
 # r repeats, k kernel, s stride, e expansion, c channels, se squeeze-and-excitation ratio.

@@ -1,6 +1,6 @@
 """Stacked hourglass network (Newell et al. 2016) as CornerNet has it (Law & Deng 2018): Hourglass-104.
 
-Picture → one dict of output maps of stride 4 per stack; any count of stacks, scales, blocks and channels.
+Picture → one dict of output maps of stride 4 per stack; any count of stacks, blocks and channels.
 """
 
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from .layers import Heads, Residual, conv, make_heads, scaled, upsample_to
+from .layers import Heads, Residual, conv, scaled, upsample_to
 
 CHANNELS = (256, 256, 384, 384, 384, 512)  # of Hourglass-104, from stride 4 to stride 128
 STEM = 128  # of Hourglass-104, at stride 2
@@ -42,27 +42,29 @@ class Hourglass(nn.Module):
 
 
 class HourglassNet(nn.Module):
-    """Input → stem (stride 4) → `stacks` hourglasses, each with heads of its own.
-
-    stem: channels at stride 2; channels, modules: as in Hourglass; hidden: channels within the heads.
+    """Input → stem (stride 4) → `stacks` hourglasses, each with heads of its own; by default Hourglass-104,
+    187.7 M parameters without heads.
     """
 
     def __init__(
         self,
+        width: float,
         in_channels: int,
+        *,
         heads: dict[str, int],
-        stacks: int,
-        stem: int,
-        channels: Sequence[int],
-        modules: Sequence[int],
-        hidden: int,
+        hidden: int = 256,
+        stacks: int = 2,
+        modules: int = 2,
     ):
+        """width: factor on all channels; heads: output channels by name; hidden: channels within the heads;
+        modules: residual blocks per scale (twice as many at the innermost, as CornerNet has it)."""
         super().__init__()
-        here = channels[0]
+        stem, channels = scaled(STEM, width), [scaled(c, width) for c in CHANNELS]
+        here, blocks = channels[0], [modules] * (len(channels) - 1) + [2 * modules]
         self.stem = nn.Sequential(conv(in_channels, stem, 7, 2), Residual(stem, here, 2))
-        self.hourglasses = nn.ModuleList(Hourglass(channels, modules) for _ in range(stacks))
+        self.hourglasses = nn.ModuleList(Hourglass(channels, blocks) for _ in range(stacks))
         self.after = nn.ModuleList(conv(here, here) for _ in range(stacks))
-        self.heads = nn.ModuleList(make_heads(here, hidden, heads) for _ in range(stacks))
+        self.heads = nn.ModuleList(Heads(here, hidden, heads) for _ in range(stacks))
         between = range(stacks - 1)
         self.carry = nn.ModuleList(conv(here, here, 1, act=False) for _ in between)
         self.feed = nn.ModuleList(conv(here, here, 1, act=False) for _ in between)
@@ -88,34 +90,3 @@ class HourglassNet(nn.Module):
     def forward(self, x: torch.Tensor, cells: torch.Tensor | None = None) -> list[dict[str, torch.Tensor]]:
         stacks = list(zip(self.heads, self.features(x), strict=True))
         return [heads(features, cells) for heads, features in (stacks if self.training else stacks[-1:])]
-
-
-def hourglass(
-    width: float,
-    in_channels: int,
-    *,
-    heads: dict[str, int],
-    hidden: int = 256,
-    stacks: int = 2,
-    modules: int = 2,
-    depth: int = 5,
-) -> HourglassNet:
-    """Hourglass-104 by default, 187.7 M parameters without heads.
-
-    width: factor on all channels; hidden: channels within the heads; modules: residual blocks per scale
-    (twice as many at the innermost, as CornerNet has it); depth: halvings below stride 4.
-    Raises ValueError for a count below 1.
-    """
-    for name, value in {"stacks": stacks, "modules": modules, "depth": depth}.items():
-        if value < 1:
-            raise ValueError(f"{name}: invalid value {value!r}; use 1 or more")
-    channels = (CHANNELS + CHANNELS[-1:] * depth)[: depth + 1]
-    return HourglassNet(
-        in_channels,
-        heads,
-        stacks,
-        scaled(STEM, width),
-        [scaled(c, width) for c in channels],
-        [modules] * depth + [2 * modules],
-        hidden,
-    )

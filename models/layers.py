@@ -7,6 +7,9 @@ import torch.nn.functional as F
 from torch import nn
 
 DENSE = "heatmap"  # the head that learns at every cell
+# Probability at which the heat map starts everywhere (Lin et al. 2017, RetinaNet), else the many negatives
+# drown the first steps.
+PEAK = 0.01
 
 
 def scaled(channels: int, width: float) -> int:
@@ -16,10 +19,7 @@ def scaled(channels: int, width: float) -> int:
 
 def conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, act: bool = True) -> nn.Sequential:
     """Convolution, batch norm and (if `act`) ReLU; keeps the size but for the stride."""
-    parts = [
-        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False),
-        nn.BatchNorm2d(outputs),
-    ]
+    parts = [nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(outputs)]
     return nn.Sequential(*parts, *([nn.ReLU(inplace=True)] if act else []))
 
 
@@ -60,7 +60,13 @@ class Head(nn.Module):
 
 
 class Heads(nn.ModuleDict):
-    """One Head per name over the same features."""
+    """One Head per name over the same features; `hidden` channels within."""
+
+    def __init__(self, inputs: int, hidden: int, heads: dict[str, int]):
+        super().__init__({name: Head(inputs, hidden, channels) for name, channels in heads.items()})
+        for name, head in self.items():
+            nn.init.normal_(head.output.weight, std=1e-3)
+            nn.init.constant_(head.output.bias, math.log(PEAK / (1 - PEAK)) if name == DENSE else 0.0)
 
     def forward(self, features: torch.Tensor, cells: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
         """Features (B, C, H, W) → a map (B, channels, H, W) per head.
@@ -100,23 +106,13 @@ def around(cells: torch.Tensor, height: int, width: int) -> tuple[torch.Tensor, 
     return torch.where(inside, places, cells[:, None, None]).flatten(1), inside.flatten(1)
 
 
-def make_heads(inputs: int, hidden: int, heads: dict[str, int], peak: float = 0.01) -> Heads:
-    """One Head per name; `hidden` channels within. The heat map starts at probability `peak` everywhere
-    (Lin et al. 2017, RetinaNet), else the many negatives drown the first steps."""
-    modules = Heads({name: Head(inputs, hidden, channels) for name, channels in heads.items()})
-    for name, head in modules.items():
-        nn.init.normal_(head.output.weight, std=1e-3)
-        nn.init.constant_(head.output.bias, math.log(peak / (1 - peak)) if name == DENSE else 0.0)
-    return modules
-
-
 def upsample_to(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """Nearest-neighbour enlargement to the size of `like`.
 
     Where that size is odd (2n − 1 from n) this is enlarging twofold and cropping the last row or column:
     the cells stay aligned, and no map has to be padded for it.
     """
-    return nn.functional.interpolate(x, size=like.shape[-2:], mode="nearest")
+    return F.interpolate(x, size=like.shape[-2:], mode="nearest")
 
 
 def batch_to_group_norm(module: nn.Module) -> nn.Module:
@@ -135,8 +131,3 @@ def batch_to_group_norm(module: nn.Module) -> nn.Module:
         else:
             batch_to_group_norm(child)
     return module
-
-
-def count_parameters(module: nn.Module) -> int:
-    """Trainable numbers."""
-    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)

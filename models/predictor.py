@@ -1,11 +1,16 @@
-"""A trained network as it predicts: the heat map of all cells, poses at those that are asked for.
+"""A trained network as it predicts: batch norms folded into the convolutions before them, the heat map of all
+cells, poses at those that are asked for.
 
 Some dozen of fifty thousand cells hold a car. To compute the other heads everywhere would cost from a
 fourteenth to two fifths of all arithmetic (docs/benchmarks.md).
 """
 
+import copy
+from collections import Counter
+
 import torch
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .layers import DENSE
 
@@ -25,3 +30,48 @@ class Predictor(nn.Module):
     def poses(self, features: torch.Tensor, cells: torch.Tensor) -> dict[str, torch.Tensor]:
         """What all other heads say at cells (N,), counted through the batch: (N, channels) by name."""
         return self.network.last_heads.at(features, cells)
+
+
+def fold_batch_norms(model: nn.Module, channels: int = 3) -> nn.Module:
+    """A copy of the network, in evaluation mode, that computes the same but for rounding with fewer layers.
+
+    Which batch norm reads which convolution's output is seen by running the network once on a small picture
+    of so many channels; nothing else may read that output. Layers that are called twice stay as they are. A
+    batch norm that has an activation of its own leaves it behind.
+    """
+    model = copy.deepcopy(model).eval()
+    # Output of a convolution by id → what wrote it, and how often it had been changed; the tensor is kept,
+    # so that no id comes twice.
+    written: dict[int, tuple[nn.Module, int, torch.Tensor]] = {}
+    pairs: dict[nn.Module, nn.Module] = {}
+    calls: Counter[nn.Module] = Counter()
+
+    def convolved(layer, inputs, output):
+        calls[layer] += 1
+        written[id(output)] = layer, output._version, output
+
+    def normalised(layer, inputs):
+        calls[layer] += 1
+        convolution, version, _ = written.get(id(inputs[0]), (None, 0, None))
+        if convolution is not None and inputs[0]._version == version:
+            pairs[layer] = convolution
+
+    hooks = [
+        *(one.register_forward_hook(convolved) for one in model.modules() if isinstance(one, nn.Conv2d)),
+        *(
+            one.register_forward_pre_hook(normalised)
+            for one in model.modules()
+            if isinstance(one, nn.BatchNorm2d | nn.SyncBatchNorm)
+        ),
+    ]
+    with torch.no_grad():
+        model(next(model.parameters()).new_zeros(1, channels, 64, 64))
+    for hook in hooks:
+        hook.remove()
+    readers = Counter(pairs.values())
+    places = {layer: name for name, layer in model.named_modules()}
+    for norm, convolution in pairs.items():
+        if calls[norm] == calls[convolution] == readers[convolution] == 1:
+            model.set_submodule(places[convolution], fuse_conv_bn_eval(convolution, norm))
+            model.set_submodule(places[norm], getattr(norm, "act", nn.Identity()))
+    return model

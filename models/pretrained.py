@@ -20,16 +20,14 @@ def load_pretrained(target: Weights, source: str, hub_name: str | None = None) -
     copy_weights(target, from_hub(hub_name) if source == "hub" else read_weights(Path(source)), source)
 
 
-def from_hub(name: str | None) -> Weights:
+def from_hub(name: str) -> Weights:
     """The published weights of timm's network of that name. Raises ValueError where it cannot be reached."""
-    remedy = "set pretrained: none, or the path of a file of weights"
-    if name is None:
-        raise ValueError(f"the hub has no weights of this backbone; {remedy}")
     try:
         return timm.create_model(name, pretrained=True).state_dict()
     except Exception as error:  # the hub's client raises whatever its network layer raises
         raise ValueError(
-            f"the weights of {name} could not be fetched from the hub ({type(error).__name__}); {remedy}"
+            f"the weights of {name} could not be fetched from the hub ({type(error).__name__}); "
+            "set pretrained: none, or the path of a file of weights"
         ) from error
 
 
@@ -38,12 +36,7 @@ def read_weights(path: Path) -> Weights:
     if not path.is_file():
         raise ValueError(f"pretrained: {path} is not a file; use none, hub or the path of a file of weights")
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-        weights = dict(weights.get("state_dict", weights))
+        weights = timm.models.load_state_dict(str(path), use_ema=False, weights_only=True)
     except Exception as error:  # anything can be wrong with a file
         raise ValueError(f"{path}: not a file of weights, .pth or .safetensors ({error})") from error
     if not weights or not all(isinstance(value, torch.Tensor) for value in weights.values()):

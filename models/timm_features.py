@@ -1,4 +1,4 @@
-"""Any network of timm that has feature maps of strides 4, 8, 16 and 32, as it is published."""
+"""Any network of timm that has feature maps of strides 4, 8, 16 and 32."""
 
 from torch import nn
 

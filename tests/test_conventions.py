@@ -9,10 +9,10 @@ import pytest
 from scipy.optimize import least_squares
 from scipy.spatial.transform import Rotation
 
-from carpose import metric
 from carpose.core import cars
 from carpose.geometry import camera, rotation
 from carpose.kaggle.tables import read_labels
+from carpose.metric.score import quaternion
 from tests import reference
 from tests.helpers import ROAD
 
@@ -111,12 +111,12 @@ def test_the_metric_has_a_convention_of_its_own(labels):
     """Its distances are those of 'xyz'; with the geometry's order other cars would count as hits."""
     some = labels.iloc[:2000]
     angles = some[cars.ANGLES].to_numpy(float)
-    relative = Rotation.from_quat(metric.quaternion(some)) * Rotation.from_euler("xyz", angles).inv()
+    relative = Rotation.from_quat(quaternion(some)) * Rotation.from_euler("xyz", angles).inv()
     np.testing.assert_allclose(relative.magnitude(), 0, atol=1e-6)
 
     noise = np.random.default_rng(0).normal(0, 0.5, angles.shape)
     other = some.assign(**dict(zip(cars.ANGLES, (angles + noise).T, strict=True)))
-    theirs = np.degrees(rotation.distance(metric.quaternion(some), metric.quaternion(other)))
+    theirs = np.degrees(rotation.distance(quaternion(some), quaternion(other)))
     pairs = zip(other[:50].to_dict("records"), some[:50].to_dict("records"), strict=True)
     np.testing.assert_allclose(theirs[:50], [reference.rotation_distance(p, g) for p, g in pairs], atol=1e-5)
     ours = rotation.distance(rotation.quaternion(angles), rotation.quaternion(other[cars.ANGLES]))

@@ -10,14 +10,12 @@ import pytest
 import torch
 
 from carpose.config.recipe import Recipe
-from carpose.data.inputs import normalised
 from carpose.data.loader import stream
-from carpose.data.samples import Samples
+from carpose.data.samples import Samples, normalised
 from carpose.network import device
-from carpose.predict.forward import forward
-from carpose.predict.networks import placed
+from carpose.predict.networks import forward, placed
 from carpose.train.step import Training
-from tests.heads.made_up import SIZE, batch_of_four
+from tests.heads.made_up import SIZE, batch_of_four, tensors
 from tests.helpers import ENVIRONMENT, options
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -41,7 +39,7 @@ def noise():
 
 def batch(recipe, gpu):
     """Pictures of noise with targets of some cars."""
-    targets = batch_of_four(recipe)[0].tensors()
+    targets = tensors(batch_of_four(recipe)[0])
     return noise().to(gpu), {name: value.to(gpu) for name, value in targets.items()}
 
 

@@ -9,8 +9,7 @@ from torch import nn
 from carpose.analysis import receptive_field
 from carpose.config.recipe import Recipe
 from carpose.geometry import camera
-from carpose.network.build import build
-from carpose.network.checkpoint import save_checkpoint
+from carpose.network.checkpoint import build, save_checkpoint
 from tests.helpers import run_module
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: PLC2701  it has no other name
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import measure, roofline

@@ -10,8 +10,7 @@ import torch
 
 from carpose.config.recipe import Recipe
 from carpose.core.errors import UserError
-from carpose.data.inputs import MEAN, STD, network_input, normalised
-from carpose.data.samples import Photos, Samples
+from carpose.data.samples import MEAN, STD, Photos, Samples, network_input, normalised
 from tests.helpers import ENVIRONMENT
 
 CPU = torch.device("cpu")

@@ -7,8 +7,7 @@ import pytest
 
 from carpose.core import cars
 from carpose.drawing.cars import draw_cars
-from carpose.drawing.figures import PREDICTED, TRUE, predictions_figure, spread
-from carpose.drawing.frames import FRAME_CROPS, draw_frames
+from carpose.drawing.figures import FRAME_CROPS, PREDICTED, TRUE, draw_frames, predictions_figure, spread
 from carpose.geometry import camera, meshes, rotation
 from carpose.kaggle.tables import read_labels
 from tests.helpers import POSES, count_pixels, rendered

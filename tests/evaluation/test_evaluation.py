@@ -6,7 +6,7 @@ import pytest
 
 from carpose import metric
 from carpose.core import cars, parquet
-from carpose.evaluation.table import bands, evaluate
+from carpose.evaluation.__main__ import bands, evaluate
 from tests.helpers import run_module
 
 

@@ -13,11 +13,9 @@ import torch
 
 from carpose.config.recipe import Recipe
 from carpose.core.errors import UserError
-from carpose.export.openvino import write
-from carpose.network.build import build
-from carpose.network.checkpoint import load_checkpoint, save_checkpoint
-from carpose.predict.forward import flipped_forward
-from carpose.predict.networks import load_networks
+from carpose.export.__main__ import write
+from carpose.network.checkpoint import build, load_checkpoint, save_checkpoint
+from carpose.predict.networks import flipped_forward, load_networks
 from carpose.predict.openvino import Network, openvino
 from models.predictor import Predictor
 from tests.helpers import ENVIRONMENT, run_module

@@ -1,7 +1,6 @@
 """Fused cars: association in metres, means of poses, robustness, speed; the command line."""
 
 import time
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -11,7 +10,7 @@ from carpose import metric
 from carpose.core import cars
 from carpose.core.errors import UserError
 from carpose.fuse.combine import fuse
-from carpose.fuse.fitted import Part, equal_fit
+from carpose.fuse.fitted import NEUTRAL, Fit, Part
 from carpose.geometry import rotation
 from carpose.geometry.ground import SIGMA
 from carpose.kaggle.submission import write_submission
@@ -98,7 +97,8 @@ def test_empty_members():
 
 def test_a_fit_that_uses_none_of_the_members_is_no_fit_for_them(views):
     names = ["a", "b"]
-    fit = replace(equal_fit(names), used=["b"], parts={"members": Part(on=True, gain=1.0)})
+    parts = {"members": Part(on=True, gain=1.0)}
+    fit = Fit(members=dict.fromkeys(names, NEUTRAL), used=["b"], parts=parts)
     assert len(fuse({name: views[name] for name in names}, fit))
     with pytest.raises(UserError, match="the fit leaves out a and uses b, which are not given"):
         fuse({"a": views["a"]}, fit)
@@ -146,7 +146,7 @@ def test_plain_submissions(tmp_path, truth, views):
 def test_what_fuse_cannot_read_or_write(tmp_path, monkeypatch, options, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder.csv").mkdir()
-    (tmp_path / "fit.json").write_text('{"members": {"a": {}}, "gate": {}, "parts": {}}')
+    (tmp_path / "fit.json").write_text('{"members": {"a": {}}, "parts": {}}')
     write_submission("a.csv", car(), ["ID_a"])
     write_submission("behind.csv", car(z=-30.0), ["ID_a"])
     cars.write("behind.parquet", car(z=-30.0))

@@ -216,10 +216,7 @@ def test_a_file_that_is_no_fit_is_named(tmp_path, nested):
         {**content, "members": {"a": {**content["members"]["a"], "sigma": "x"}}},
         {**content, "members": {"a": {**content["members"]["a"], "bias": 0.1}}},
         {**content, "unheard_of": 1},
-        *(
-            {key: value for key, value in content.items() if key != lost}
-            for lost in ("score", "gate", "used")
-        ),
+        *({key: value for key, value in content.items() if key != lost} for lost in ("score", "used")),
     ]
     path = tmp_path / "bad.json"
     for text in [json.dumps(bad).encode() for bad in damaged] + [bytes([255]) * 5000]:

@@ -4,7 +4,8 @@ import numpy as np
 import torch
 
 from carpose.geometry import camera, rotation
-from carpose.heads.decode import decode, poses_of
+from carpose.heads import loss
+from carpose.heads.decode import decode
 from carpose.heads.head import make_heads
 from carpose.heads.targets import encode
 
@@ -58,6 +59,32 @@ def batch_of_four(recipe):
     return together, alone
 
 
+def tensors(targets):
+    return {name: torch.from_numpy(value) for name, value in targets.items()}
+
+
+def gather(output, cell):
+    """Maps (B, C, H, W) and cells counted through the batch → (N, C)."""
+    height, width = output.shape[2:]
+    return output[cell // (height * width), :, cell // width % height, cell % width]
+
+
+def poses_of(maps):
+    """What a network that gives maps says at cells."""
+    return lambda cells: {name: gather(value, cells) for name, value in maps.items() if name != "heatmap"}
+
+
+def losses_of(stacks, targets, recipe):
+    """Of whole maps of one or more stacks."""
+    targets = tensors(targets)
+    said = [{"heatmap": maps["heatmap"], **poses_of(maps)(targets["cell"])} for maps in stacks]
+    return loss.compute(said, targets, recipe, totals(targets))
+
+
+def totals(targets):
+    return loss.as_totals(loss.own_counts(targets).clamp(min=1))
+
+
 def decoded(maps, recipe, threshold):
     return decode(maps["heatmap"], poses_of(maps), INTRINSICS, FOCAL, recipe, threshold)
 
@@ -79,10 +106,10 @@ def random_maps(recipe, shape=MAP, seed=0):
 def perfect_maps(targets, recipe):
     """The maps of a network that learnt its targets by heart."""
     maps = zero_maps(recipe)
-    maps["heatmap"][:, 0] = torch.from_numpy(targets.heatmap)
-    rows, columns = np.divmod(targets.cell, SIZE[0])
+    maps["heatmap"][:, 0] = torch.from_numpy(targets["heatmap"])
+    rows, columns = np.divmod(targets["cell"], SIZE[0])
     for name in set(maps) - {"heatmap"}:
-        values = torch.from_numpy(targets.values[name]).T
+        values = torch.from_numpy(targets[name]).T
         maps[name][0, : len(values), rows, columns] = values
     return maps
 

@@ -6,9 +6,9 @@ import torch
 
 from carpose.config.recipe import Recipe
 from carpose.geometry import rotation
-from carpose.heads.decode import SAME_CENTRE, merge, pool, poses_of
+from carpose.heads.decode import SAME_CENTRE, merge, pool
 from carpose.heads.depth import PARAMETRISATIONS, TYPICAL_DEPTH
-from carpose.heads.head import DepthEstimate, make_heads
+from carpose.heads.head import make_heads
 from carpose.heads.heatmap import peaks
 from tests import reference
 from tests.heads.made_up import (
@@ -16,6 +16,7 @@ from tests.heads.made_up import (
     encoded,
     from_left_to_right,
     perfect_maps,
+    poses_of,
     random_maps,
     scene,
     zero_maps,
@@ -87,10 +88,10 @@ def test_two_depths_are_merged_by_their_uncertainty():
 def test_any_number_of_depths_is_merged_as_by_the_formula(count):
     rng = np.random.default_rng(count)
     z, sigma = np.exp(rng.normal(3, 1, (count, 20))), rng.uniform(0.01, 10, (count, 20))
-    merged = merge([DepthEstimate(*pair) for pair in zip(z, sigma, strict=True)])
+    merged_z, merged_sigma = merge(list(zip(z, sigma, strict=True)))
     weights = sigma**-2.0
-    np.testing.assert_allclose(merged.z, np.exp(np.average(np.log(z), axis=0, weights=weights)), rtol=1e-12)
-    np.testing.assert_allclose(merged.sigma, np.average(sigma, axis=0, weights=weights), rtol=1e-12)
+    np.testing.assert_allclose(merged_z, np.exp(np.average(np.log(z), axis=0, weights=weights)), rtol=1e-12)
+    np.testing.assert_allclose(merged_sigma, np.average(sigma, axis=0, weights=weights), rtol=1e-12)
 
 
 def test_pooled_outputs_agree_with_the_literal_loop():

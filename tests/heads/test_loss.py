@@ -6,7 +6,7 @@ import torch
 
 from carpose.config.recipe import Recipe
 from carpose.heads import loss
-from tests.heads.made_up import SIZE, encoded, perfect_maps, random_maps, scene
+from tests.heads.made_up import SIZE, encoded, losses_of, perfect_maps, random_maps, scene
 
 BOTH = Recipe(heads=["height"])
 
@@ -16,9 +16,9 @@ def test_focal_loss_against_the_formula():
     targets = encoded(*scene(5), Recipe())
     maps = random_maps(Recipe())
     p = 1 / (1 + np.exp(-maps["heatmap"][0, 0].double().numpy()))
-    y = targets.heatmap[0].astype(float)
+    y = targets["heatmap"][0].astype(float)
     value = np.where(y == 1, (1 - p) ** 2 * -np.log(p), (1 - y) ** 4 * p**2 * -np.log(1 - p)).sum() / 5
-    losses = loss.compute([maps], targets.tensors(), Recipe())
+    losses = losses_of([maps], targets, Recipe())
     assert float(losses["heatmap"]) == pytest.approx(value, rel=1e-4)
 
 
@@ -26,22 +26,22 @@ def test_cross_entropy_against_the_formula():
     """With the soft heat map, over its sum on and off the peaks; the masked half counts for nothing."""
     recipe = Recipe(heatmap_loss="bce")
     targets, maps = encoded(*scene(5), recipe), random_maps(recipe)
-    targets.ignore[:, :, 60:] = True
+    targets["ignore"][:, :, 60:] = True
     p = 1 / (1 + np.exp(-maps["heatmap"][0, 0].double().numpy()))
-    y = targets.heatmap[0].astype(float)
-    error = -(y * np.log(p) + (1 - y) * np.log(1 - p)) * ~targets.ignore[0]
+    y = targets["heatmap"][0].astype(float)
+    error = -(y * np.log(p) + (1 - y) * np.log(1 - p)) * ~targets["ignore"][0]
     value = (error * y).sum() / y.sum() + 10 * (error * (1 - y)).sum() / (1 - y).sum()
-    losses = loss.compute([maps], targets.tensors(), recipe)
+    losses = losses_of([maps], targets, recipe)
     assert float(losses["heatmap"]) == pytest.approx(value, rel=1e-4)
 
 
 def test_cells_of_unsure_cars_have_no_gradient():
     targets = encoded(*scene(1), Recipe(), weight=np.zeros(1))
     maps = {name: value.requires_grad_() for name, value in random_maps(Recipe()).items()}
-    loss.compute([maps], targets.tensors(), Recipe())["heatmap"].backward()
+    losses_of([maps], targets, Recipe())["heatmap"].backward()
     gradient = maps["heatmap"].grad[:, 0]
-    assert (gradient[torch.from_numpy(targets.ignore)] == 0).all()
-    assert (gradient[torch.from_numpy(~targets.ignore)] != 0).all()
+    assert (gradient[torch.from_numpy(targets["ignore"])] == 0).all()
+    assert (gradient[torch.from_numpy(~targets["ignore"])] != 0).all()
 
 
 @pytest.mark.parametrize("noisy", [False, True])
@@ -50,18 +50,18 @@ def test_losses_at_cells_against_their_formulas(noisy):
     xyz, turn = scene()
     noise = np.linspace(0, 0.1, len(xyz)) if noisy else None
     targets, maps = encoded(xyz, turn, BOTH, noise=noise), random_maps(BOTH)
-    losses = loss.compute([maps], targets.tensors(), BOTH)
-    total = float(targets.weight.sum())
+    losses = losses_of([maps], targets, BOTH)
+    total = float(targets["weight"].sum())
     for name in ("offset", "depth", "height", "rotation"):
-        expected, values = 0.0, targets.values
-        for row, cell in enumerate(targets.cell.tolist()):
+        expected = 0.0
+        for row, cell in enumerate(targets["cell"].tolist()):
             said = maps[name][0, :, cell // SIZE[0], cell % SIZE[0]].double().numpy()
             if name in ("offset", "rotation"):
-                error = np.abs(said - values[name][row]).mean()
+                error = np.abs(said - targets[name][row]).mean()
             else:
-                variance = np.exp(2 * said[1]) + (values[f"{name}_noise"][row, 0] ** 2 if noisy else 0)
-                error = abs(said[0] - values[name][row, 0]) / np.sqrt(variance) + np.log(variance) / 2
-            expected += targets.weight[row] * error / total
+                variance = np.exp(2 * said[1]) + (targets[f"{name}_noise"][row, 0] ** 2 if noisy else 0)
+                error = abs(said[0] - targets[name][row, 0]) / np.sqrt(variance) + np.log(variance) / 2
+            expected += targets["weight"][row] * error / total
         assert float(losses[name]) == pytest.approx(expected, rel=1e-4), name
 
 
@@ -71,29 +71,29 @@ def test_losses_of_perfect_maps():
     maps = perfect_maps(targets, BOTH)
     maps["heatmap"] = torch.where(maps["heatmap"] == 1, 20.0, -20.0)
     maps["depth"][:, 1] = maps["height"][:, 1] = -100
-    losses = {name: float(value) for name, value in loss.compute([maps], targets.tensors(), BOTH).items()}
+    losses = {name: float(value) for name, value in losses_of([maps], targets, BOTH).items()}
     expected = {"heatmap": 0, "offset": 0, "depth": -6, "height": -6, "rotation": 0}
     assert losses == pytest.approx(expected, abs=1e-5)
 
 
 def test_losses_of_stacks_are_averaged():
-    targets = encoded(*scene(), BOTH).tensors()
+    targets = encoded(*scene(), BOTH)
     stacks = [random_maps(BOTH, seed=seed) for seed in (0, 1)]
-    together, first, second = (loss.compute(some, targets, BOTH) for some in (stacks, stacks[:1], stacks[1:]))
+    together, first, second = (losses_of(some, targets, BOTH) for some in (stacks, stacks[:1], stacks[1:]))
     for name, value in together.items():
         torch.testing.assert_close(value, (first[name] + second[name]) / 2)
 
 
 def test_a_batch_without_cars_has_losses_and_gradients():
-    targets = encoded(np.empty((0, 3)), np.empty((0, 3, 3)), BOTH).tensors()
+    targets = encoded(np.empty((0, 3)), np.empty((0, 3, 3)), BOTH)
     maps = {name: value.requires_grad_() for name, value in random_maps(BOTH).items()}
-    losses = loss.compute([maps], targets, BOTH)
+    losses = losses_of([maps], targets, BOTH)
     sum(losses.values()).backward()
     assert all(value.isfinite() for value in losses.values()) and maps["heatmap"].grad.any()
 
 
 def test_losses_come_in_the_order_of_their_weights():
     recipe = Recipe(heads=["height"], loss_weights={"rotation": 1.0})
-    losses = loss.compute([random_maps(recipe)], encoded(*scene(), recipe).tensors(), recipe)
+    losses = losses_of([random_maps(recipe)], encoded(*scene(), recipe), recipe)
     assert list(losses) == list(loss.weights(recipe))
     assert loss.weights(recipe)["rotation"] == 1.0 and loss.weights(Recipe())["rotation"] == 30.0

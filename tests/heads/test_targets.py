@@ -1,4 +1,4 @@
-"""Cars → targets: against slow versions, in batches, in parts, padded."""
+"""Cars → targets: against slow versions, in batches, padded."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from carpose.config.recipe import Recipe
 from carpose.geometry import rotation
 from carpose.heads.depth import PARAMETRISATIONS
 from carpose.heads.head import make_heads
-from carpose.heads.targets import pad_targets, split_batch
+from carpose.heads.targets import pad_targets
 from tests import reference
 from tests.heads.made_up import FOCAL, INTRINSICS, SIZE, batch_of_four, encoded, scene
 
@@ -19,8 +19,8 @@ BOTH = Recipe(heads=["height"])
 @pytest.mark.parametrize("recipe", [Recipe(), BOTH], ids=["fixed", "height"])
 def test_targets_of_a_batch_are_those_of_its_pictures(recipe):
     together, alone = batch_of_four(recipe)
-    for name, value in together.arrays().items():
-        parts = [targets.arrays()[name] for targets in alone]
+    for name, value in together.items():
+        parts = [targets[name] for targets in alone]
         if name in ("peak", "cell"):
             parts = [cells + number * AREA for number, cells in enumerate(parts)]
         np.testing.assert_array_equal(value, np.concatenate(parts), err_msg=name)
@@ -36,13 +36,13 @@ def test_targets_agree_with_the_literal_loop(crowded):
     targets = encoded(xyz, turn, recipe)
     heatmap, cells = reference.targets(xyz, turn, INTRINSICS, SIZE, FOCAL, recipe)
     near = heatmap > np.exp(-4.5)
-    np.testing.assert_allclose(targets.heatmap[0][near], heatmap[near], rtol=1e-6)
-    assert (targets.heatmap[0] <= heatmap + 1e-6).all()
-    assert targets.cell.tolist() == sorted(y * SIZE[0] + x for y, x in cells)
-    rows = [cells[divmod(cell, SIZE[0])] for cell in targets.cell.tolist()]
+    np.testing.assert_allclose(targets["heatmap"][0][near], heatmap[near], rtol=1e-6)
+    assert (targets["heatmap"][0] <= heatmap + 1e-6).all()
+    assert targets["cell"].tolist() == sorted(y * SIZE[0] + x for y, x in cells)
+    rows = [cells[divmod(cell, SIZE[0])] for cell in targets["cell"].tolist()]
     for name, column in (("weight", 1), ("offset", 2), ("depth", 3), ("rotation", 4)):
         expected = np.array([row[column] for row in rows])
-        value = targets.arrays()[name]
+        value = targets[name]
         np.testing.assert_allclose(value.reshape(expected.shape), expected, rtol=1e-5, atol=1e-6)
 
 
@@ -52,39 +52,39 @@ def test_zoomed_picture_has_another_depth_target():
     zoom = np.diag([1.3, 1.3, 1.0])
     plain = encoded(xyz, turn, Recipe(), size=(256, 80))
     zoomed = encoded(xyz, turn, Recipe(), size=(256, 80), intrinsics=zoom @ INTRINSICS)
-    np.testing.assert_allclose(np.exp(plain.values["depth"] - zoomed.values["depth"]), 1.3, rtol=1e-5)
+    np.testing.assert_allclose(np.exp(plain["depth"] - zoomed["depth"]), 1.3, rtol=1e-5)
 
 
 def test_heatmap_is_a_maximum_with_peaks_of_one():
     xyz, turn = scene(30)
     xyz = np.concatenate([xyz, xyz + [0.3, 0, 0]])  # overlapping peaks
     targets = encoded(xyz, np.concatenate([turn, turn]), Recipe())
-    assert targets.heatmap.max() == 1.0
-    np.testing.assert_array_equal(targets.heatmap.reshape(-1)[targets.peak], 1.0)
+    assert targets["heatmap"].max() == 1.0
+    np.testing.assert_array_equal(targets["heatmap"].reshape(-1)[targets["peak"]], 1.0)
 
 
 def test_cars_outside_the_picture_or_behind_have_no_target():
     xyz = np.array([[500.0, 5, 20], [0, 5, -10], [0, 5, 25]])
-    assert len(encoded(xyz, np.stack([np.eye(3)] * 3), Recipe()).peak) == 1
+    assert len(encoded(xyz, np.stack([np.eye(3)] * 3), Recipe())["peak"]) == 1
 
 
 def test_no_car_gives_empty_targets():
     targets = encoded(np.empty((0, 3)), np.empty((0, 3, 3)), BOTH)
-    assert len(targets.cell) == 0 and targets.heatmap.max() == 0
-    assert targets.values["rotation"].shape == (0, 6) and targets.values["height"].shape == (0, 1)
+    assert len(targets["cell"]) == 0 and targets["heatmap"].max() == 0
+    assert targets["rotation"].shape == (0, 6) and targets["height"].shape == (0, 1)
 
 
 def test_unsure_car_is_neither_positive_nor_negative():
     xyz, turn = scene(1)
     targets = encoded(xyz, turn, Recipe(), weight=np.zeros(1))
-    assert targets.ignore.sum() >= 5 and len(targets.peak) == 0 and len(targets.cell) == 0
-    assert targets.heatmap.max() == 0
+    assert targets["ignore"].sum() >= 5 and len(targets["peak"]) == 0 and len(targets["cell"]) == 0
+    assert targets["heatmap"].max() == 0
 
 
 def test_two_cars_in_one_cell_keep_one():
     xyz, turn = scene(1)
     targets = encoded(np.concatenate([xyz, xyz * 1.0001]), np.concatenate([turn, turn]), Recipe())
-    assert len(targets.peak) == 1 and len(np.unique(targets.cell)) == len(targets.cell)
+    assert len(targets["peak"]) == 1 and len(np.unique(targets["cell"])) == len(targets["cell"])
 
 
 @pytest.mark.parametrize("depth", list(PARAMETRISATIONS))
@@ -92,9 +92,7 @@ def test_noise_of_a_label_is_in_the_units_of_its_target(depth):
     """A car as much farther as its label's error may be has a target as much apart as the noise says."""
     recipe = Recipe(depth=depth)
     xyz, turn = np.array([[1.0, 1.5, 20.0]]), np.eye(3)[None]
-    near, far = (
-        encoded(xyz * factor, turn, recipe, noise=np.array([0.02])).values for factor in (1, np.exp(0.002))
-    )
+    near, far = (encoded(xyz * factor, turn, recipe, noise=np.array([0.02])) for factor in (1, np.exp(0.002)))
     assert near["depth_noise"][0, 0] * np.sqrt(2) / 0.02 == pytest.approx(
         abs(float(far["depth"][0, 0]) - float(near["depth"][0, 0])) / 0.002, rel=0.01
     )
@@ -103,8 +101,8 @@ def test_noise_of_a_label_is_in_the_units_of_its_target(depth):
 def test_labels_have_noise_where_the_training_has_any():
     xyz, turn = scene(3)
     without, none_of_it = encoded(xyz, turn, BOTH), encoded(xyz, turn, BOTH, noise=np.zeros(3))
-    assert set(none_of_it.values) - set(without.values) == {"depth_noise", "height_noise"}
-    assert not none_of_it.values["height_noise"].any()
+    assert set(none_of_it) - set(without) == {"depth_noise", "height_noise"}
+    assert not none_of_it["height_noise"].any()
 
 
 @pytest.mark.parametrize("recipe", [BOTH, Recipe(position="regressed")], ids=["ray", "regressed"])
@@ -115,18 +113,18 @@ def test_each_head_maps_what_it_says_of_a_mirror_image_back(recipe):
     mirrored = rotation.MIRROR @ turn @ rotation.MIRROR
     targets = encoded(xyz, turn, recipe)
     other = encoded(xyz @ rotation.MIRROR, mirrored, recipe, intrinsics=flip)
-    rows, columns = np.divmod(other.cell, SIZE[0])
+    rows, columns = np.divmod(other["cell"], SIZE[0])
     cells = rows * SIZE[0] + SIZE[0] - 1 - columns
-    assert sorted(cells) == targets.cell.tolist()
+    assert sorted(cells) == targets["cell"].tolist()
     for name, head in make_heads(recipe).items():
         if name != "heatmap":
-            back = head.mirrored(torch.from_numpy(other.values[name])).numpy()[np.argsort(cells)]
-            np.testing.assert_allclose(back, targets.values[name], rtol=1e-4, atol=1e-5, err_msg=name)
+            back = head.mirrored(torch.from_numpy(other[name])).numpy()[np.argsort(cells)]
+            np.testing.assert_allclose(back, targets[name], rtol=1e-4, atol=1e-5, err_msg=name)
 
 
 def test_padded_targets_have_one_shape_and_no_more_weight():
-    targets = batch_of_four(BOTH)[0].tensors()
-    arrays = {name: value if value.dim() > 2 else value.numpy() for name, value in targets.items()}
+    targets = batch_of_four(BOTH)[0]
+    arrays = {name: torch.from_numpy(value) if value.ndim > 2 else value for name, value in targets.items()}
     padded = pad_targets(arrays, max_objects=50)
     for name, value in padded.items():
         assert name in ("heatmap", "ignore") or len(value) == (50 if name.startswith("peak") else 450), name
@@ -134,17 +132,3 @@ def test_padded_targets_have_one_shape_and_no_more_weight():
     for cells, weight in (("peak", "peak_weight"), ("cell", "weight")):
         assert not padded[weight][len(arrays[weight]) :].any()
         assert padded[cells].min() >= 0 and padded[cells].max() < 4 * AREA
-
-
-@pytest.mark.parametrize("count", [1, 2, 3, 4])
-def test_parts_of_a_batch_hold_their_own_pictures_targets(count):
-    together, alone = batch_of_four(BOTH)
-    parts = split_batch(torch.arange(4), together.tensors(), count)
-    assert torch.equal(torch.cat([pictures for pictures, _ in parts]), torch.arange(4))
-    for pictures, part in parts:
-        own = [alone[number].arrays() for number in pictures.tolist()]
-        for name, value in part.items():
-            values = [arrays[name] for arrays in own]
-            if name in ("peak", "cell"):
-                values = [cells + AREA * number for number, cells in enumerate(values)]
-            np.testing.assert_array_equal(value, np.concatenate(values), err_msg=name)

@@ -10,10 +10,8 @@ import pytest
 from PIL import Image
 
 from carpose.core import cars
-from carpose.kaggle.check import check
-from carpose.kaggle.findings import Finding
-from carpose.kaggle.labels import check_labels
-from carpose.kaggle.tables import LABEL, parse
+from carpose.kaggle.check import check, check_labels
+from carpose.kaggle.tables import LABEL, Finding, parse
 from tests.helpers import CAR, PREDICTED, run_module, write_csv
 
 TABLES = "train.csv", "sample_submission.csv"

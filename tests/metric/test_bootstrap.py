@@ -19,8 +19,7 @@ def copies(table: pd.DataFrame, ids: list[str], pick: np.ndarray) -> pd.DataFram
     return pd.concat(parts, ignore_index=True)
 
 
-@pytest.mark.parametrize("equal", [False, True])
-def test_against_the_metric_of_copied_photos(equal):
+def test_against_the_metric_of_copied_photos():
     rng = np.random.default_rng(0)
     truth = scene(12, rng)
     predictions = noisy_view(truth, rng)
@@ -30,8 +29,8 @@ def test_against_the_metric_of_copied_photos(equal):
     predictions = pd.concat([predictions, wrong, outside], ignore_index=True)
     picks = bootstrap.draw_images(len(ids), 5, rng)
     assert (picks.sum(axis=1) == len(ids)).all()
-    found = bootstrap.resampled(truth, predictions, ids, picks, equal)
+    found = bootstrap.resampled(truth, predictions, ids, picks)
     for value, pick in zip(found, picks, strict=True):
         tables = [copies(table, ids, pick) for table in (truth, predictions)]
-        assert value == pytest.approx(metric.evaluate(*tables, equal_confidence=equal)["mAP"], abs=1e-12)
+        assert value == pytest.approx(metric.evaluate(*tables)["mAP"], abs=1e-12)
     assert len(set(found)) > 1

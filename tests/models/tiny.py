@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
+from carpose.registry import resolve
 from carpose.registry.backbones import NECKS, backbone_of
-from carpose.registry.resolve import resolve
 from models.build import build_model
 
 HEADS = {"heatmap": 1, "offset": 2, "depth": 2, "rotation": 6}
@@ -26,6 +26,10 @@ def network_of(name: str, *, neck: str | None = None, **options) -> nn.Module:
 
 def tiny(name: str, **options) -> nn.Module:
     return network_of(name, **{"width": 0.125, "neck_channels": 8, **options})
+
+
+def count_parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def flat(outputs: list[dict[str, torch.Tensor]]) -> torch.Tensor:

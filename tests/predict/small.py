@@ -6,8 +6,7 @@ import numpy as np
 import torch
 
 from carpose.config.recipe import Recipe
-from carpose.network.build import build
-from carpose.network.checkpoint import save_checkpoint
+from carpose.network.checkpoint import build, save_checkpoint
 
 RECIPE = Recipe(backbone="dla34", width=0.125, neck_channels=16, input_width=192, input_height=64)
 CPU = torch.device("cpu")

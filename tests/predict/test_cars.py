@@ -14,12 +14,11 @@ from carpose.data import augment
 from carpose.data.samples import Photos
 from carpose.fuse.combine import SIGMA_RANGE, fuse
 from carpose.geometry import camera, rotation
-from carpose.heads.decode import poses_of
 from carpose.heads.head import make_heads
 from carpose.heads.targets import encode
 from carpose.predict.cars import predict_cars, predict_view, to_table
-from carpose.predict.forward import RawPrediction
-from carpose.predict.networks import load_networks
+from carpose.predict.networks import RawPrediction, load_networks
+from tests.heads.made_up import poses_of
 from tests.helpers import run_module
 from tests.predict.small import CPU, RECIPE, checkpoint, same
 
@@ -100,10 +99,10 @@ def test_turned_view_is_turned_back():
         xyz @ turn.T, turn @ own, np.ones(1), INTRINSICS, (128, 40), view.focal_reference, RECIPE
     )
     maps = {name: torch.zeros(1, head.channels, 40, 128) for name, head in make_heads(RECIPE).items()}
-    maps["heatmap"][:, 0] = torch.from_numpy(targets.heatmap)
+    maps["heatmap"][:, 0] = torch.from_numpy(targets["heatmap"])
     for name in ("offset", "depth", "rotation"):
-        values = torch.from_numpy(targets.values[name]).T
-        maps[name][0, : len(values), targets.cell // 128, targets.cell % 128] = values
+        values = torch.from_numpy(targets[name]).T
+        maps[name][0, : len(values), targets["cell"] // 128, targets["cell"] % 128] = values
     prediction = RawPrediction(maps["heatmap"], poses_of(maps))
     (car,) = to_table(prediction, view, RECIPE, ["ID_1"], 0.99, turn).itertuples()
     np.testing.assert_allclose([car.x, car.y, car.z], xyz[0], rtol=1e-4)

@@ -11,8 +11,7 @@ from carpose.config.sections import Pseudo
 from carpose.core import cars, parquet
 from carpose.core.errors import UserError
 from carpose.pseudo.__main__ import read_with_fold
-from carpose.pseudo.labels import COLUMNS, make_fold
-from carpose.pseudo.report import against_truth, by_distance, drift
+from carpose.pseudo.labels import COLUMNS, against_truth, by_distance, drift, make_fold
 from tests.helpers import folds_of, noisy_view, run_module, scene
 
 

@@ -8,15 +8,15 @@ import pytest
 from carpose.config.recipe import Recipe
 from carpose.core.errors import UserError
 from carpose.heads.head import make_heads
+from carpose.registry import resolve
 from carpose.registry.backbones import BACKBONES, NECKS, backbone_of, on_hub, published_name
 from carpose.registry.heads import HEADS
-from carpose.registry.resolve import resolve
 from tests.helpers import ENVIRONMENT
 
 
 def test_data_and_names_load_no_library():
     code = (
-        "import sys, models, carpose.registry.backbones, carpose.registry.heads, carpose.registry.resolve\n"
+        "import sys, models, carpose.registry.backbones, carpose.registry.heads\n"
         "print(sorted({'torch', 'timm', 'numpy', 'pandas'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True)

@@ -7,8 +7,7 @@ import pandas as pd
 import pytest
 
 from carpose.core.errors import UserError
-from carpose.studies.measure import compare, judge
-from carpose.studies.table import MARKS, insert, read_table
+from carpose.studies.table import MARKS, compare, insert, judge, read_table
 from tests.helpers import noisy_view, run_module, scene
 
 TRUE_GAIN = 0.02

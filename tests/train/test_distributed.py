@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from carpose.config.recipe import Recipe
-from carpose.network.build import build
-from carpose.network.checkpoint import load_checkpoint
+from carpose.network.checkpoint import build, load_checkpoint
 from carpose.train import distributed
 from tests.helpers import options, run_background, run_module
 

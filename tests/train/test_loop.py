@@ -14,6 +14,7 @@ import torch
 
 from carpose.core.version import code_digest
 from carpose.network.checkpoint import load_checkpoint
+from carpose.train.loop import Log
 from tests.helpers import ENVIRONMENT, options, run_background, run_module
 
 
@@ -27,7 +28,7 @@ def undisturbed(prepared, tmp_path_factory):
 
 def patched(code, command):
     """The same command with something of it replaced."""
-    start = f"import sys; from carpose.train import loop, step, __main__; {code}; sys.exit(__main__.main())"
+    start = f"import sys; from carpose.train import state, step, __main__; {code}; sys.exit(__main__.main())"
     return [sys.executable, "-c", start, *map(str, command[1:])]
 
 
@@ -56,7 +57,7 @@ def test_tensorboard_has_the_history(undisturbed):
 def test_killed_at_random_it_ends_bit_identical(prepared, undisturbed, tmp_path):
     """SIGKILL at random moments, with a state written after nearly every step."""
     random.seed(4)
-    command = patched("loop.MINUTE = 0.006", options(prepared, tmp_path, "--save-minutes", 1))
+    command = patched("state.MINUTE = 0.006", options(prepared, tmp_path, "--save-minutes", 1))
     kills, path = 0, tmp_path / "state.pt"
     for _ in range(3):
         waited = random.uniform(0.1, 1.5)
@@ -180,3 +181,13 @@ def test_a_start_of_another_network_is_refused(prepared, undisturbed, tmp_path):
     done = run_module(*options(prepared, tmp_path, *more), check=False)
     assert done.returncode == 2 and "model.pt: holds another network" in done.stderr
     assert "start: scratch" in done.stderr
+
+
+def test_a_loss_that_outweighs_the_others_is_named(capsys):
+    row = {"epoch": 1, "loss": 1.0, "heatmap": 0.5, "offset": 0.1, "rotation": 0.04}
+    weights = {"heatmap": 2.0, "offset": 4.0, "rotation": 30.0}
+    Log("round0").epoch(row, 3, weights)
+    assert capsys.readouterr().out == "[round0] epoch 1/3  loss 1  heatmap 0.5  offset 0.1  rotation 0.04\n"
+    Log("round0").epoch(row | {"rotation": -1.0}, 3, weights)
+    warning = "the rotation loss outweighs the others tenfold; lower loss_weights.rotation"
+    assert warning in capsys.readouterr().out

@@ -1,10 +1,13 @@
-"""The learning rate at every step."""
+"""The learning rate at every step, and the moving average of the weights."""
 
 import numpy as np
 import pytest
+import torch
 
 from carpose.config.recipe import Recipe
-from carpose.train.optimizer import rate_schedule, scaled_rate
+from carpose.train.optimizer import MovingAverage, rate_schedule, scaled_rate
+
+from timm.utils import ModelEmaV3  # isort: skip
 
 
 def test_learning_rate_rises_then_falls():
@@ -26,3 +29,19 @@ def test_schedules_of_timm(name):
 def test_learning_rate_follows_the_batch(scaling, factor):
     recipe = Recipe(batch_size=32, lr_batch_size=8, lr_scaling=scaling, lr=0.001)
     assert scaled_rate(recipe) == pytest.approx(0.001 * factor)
+
+
+def test_the_moving_average_is_timm_s_bit_for_bit():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
+    ours = MovingAverage(model, 0.9)
+    theirs = ModelEmaV3(model, decay=0.9, use_warmup=True, warmup_power=0.75)
+    for step in range(40):
+        model(torch.randn(2, 3, 8, 8))  # moves the statistics of the batch norm
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter))
+        ours.follow(step)
+        theirs.update(model, step)
+    for name, tensor in theirs.module.state_dict().items():
+        torch.testing.assert_close(ours.module.state_dict()[name], tensor, rtol=0, atol=0)

@@ -1,9 +1,9 @@
-"""What a change plans: every key of the configuration, the data, the code. Against a finished run, by Snakemake's
-own dry runs."""
+"""What a change of any key of the configuration, or of the data, plans: dry runs over a finished run."""
 
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -66,6 +66,10 @@ def cases() -> list[tuple[str, str, set[str], dict[str, str]]]:
     result = []
     for section, changes in CHANGES.items():
         for key, value in changes.items():
+            if value == "openvino" and not find_spec(
+                "openvino"
+            ):  # which is refused before anything is planned
+                continue
             result.append((f"{section}.{key}", f"{section}={json.dumps({key: value})}", PLANS[section], {}))
     definitions = json.loads(schema_text())["$defs"]
     for key, schema in definitions["model"]["properties"].items():
@@ -90,7 +94,6 @@ def cases() -> list[tuple[str, str, set[str], dict[str, str]]]:
         # Numbers that change places, or take another's value: Snakemake compares values of params as a set.
         ("folds alike", 'folds={"hash_distance": 2, "seed": 2}', FOLDED, {}),
         ("size alike", 'train={"input_width": 64}', FIRST, {"train": "8"}),
-        ("crop alike", 'cache={"crop": [-0.02, 0.5, 0.92, 1.02]}', CACHED, {}),
     ]
     return result
 
@@ -161,8 +164,8 @@ def with_data(finished, tmp_path_factory):
 
 @pytest.mark.slow
 def test_data_are_the_same_wherever_they_lie(with_data, tmp_path):
-    """Another spelling, a relative path, a copy with other times at another place: nothing to do. A photo that is
-    replaced, masks that go, a changed label: all from the check on."""
+    """Another spelling, a relative path, a copy with other times at another place: nothing to do. A photo
+    that is replaced, masks that go, a changed label: all from the check on."""
     folder, small = with_data
     *rest, _ = small
 

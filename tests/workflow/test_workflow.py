@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from carpose.core.errors import UserError
-from carpose.forecast.jobs import forecast, planned_jobs
+from carpose.forecast.__main__ import forecast, planned_jobs
 from carpose.kaggle.submission import validate
 from carpose.kaggle.tables import read_sample, read_submission
 from tests.helpers import CI, REPOSITORY, jobs, snakemake
@@ -27,7 +27,7 @@ def test_dry_run_of_45_trainings_imports_no_torch(tmp_path):
     assert jobs(text)["train"] == "45" and jobs(text)["predict"] == "9"
     # What the Snakefile imports, and the networks' package by itself.
     modules = (
-        "carpose.config.check, carpose.config.options, carpose.kaggle.identity, carpose.studies.study, models"
+        "carpose.config.check, carpose.config.options, carpose.kaggle.identity, carpose.studies.plan, models"
     )
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     path = {**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY / "workflow"), str(REPOSITORY)])}
@@ -216,7 +216,8 @@ def test_published_weights_are_fetched_once_for_all_folds(tmp_path):
 
 def test_interrupted_and_killed_it_ends_the_same(finished, tmp_path):
     """Ctrl-C, then the plain command; SIGKILL of Snakemake, then the README's."""
-    command = ["snakemake", "-s", str(REPOSITORY / "Snakefile"), "--cores", "2", "submission", *CI]
+    snakefile = str(REPOSITORY / "Snakefile")
+    command = [sys.executable, "-m", "snakemake", "-s", snakefile, "--cores", "2", "submission", *CI]
 
     def start_and_wait_for(text):
         log = tmp_path / "run.log"

@@ -13,8 +13,8 @@ from pathlib import Path
 import pandas as pd
 
 from carpose.core import cars, parquet
-from carpose.core.files import atomic, run_main
-from carpose.core.options import commands, whole
+from carpose.core.files import run_main, write_text
+from carpose.core.options import NAMED, commands, program, whole
 from carpose.drawing.figures import PREDICTED, TRUE, cars_figure
 from carpose.geometry import camera
 from carpose.kaggle.read import check_coverage, note_code, read_members
@@ -25,30 +25,18 @@ from .figures import calibration_figure, causes_figure, groups_figure, receptive
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m carpose.analysis",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = program("carpose.analysis", __doc__)
     add = commands(parser)
-
     sub = add("errors", "tables and pictures of the errors of predictions", analyse_errors)
     sub.add_argument("--labels", type=Path, required=True, help="labels.parquet of the check")
     sub.add_argument("--images", type=Path, required=True, help="images.parquet of the check")
     sub.add_argument("--folds", type=Path, required=True, help="folds.parquet: which images count")
     sub.add_argument("--data", type=Path, required=True, help="folder of the competition's layout")
-    sub.add_argument(
-        "--members",
-        nargs="+",
-        required=True,
-        metavar="NAME=PATH",
-        help="tables of out-of-fold cars; the first is the one that the pictures show",
-    )
+    sub.add_argument("--members", required=True, **NAMED, help="out-of-fold cars; pictures show the first")
     sub.add_argument("--worst", type=whole(1), default=6, help="how many of the worst images are drawn")
     sub.add_argument("--output", type=Path, required=True, help="folder for the tables and pictures")
 
-    text = "theoretical and effective receptive field of networks"
-    sub = add("receptive-field", text, measure_receptive_fields)
+    sub = add("receptive-field", "what a network's cells see", measure_receptive_fields)
     sub.add_argument("--checkpoints", type=Path, nargs="+", required=True, help="model.pt of the networks")
     sub.add_argument("--cache", type=Path, required=True, help="folder of the picture cache")
     sub.add_argument("--labels", type=Path, required=True, help="labels.parquet of the check")
@@ -77,16 +65,14 @@ def analyse_errors(args: argparse.Namespace) -> None:
         together = pd.concat([own[kind].assign(name=name) for name, own in tables_of.items()])
         write(args.output / f"{kind}.csv", together[["name", *tables[kind].columns]])
 
-    worst = {
-        image_id: args.data / "train_images" / f"{image_id}.jpg"
-        for image_id in tables["worst"]["ImageId"].head(args.worst)
-    }
+    worst = tables["worst"]["ImageId"].head(args.worst)
+    photos = {image_id: args.data / "train_images" / f"{image_id}.jpg" for image_id in worst}
     layers = [(truth, TRUE), (submitted(members[shown].cars), PREDICTED)]
     figures = {
         "groups": groups_figure({name: own["groups"] for name, own in tables_of.items()}),
         "causes": causes_figure(tables["thresholds"], tables["oracles"]),
         "calibration": calibration_figure(tables["scores"], tables["depth"]),
-        "worst": cars_figure(worst, intrinsics, layers),
+        "worst": cars_figure(photos, intrinsics, layers),
     }
     for name, figure in figures.items():
         save(figure, args.output / f"{name}.png")
@@ -107,17 +93,16 @@ def measure_receptive_fields(args: argparse.Namespace) -> None:
     from .receptive_field import NEAR_QUANTILES, measure
 
     torch.set_num_threads(args.threads)
-    fields = measure(args.checkpoints, args.cache, cars.read(args.labels), args.photos)
-    write(args.output, fields.table)
-    save(receptive_figure(fields.gradients, fields.table, fields.near), args.picture)
-    print(fields.table.to_string(index=False, float_format="{:.1f}".format))
-    for share, distance in zip(NEAR_QUANTILES[:2], fields.distances, strict=False):
+    table, gradients, near = measure(args.checkpoints, args.cache, cars.read(args.labels), args.photos)
+    write(args.output, table)
+    save(receptive_figure(gradients, table, near), args.picture)
+    print(table.to_string(index=False, float_format="{:.1f}".format))
+    for share, distance in zip(NEAR_QUANTILES[:2], near["metres"], strict=False):
         print(f"{100 * share:.0f} % of all cars are nearer than {distance:.1f} m")
 
 
 def write(path: Path, table: pd.DataFrame) -> None:
-    with atomic(path) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.6g")
+    write_text(path, table.to_csv(index=False, float_format="%.6g"))
 
 
 if __name__ == "__main__":

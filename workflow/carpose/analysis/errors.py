@@ -1,20 +1,21 @@
-"""Errors of predictions: by kind of car, by threshold, by cause; scores and uncertainties against what came
-true; the worst images.
-
-In: true and predicted cars of the same images. Out: tables by name.
-"""
+"""The errors of predictions as tables: true and predicted cars of the same images go in."""
 
 import numpy as np
 import pandas as pd
 
 from carpose import metric
 from carpose.core import cars
-from carpose.evaluation.table import BAND_NAMES, BANDS, LOOSEST, MIDDLE
 from carpose.geometry import camera, meshes, rotation
+from carpose.metric.score import BAND_NAMES, BANDS, LOOSEST, MIDDLE, ROTATION_DEG, TRANSLATION, quaternion
 
 LATERAL, LOG_RANGE = 2.0, np.log(1.5)  # across and along the ray: farther apart it is another car
-SIDES = ["rear", "45°", "90°", "135°", "front", "−135°", "−90°", "−45°"]  # what of the car is seen
-HIDDEN, HIDDEN_NAMES = [0.1, 0.5], ["under 10 %", "10–50 %", "over 50 %"]
+HIDDEN = [0.1, 0.5]  # shares at which a group ends
+GROUPS = {
+    "distance": BAND_NAMES,
+    "seen side": ["rear", "45°", "90°", "135°", "front", "−135°", "−90°", "−45°"],
+    "hidden": ["under 10 %", "10–50 %", "over 50 %"],
+    "centre": ["in the photo", "outside"],
+}
 IN_FRONT = 0.9  # of a car's distance: what is nearer can hide it
 SCORE_BINS, SIGMA_BINS = 10, 5
 
@@ -26,12 +27,9 @@ def pair(truth: pd.DataFrame, predictions: pd.DataFrame) -> np.ndarray:
     pair is at most 2 m apart across the ray or a factor of 1.5 along it (an ellipse of both). The best
     scores choose first, each the nearest truth that is left.
     """
-    left = pd.DataFrame({"ImageId": predictions["ImageId"].to_numpy(), "p": np.arange(len(predictions))})
-    right = pd.DataFrame({"ImageId": truth["ImageId"].to_numpy(), "t": np.arange(len(truth))})
-    both = left.merge(right, on="ImageId")
-    at, true = (
-        table[cars.POSITION].to_numpy(float)[both[row]] for table, row in ((predictions, "p"), (truth, "t"))
-    )
+    both = _pairs(predictions, truth)
+    at = predictions[cars.POSITION].to_numpy(float)[both["p"]]
+    true = truth[cars.POSITION].to_numpy(float)[both["t"]]
     reach, true_reach = np.linalg.norm(at, axis=1), np.linalg.norm(true, axis=1)
     cosine = (at * true).sum(axis=1) / (reach * true_reach)
     across = np.arccos(np.clip(cosine, -1, 1)) * true_reach / LATERAL
@@ -45,7 +43,11 @@ def pair(truth: pd.DataFrame, predictions: pd.DataFrame) -> np.ndarray:
     return meant
 
 
-# Kinds of cars. Each function: cars (N rows) → the number of the group of each.
+def _pairs(predictions: pd.DataFrame, truth: pd.DataFrame) -> pd.DataFrame:
+    """All pairs of a row p of one table and a row t of another that are of the same image."""
+    left = pd.DataFrame({"ImageId": predictions["ImageId"].to_numpy(), "p": np.arange(len(predictions))})
+    right = pd.DataFrame({"ImageId": truth["ImageId"].to_numpy(), "t": np.arange(len(truth))})
+    return left.merge(right, on="ImageId")
 
 
 def seen_side(table: pd.DataFrame) -> np.ndarray:
@@ -57,7 +59,7 @@ def seen_side(table: pd.DataFrame) -> np.ndarray:
 
 def rectangles(table: pd.DataFrame, intrinsics: np.ndarray, photo_size: tuple[int, int]) -> np.ndarray:
     """(N, 4) left, top, right, bottom in pixels of a box of a car's size at each pose, cut to the photo."""
-    corners = np.einsum("nij,kj->nki", rotation.matrix(table[cars.ANGLES]), meshes.CAR.vertices)
+    corners = np.einsum("nij,kj->nki", rotation.matrix(table[cars.ANGLES]), meshes.CAR_CORNERS)
     corners = corners + table[cars.POSITION].to_numpy(float)[:, None]
     corners[..., 2] = np.maximum(corners[..., 2], meshes.NEAR)
     pixels = camera.project(intrinsics, corners)
@@ -74,9 +76,7 @@ def hidden_share(
     """
     boxes, others = (rectangles(each, intrinsics, photo_size) for each in (table, truth))
     reach, other_reach = (np.linalg.norm(each[cars.POSITION], axis=1) for each in (table, truth))
-    rows = [pd.DataFrame({"ImageId": each["ImageId"].to_numpy()}).reset_index() for each in (table, truth)]
-    both = rows[0].merge(rows[1], on="ImageId", suffixes=("", "_other"))
-    i, j = both["index"].to_numpy(), both["index_other"].to_numpy()
+    i, j = _pairs(table, truth)[["p", "t"]].to_numpy().T
     nearer = other_reach[j] < IN_FRONT * reach[i]
     i, j = i[nearer], j[nearer]
     overlap = np.minimum(boxes[i, 2:], others[j, 2:]) - np.maximum(boxes[i, :2], others[j, :2])
@@ -93,22 +93,9 @@ def groups(
     inside = ((uv > -0.5) & (uv < np.array(photo_size) - 0.5)).all(axis=1)
     share = hidden_share(table, truth, intrinsics, photo_size)
     band = np.searchsorted(BANDS, table["z"].to_numpy(float).clip(0), side="right") - 1
-    return pd.DataFrame(
-        {
-            "distance": np.array(BAND_NAMES)[band],
-            "seen side": np.array(SIDES)[seen_side(table)],
-            "hidden": np.array(HIDDEN_NAMES)[np.searchsorted(HIDDEN, share)],
-            "centre": np.where(inside, "in the photo", "outside"),
-        }
-    )
-
-
-ORDER = {
-    "distance": BAND_NAMES,
-    "seen side": SIDES,
-    "hidden": HIDDEN_NAMES,
-    "centre": ["in the photo", "outside"],
-}
+    numbers = band, seen_side(table), np.searchsorted(HIDDEN, share), np.where(inside, 0, 1)
+    names = zip(GROUPS.items(), numbers, strict=True)
+    return pd.DataFrame({kind: np.array(named)[number] for (kind, named), number in names})
 
 
 def by_group(
@@ -127,33 +114,24 @@ def by_group(
 
     def add(kind, name, members, false):
         found = [np.isin(np.flatnonzero(members), assigned[:, level]) for level in range(10)]
-        ap = np.nan
-        if false is not None and members.any():
-            ap = 0.0
-            for level in range(10):
-                hit = assigned[:, level] >= 0
-                counts = np.where(hit, members[assigned[:, level]], false)
-                ap += metric.average_precision(hit[counts, None], scores[counts], members.sum())[0] / 10
+        levels = range(10) if false is not None and members.any() else []
+        ap = 0.0 if levels else np.nan
+        for level in levels:
+            hit = assigned[:, level] >= 0
+            counts = np.where(hit, members[assigned[:, level]], false)
+            ap += metric.average_precision(hit[counts, None], scores[counts], members.sum())[0] / 10
         recall = [each.mean() if len(each) else np.nan for each in found]
-        rows.append(
-            {
-                "by": kind,
-                "group": name,
-                "truths": int(members.sum()),
-                "mAP": ap,
-                "recall": np.mean(recall),
-                "recall_10%_50deg": recall[LOOSEST],
-                "recall_5%_25deg": recall[MIDDLE],
-            }
-        )
+        recalls = np.mean(recall), recall[LOOSEST], recall[MIDDLE]
+        rows.append((kind, name, int(members.sum()), ap, *recalls))
 
-    for kind, names in ORDER.items():
+    for kind, names in GROUPS.items():
         for name in names:
             add(kind, name, (own[kind] == name).to_numpy(), (others[kind] == name).to_numpy())
     if "model_type" in truth:
         for model_type in sorted(truth["model_type"].unique()):
             add("model type", str(model_type), (truth["model_type"] == model_type).to_numpy(), None)
-    return pd.DataFrame(rows)
+    columns = ["by", "group", "truths", "mAP", "recall", "recall_10%_50deg", "recall_5%_25deg"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def by_threshold(truth: pd.DataFrame, predictions: pd.DataFrame, meant: np.ndarray) -> pd.DataFrame:
@@ -162,21 +140,15 @@ def by_threshold(truth: pd.DataFrame, predictions: pd.DataFrame, meant: np.ndarr
     meant: from `pair`. The metric's own matching can differ from it by a few cars.
     """
     found = meant >= 0
-    at, true = (
-        table[cars.POSITION].to_numpy(float)[rows]
-        for table, rows in ((predictions, found), (truth, meant[found]))
-    )
+    at = predictions[cars.POSITION].to_numpy(float)[found]
+    true = truth[cars.POSITION].to_numpy(float)[meant[found]]
     distance = np.linalg.norm(at - true, axis=1) / np.linalg.norm(true, axis=1)
-    angle = rotation.distance(metric.quaternion(predictions)[found], metric.quaternion(truth)[meant[found]])
-    near = distance[:, None] < metric.TRANSLATION
-    turned = np.degrees(angle)[:, None] < metric.ROTATION_DEG
-    shares = {
-        "hit": near & turned,
-        "fails_distance": ~near & turned,
-        "fails_rotation": near & ~turned,
-        "fails_both": ~near & ~turned,
-    }
-    table = pd.DataFrame({"distance_%": 100 * metric.TRANSLATION, "rotation_deg": metric.ROTATION_DEG})
+    angle = rotation.distance(quaternion(predictions)[found], quaternion(truth)[meant[found]])
+    near = distance[:, None] < TRANSLATION
+    turned = np.degrees(angle)[:, None] < ROTATION_DEG
+    shares = {"hit": near & turned, "fails_distance": ~near & turned}
+    shares |= {"fails_rotation": near & ~turned, "fails_both": ~near & ~turned}
+    table = pd.DataFrame({"distance_%": 100 * TRANSLATION, "rotation_deg": ROTATION_DEG})
     for name, share in shares.items():
         table[name] = share.sum(axis=0) / max(len(truth), 1)
     return table.assign(missed=1 - found.sum() / max(len(truth), 1))
@@ -210,9 +182,8 @@ def oracles(truth: pd.DataFrame, predictions: pd.DataFrame, meant: np.ndarray) -
         "no false cars": (truth, predictions.iloc[rows]),
         "best order": (truth, predictions.assign(score=metric.match(truth, predictions).mean(axis=1))),
     }
-    table = pd.DataFrame(
-        {"if": list(cases), "mAP": [metric.evaluate(*tables)["mAP"] for tables in cases.values()]}
-    )
+    values = [metric.evaluate(*tables)["mAP"] for tables in cases.values()]
+    table = pd.DataFrame({"if": list(cases), "mAP": values})
     return table.assign(gain=table["mAP"] - table["mAP"][0])
 
 
@@ -220,17 +191,10 @@ def score_bins(truth: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
     """By tenths of the score: how many cars, their mean score, how many hit, loosest and over all pairs."""
     hits = metric.match(truth, predictions)
     scores = predictions["score"].to_numpy(float)
-    table = pd.DataFrame(
-        {"score": scores, "hit_10%_50deg": hits[:, LOOSEST].astype(float), "hit_mean": hits.mean(axis=1)}
-    )
+    share = {"hit_10%_50deg": hits[:, LOOSEST].astype(float), "hit_mean": hits.mean(axis=1)}
     bins = (scores * SCORE_BINS).astype(int).clip(0, SCORE_BINS - 1)
-    return (
-        table.groupby(bins)
-        .mean()
-        .assign(cars=np.bincount(bins)[np.unique(bins)])
-        .rename_axis("bin")
-        .reset_index()
-    )
+    grouped = pd.DataFrame({"score": scores, **share}).groupby(bins)
+    return grouped.mean().assign(cars=grouped.size()).rename_axis("bin").reset_index()
 
 
 def depth_bins(truth: pd.DataFrame, predictions: pd.DataFrame, meant: np.ndarray) -> pd.DataFrame:
@@ -261,11 +225,10 @@ def worst_images(truth: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame
     found = pd.Series(hits.mean(axis=1)).groupby(predictions["ImageId"].to_numpy()).sum()
     false = predictions["score"].where(~hits[:, LOOSEST], 0.0).groupby(predictions["ImageId"]).sum()
     counts = truth.groupby("ImageId").size()
-    table = (
-        pd.DataFrame({"truths": counts, "found": found, "false": false}).fillna(0.0).rename_axis("ImageId")
-    )
+    table = pd.DataFrame({"truths": counts, "found": found, "false": false}).fillna(0.0)
     table["lost"] = table["truths"] - table["found"] + table["false"]
-    return table.reset_index().sort_values(["lost", "ImageId"], ascending=[False, True], ignore_index=True)
+    table = table.rename_axis("ImageId").reset_index()
+    return table.sort_values(["lost", "ImageId"], ascending=[False, True], ignore_index=True)
 
 
 def errors(

@@ -8,13 +8,8 @@ from matplotlib.patches import Rectangle
 from carpose.drawing.figures import DPI
 from carpose.plots.figures import PALETTE
 
-SHARES = {
-    "hit": PALETTE[2],
-    "fails_distance": PALETTE[1],
-    "fails_rotation": PALETTE[3],
-    "fails_both": PALETTE[4],
-    "missed": "0.75",
-}
+SHARES = {"hit": PALETTE[2], "fails_distance": PALETTE[1], "fails_rotation": PALETTE[3]}
+SHARES |= {"fails_both": PALETTE[4], "missed": "0.75"}
 MOST = 7  # members with a colour of their own
 
 
@@ -34,9 +29,8 @@ def groups_figure(tables: dict[str, pd.DataFrame]) -> Figure:
         places, thick = np.arange(len(shown)), 0.8 / len(tables)
         for i, (name, table) in enumerate(tables.items()):
             values = table[table["by"] == kind].set_index("group")["mAP"].reindex(shown.index)
-            axes.bar(
-                places + (i - (len(tables) - 1) / 2) * thick, values, thick, color=PALETTE[i], label=name
-            )
+            at = places + (i - (len(tables) - 1) / 2) * thick
+            axes.bar(at, values, thick, color=PALETTE[i], label=name)
         axes.set_xticks(places, [f"{g}\n{n}" for g, n in shown["truths"].items()], fontsize=7)
         axes.set_title(kind)
         axes.spines[["top", "right"]].set_visible(False)
@@ -50,16 +44,10 @@ def causes_figure(thresholds: pd.DataFrame, oracles: pd.DataFrame) -> Figure:
     """Left: what becomes of the true cars at each pair of thresholds. Right: mAP if one thing were right."""
     figure = Figure(figsize=(13, 3.8), dpi=DPI, layout="constrained")
     left, right = figure.subplots(1, 2)
-    names = [
-        f"{d:.0f} %\n{r:.0f}°"
-        for d, r in zip(thresholds["distance_%"], thresholds["rotation_deg"], strict=True)
-    ]
-    left.stackplot(
-        np.arange(len(names)),
-        [thresholds[name] for name in SHARES],
-        colors=list(SHARES.values()),
-        labels=[name.replace("_", " ") for name in SHARES],
-    )
+    pairs = thresholds[["distance_%", "rotation_deg"]].to_numpy()
+    names = [f"{distance:.0f} %\n{angle:.0f}°" for distance, angle in pairs]
+    style = {"colors": list(SHARES.values()), "labels": [name.replace("_", " ") for name in SHARES]}
+    left.stackplot(np.arange(len(names)), [thresholds[name] for name in SHARES], **style)
     left.set_xticks(np.arange(len(names)), names, fontsize=7)
     left.set(ylim=(0, 1), xlim=(0, len(names) - 1), ylabel="share of the true cars")
     left.set_title("what becomes of the true cars")
@@ -82,10 +70,8 @@ def calibration_figure(scores: pd.DataFrame, depth: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(9, 4), dpi=DPI, layout="constrained")
     left, right = figure.subplots(1, 2)
     left.plot([0, 1], [0, 1], color="0.7", linestyle="--")
-    for column, label, colour in (
-        ("hit_10%_50deg", "hits at 10 %, 50°", PALETTE[0]),
-        ("hit_mean", "mean over the ten pairs", PALETTE[1]),
-    ):
+    kinds = {"hit_10%_50deg": "hits at 10 %, 50°", "hit_mean": "mean over the ten pairs"}
+    for (column, label), colour in zip(kinds.items(), PALETTE, strict=False):
         left.plot(scores["score"], scores[column], "o-", color=colour, label=label, markersize=4)
     left.set(xlabel="score", ylabel="share that hits", xlim=(0, 1), ylim=(0, 1), title="scores")
     left.legend(fontsize=8)
@@ -105,25 +91,18 @@ def receptive_figure(fields: dict[str, np.ndarray], table: pd.DataFrame, near: p
     the effective field in pixels; near: columns metres, width, height of cars in input pixels.
     """
     figure = Figure(figsize=(9, 2.6 * len(fields) + 0.5), dpi=DPI, layout="constrained")
-    for axes, (name, field) in zip(
-        figure.subplots(len(fields), 1, squeeze=False)[:, 0], fields.items(), strict=True
-    ):
+    grid = figure.subplots(len(fields), 1, squeeze=False)[:, 0]
+    for axes, (name, field) in zip(grid, fields.items(), strict=True):
         strength = np.log10(np.maximum(field / field.max(), 1e-5))
         height, width = field.shape
         axes.imshow(strength, cmap="magma", extent=(-width / 2, width / 2, height / 2, -height / 2))
         own = table[table["name"] == name].iloc[0]
         boxes = [("effective field", own["effective_width"], own["effective_height"], "white")]
-        boxes += [
-            (f"car at {row.metres:.0f} m", row.width, row.height, PALETTE[4 + i % 2])
-            for i, row in enumerate(near.itertuples())
-        ]
+        for i, row in enumerate(near.itertuples()):
+            boxes.append((f"car at {row.metres:.0f} m", row.width, row.height, PALETTE[4 + i % 2]))
         for label, box_width, box_height, colour in boxes:
-            place = (-box_width / 2, -box_height / 2)
-            axes.add_patch(
-                Rectangle(
-                    place, box_width, box_height, fill=False, edgecolor=colour, label=label, linewidth=1.2
-                )
-            )
+            style = {"fill": False, "edgecolor": colour, "label": label, "linewidth": 1.2}
+            axes.add_patch(Rectangle((-box_width / 2, -box_height / 2), box_width, box_height, **style))
         axes.set_title(name)
         axes.legend(loc="upper right", fontsize=6)
     figure.supxlabel("input pixels from the cell; colour: log₁₀ of the gradient's size, 10⁻⁵ … 1", fontsize=8)

@@ -2,11 +2,9 @@
 
 Theoretical: what could matter at all. Effective: where 90 % of the gradient comes from (after Luo et al.
 2016, "Understanding the Effective Receptive Field", who show that it is far smaller).
-In: checkpoints, picture cache, labels. Out: a CSV table and a picture.
 """
 
 import copy
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +14,7 @@ from torch import nn
 
 from carpose.config.recipe import Recipe
 from carpose.data.cache import open_cache
-from carpose.data.inputs import network_input
-from carpose.data.samples import Photos, View
+from carpose.data.samples import Photos, View, network_input
 from carpose.geometry import camera, meshes
 from carpose.network.checkpoint import load_checkpoint
 
@@ -75,19 +72,14 @@ def pictures(cache: Path, recipe: Recipe, count: int) -> torch.Tensor:
     return network_input(batch, torch.device("cpu"), recipe)
 
 
-@dataclass(frozen=True)
-class Fields:
-    """table: one row per network; gradients: by its name, (H, W); near: the sizes of near cars in the input
-    of the last network, in pixels; distances: of these cars, quantiles NEAR_QUANTILES of the labels."""
+def measure(
+    checkpoints: list[Path], cache: Path, labels: pd.DataFrame, photos: int
+) -> tuple[pd.DataFrame, dict[str, np.ndarray], pd.DataFrame]:
+    """The receptive fields of networks, on so many photos of the cache.
 
-    table: pd.DataFrame
-    gradients: dict[str, np.ndarray]
-    near: pd.DataFrame
-    distances: np.ndarray
-
-
-def measure(checkpoints: list[Path], cache: Path, labels: pd.DataFrame, photos: int) -> Fields:
-    """The receptive fields of networks, on so many photos of the cache."""
+    Returns a table with one row per network; its gradients by name, (H, W); and at the distances that are
+    NEAR_QUANTILES of the labels (metres) the width and height of a car in pixels of the last network's input.
+    """
     distances = labels["z"].quantile(NEAR_QUANTILES).to_numpy()
     _, height, length = meshes.CAR_SIZE
     rows, gradients = [], {}
@@ -100,19 +92,15 @@ def measure(checkpoints: list[Path], cache: Path, labels: pd.DataFrame, photos: 
         view = View(open_cache(cache), recipe)
         focal = camera.focal(view.matrix @ view.photo_intrinsics)
         effective_width, effective_height = effective(gradients[name])
-        rows.append(
-            {
-                "name": name,
-                "backbone": recipe.backbone,
-                "input_width": recipe.input_width,
-                "input_height": recipe.input_height,
-                "theoretical": theoretical(model, inputs.shape[1]),
-                "effective_width": effective_width,
-                "effective_height": effective_height,
-                # Nearer than this a car from the side is longer than what the cell in its middle sees.
-                "fits_beyond_metres": focal * length / effective_width,
-            }
-        )
+        row = {
+            "name": name,
+            **{key: getattr(recipe, key) for key in ("backbone", "input_width", "input_height")},
+            "theoretical": theoretical(model, inputs.shape[1]),
+            "effective_width": effective_width,
+            "effective_height": effective_height,
+            # Nearer than this a car from the side is longer than what the cell in its middle sees.
+            "fits_beyond_metres": focal * length / effective_width,
+        }
+        rows.append(row)
     sizes = {"width": focal * length / distances, "height": focal * height / distances}
-    near = pd.DataFrame({"metres": distances, **sizes})
-    return Fields(pd.DataFrame(rows), gradients, near, distances)
+    return pd.DataFrame(rows), gradients, pd.DataFrame({"metres": distances, **sizes})

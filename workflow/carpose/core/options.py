@@ -1,7 +1,18 @@
-"""What command lines share: commands, and types of options whose range argparse then says in one line."""
+"""What command lines share: programs, commands, and kinds of options."""
 
 import argparse
 from collections.abc import Callable
+
+NAMED = {"nargs": "+", "metavar": "NAME=PATH"}  # an option of files with their names
+
+
+class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows the text as it is written, and the options' defaults."""
+
+
+def program(module: str, text: str) -> argparse.ArgumentParser:
+    """The parser of `python -m module`; text: what it says of itself."""
+    return argparse.ArgumentParser(f"python -m {module}", description=text, formatter_class=Help)
 
 
 def commands(parser: argparse.ArgumentParser) -> Callable[..., argparse.ArgumentParser]:
@@ -9,8 +20,7 @@ def commands(parser: argparse.ArgumentParser) -> Callable[..., argparse.Argument
     parts = parser.add_subparsers(dest="command", required=True)
 
     def add(name: str, text: str, action: Callable) -> argparse.ArgumentParser:
-        style = argparse.ArgumentDefaultsHelpFormatter
-        part = parts.add_parser(name, help=text, description=text, formatter_class=style)
+        part = parts.add_parser(name, help=text, description=text, formatter_class=Help)
         part.set_defaults(action=action)
         return part
 
@@ -18,7 +28,7 @@ def commands(parser: argparse.ArgumentParser) -> Callable[..., argparse.Argument
 
 
 def whole(least: int) -> Callable[[str], int]:
-    """An integer of at least `least`."""
+    """A type of options: an integer of at least `least`, which argparse then says in one line."""
 
     def parse(text: str) -> int:
         try:

@@ -8,14 +8,14 @@ from carpose.config.options import add_options, from_options
 from carpose.config.sections import Cache, Folds
 from carpose.core import cars, parquet
 from carpose.core.files import run_main
-from carpose.core.options import commands, whole
+from carpose.core.options import commands, program, whole
 
 from .cache import build
 from .folds import make_folds
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m carpose.data", description=__doc__)
+    parser = program("carpose.data", __doc__)
     add = commands(parser)
     cache = add("cache", "fill the picture cache; an interrupted one goes on where it stopped", make_cache)
     cache.add_argument("--data", type=Path, required=True, help="the competition's folder")

@@ -16,8 +16,7 @@ from carpose.core.errors import UserError
 from carpose.heads.head import STRIDE
 from carpose.heads.targets import pad_targets
 
-from .inputs import normalised
-from .samples import Batch, Photos, Sample, Samples
+from .samples import Batch, Photos, Sample, Samples, normalised
 
 PREFETCHED = 2  # batches that each worker prepares ahead
 

@@ -38,7 +38,7 @@ def draw_cars(
         if models:
             lines = meshes.outline(intrinsics, turn, position, models[model_type], size)
         else:
-            lines = _segments(intrinsics, meshes.CAR.vertices[EDGES] @ turn.T + position)
+            lines = _segments(intrinsics, meshes.CAR_CORNERS[EDGES] @ turn.T + position)
         cv2.polylines(picture, [meshes.fixed_point(line) for line in lines], models is not None, rgb, **pen)
         heading = np.array([[position, position + ARROW * turn[:, 2]]])
         for ends in _segments(intrinsics, heading):
@@ -72,7 +72,7 @@ def draw_from_above(axes, layers: list[tuple[pd.DataFrame, str]], intrinsics: np
     edges = camera.backproject(intrinsics, np.array([[-0.5, 0.0], [width - 0.5, 0.0]]), np.full(2, farthest))
     for edge in edges:
         axes.plot([0, edge[0]], [0, farthest], color="0.6", linewidth=0.8, linestyle="--")
-    floor = meshes.CAR.vertices[[0, 1, 5, 4]]  # left and right, back and front, at one height
+    floor = meshes.CAR_CORNERS[[0, 1, 5, 4]]  # left and right, back and front, at one height
     for table, colour in layers:
         position, turn = table[cars.POSITION].to_numpy(float), rotation.matrix(table[cars.ANGLES])
         corners = (np.einsum("nij,kj->nki", turn, floor) + position[:, None])[..., [0, 2]]
@@ -80,8 +80,7 @@ def draw_from_above(axes, layers: list[tuple[pd.DataFrame, str]], intrinsics: np
         style = {"edgecolors": colour, "facecolors": "none", "linewidths": 1.2}
         axes.add_collection(PolyCollection(corners, **style))
         axes.add_collection(PolyCollection(fronts, closed=False, **style))
-    axes.set(
-        aspect="equal", ylim=(0, farthest), xlim=sorted(edges[:, 0] * 1.02), xlabel="x [m]", ylabel="z [m]"
-    )
+    axes.set(aspect="equal", ylim=(0, farthest), xlim=sorted(edges[:, 0] * 1.02))
+    axes.set(xlabel="x [m]", ylabel="z [m]")
     axes.grid(color="0.88", linewidth=0.6)
     axes.set_axisbelow(True)

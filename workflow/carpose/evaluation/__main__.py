@@ -5,45 +5,120 @@ Out: evaluation.csv, sorted by mAP, and a table by distance bands. mAP counts al
 mAP_equal the sure ones with equal confidences: those that the fusion kept, or of a score from equal_from on.
 """
 
-import argparse
+from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
+from carpose import metric
 from carpose.core import cars, parquet
 from carpose.core.errors import UserError
-from carpose.core.files import atomic, run_main
-from carpose.kaggle.read import (
-    check_coverage,
-    note_code,
-    read_members,
-    read_test_images,
-    read_truth,
-    tables_of,
-)
+from carpose.core.files import run_main, write_text
+from carpose.core.options import NAMED, program
+from carpose.kaggle import read
+from carpose.metric.score import BAND_NAMES, BANDS, LOOSEST, MIDDLE
 
-from .table import evaluate
+
+def score(
+    truth: pd.DataFrame, predictions: pd.DataFrame, image_ids: Iterable[str], prefix: str, threshold: float
+) -> dict:
+    """mAP of all cars with confidences, that of the sure ones with equal confidences, and how many cars were
+    predicted, keys begun with `prefix`. Sure: as the fusion says (`sure`), else by `threshold`."""
+    given = metric.evaluate(truth, predictions, image_ids)
+    sure = predictions["sure"].astype(bool) if "sure" in predictions else predictions["score"] >= threshold
+    equal = metric.evaluate(truth, predictions[sure], image_ids, equal_confidence=True)["mAP"]
+    values = {"mAP": given["mAP"], "mAP_equal": equal, "cars": given["predictions"]}
+    return {f"{prefix}_{name}": value for name, value in values.items()}
+
+
+def score_member(truth: pd.DataFrame, predictions: pd.DataFrame, folds: pd.DataFrame) -> dict:
+    """Out-of-fold scores of one member: all images together, then fold by fold.
+
+    folds: table of ImageId and fold; the images of a fold without a predicted car count too. Of a table
+    without `sure`, `equal_from` is the best threshold for equal confidences: one number, fitted on these
+    very cars.
+    """
+    row = {}
+    if "sure" not in predictions:
+        labels, found = (table[table["ImageId"].isin(folds["ImageId"])] for table in (truth, predictions))
+        row["equal_from"] = metric.best_threshold(labels, found)
+    row = score(truth, predictions, folds["ImageId"], "oof", row.get("equal_from", -np.inf)) | row
+    for fold, images in folds.groupby("fold"):
+        row[f"fold{fold}_mAP"] = metric.evaluate(truth, predictions, images["ImageId"])["mAP"]
+    return row
+
+
+def bands(truth: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
+    """Per band of true depth z: truths, recall at the loosest and the middle pair of thresholds, and the
+    median relative depth error |z − z_true|/z_true of the cars matched at the loosest.
+    """
+    band = np.searchsorted(BANDS, truth["z"].to_numpy(float).clip(0), side="right") - 1
+    assigned = metric.assign(truth, predictions)
+
+    def recall(level):
+        found = np.isin(np.arange(len(truth)), assigned[:, level])
+        return [found[band == i].mean() if (band == i).any() else np.nan for i in range(len(BAND_NAMES))]
+
+    matched = assigned[:, LOOSEST]
+    hit = matched >= 0
+    true_z = truth["z"].to_numpy(float)[matched[hit]]
+    error = pd.Series(np.abs(predictions["z"].to_numpy(float)[hit] - true_z) / true_z)
+    columns = {
+        "metres": BAND_NAMES,
+        "truths": np.bincount(band, minlength=len(BAND_NAMES)),
+        "recall_10%_50deg": recall(LOOSEST),
+        "recall_5%_25deg": recall(MIDDLE),
+        "median_depth_error": error.groupby(band[matched[hit]]).median().reindex(range(len(BAND_NAMES))),
+    }
+    return pd.DataFrame(columns)
+
+
+def evaluate(
+    labels: pd.DataFrame,
+    folds: pd.DataFrame,
+    members: dict[str, pd.DataFrame],
+    test_truth: pd.DataFrame | None = None,
+    test_ids: list[str] | None = None,
+    test_members: dict[str, pd.DataFrame] | None = None,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(table of scores, table of distance bands), one row or set of rows per member.
+
+    members, test_members: name → table of cars. The scores are sorted by out-of-fold mAP, best first; a
+    member known only by its test cars comes last, all of them sure unless the fusion says which.
+    """
+    rows, distance = {}, []
+
+    def add(name, images, truth, predictions, image_ids, row):
+        rows.setdefault(name, {"name": name}).update(row)
+        truth, predictions = (table[table["ImageId"].isin(image_ids)] for table in (truth, predictions))
+        table = bands(truth, predictions)
+        table.insert(0, "name", name)
+        table.insert(1, "images", images)
+        distance.append(table)
+
+    for name, predictions in members.items():
+        own = score_member(labels, predictions, folds)
+        add(name, "out of fold", labels, predictions, folds["ImageId"], own)
+    for name, predictions in (test_members or {}).items():
+        threshold = rows.get(name, {}).get("equal_from", -np.inf)
+        own = score(test_truth, predictions, test_ids, "test", threshold)
+        add(name, "test", test_truth, predictions, test_ids, own)
+    table = pd.DataFrame(list(rows.values()))
+    by = [column for column in ("oof_mAP", "test_mAP") if column in table]
+    return table.sort_values(by, ascending=False, ignore_index=True), pd.concat(distance, ignore_index=True)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m carpose.evaluation",
-        description=__doc__,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    member = {"nargs": "+", "metavar": "NAME=PATH", "default": []}
+    parser = program("carpose.evaluation", __doc__)
     parser.add_argument("--labels", type=Path, required=True, help="labels.parquet of the check")
     parser.add_argument("--folds", type=Path, required=True, help="folds.parquet: which images are evaluated")
-    parser.add_argument("--members", **member, help="Parquet tables of out-of-fold cars")
+    parser.add_argument("--members", **NAMED, default=[], help="Parquet tables of out-of-fold cars")
     parser.add_argument("--test-truth", type=Path, help="true cars of the test images, CSV or Parquet")
-    parser.add_argument("--test-members", **member, help="Parquet tables of test cars")
-    parser.add_argument(
-        "--images", type=Path, help="images.parquet of the check: which test images there are"
-    )
+    parser.add_argument("--test-members", **NAMED, default=[], help="Parquet tables of test cars")
+    parser.add_argument("--images", type=Path, help="images.parquet of the check: the test images")
     parser.add_argument("--output", type=Path, required=True, help="evaluation.csv to write")
-    parser.add_argument(
-        "--bands-output", type=Path, help="CSV of recall and depth error by distance, to write"
-    )
+    parser.add_argument("--bands-output", type=Path, help="CSV of recall and depth error by distance")
     args = parser.parse_args()
     if not args.members and not args.test_members:
         raise UserError("nothing to evaluate: give --members or --test-members")
@@ -51,29 +126,20 @@ def main() -> None:
         raise UserError("--test-members need --test-truth and --images")
 
     folds = parquet.read_folds(args.folds)
-    members, test_members = read_members(args.members), read_members(args.test_members)
-    check_coverage(members, folds["ImageId"])
-    note_code(members, test_members)
-    table, distance = evaluate(
-        cars.read(args.labels),
-        folds,
-        tables_of(members),
-        read_truth(args.test_truth) if test_members else None,
-        read_test_images(args.images) if test_members else None,
-        tables_of(test_members),
-    )
-    write(args.output, table)
+    members, test_members = read.read_members(args.members), read.read_members(args.test_members)
+    read.check_coverage(members, folds["ImageId"])
+    read.note_code(members, test_members)
+    truth = read.read_truth(args.test_truth) if test_members else None
+    test_ids = read.read_test_images(args.images) if test_members else None
+    both = read.tables_of(members), truth, test_ids, read.tables_of(test_members)
+    table, distance = evaluate(cars.read(args.labels), folds, *both)
+    write_text(args.output, table.to_csv(index=False))
     if args.bands_output:
-        write(args.bands_output, distance)
+        write_text(args.bands_output, distance.to_csv(index=False))
     print(table.to_string(index=False, float_format="{:.4f}".format, na_rep="–"))
     best = distance[distance["name"] == table["name"][0]]
     print(f"\n{table['name'][0]} by distance:")
     print(best.drop(columns="name").to_string(index=False, float_format="{:.3f}".format, na_rep="–"))
-
-
-def write(path: Path, table: pd.DataFrame) -> None:
-    with atomic(path) as temporary:
-        table.to_csv(temporary, index=False)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,6 @@
-"""Fusion of the cars of several models (or submission files) into one table.
-
-In: tables of cars with score, one per member, and the fit of carpose.fuse.fit (or none: equal weights).
-Out: a table of cars with score and depth_sigma.
-"""
+"""Tables of cars of several members → one: clusters, their means, and a score and depth_sigma of each."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -16,11 +11,13 @@ from carpose.geometry import ground, rotation
 
 from .calibration import logit, sigmoid
 from .clustering import cluster, rays
-from .fitted import GATE, Fit, Gate, equal_fit
+from .fitted import NEUTRAL, Fit
 
 SIGMA_RANGE = 0.01, 0.3
 QUATERNION = ["qx", "qy", "qz", "qw"]
 REFERENCE_RANGE = 40.0  # metres, where the bias is its first coefficient
+# How far apart two cars may lie to be one: standard deviations of log-range, radians and metres across.
+ALONG, ACROSS, METRES = 3.0, 0.02, 0.3
 
 
 def stack(members: dict[str, pd.DataFrame]) -> pd.DataFrame:
@@ -47,24 +44,20 @@ def fuse(
     confidences were equal: the cars to look at), by image and falling score. Raises UserError where the
     fit does not know a member.
     """
-    fit = fit or equal_fit(members)
-    unknown = [name for name in members if name not in fit.members]
-    if unknown:
+    fit = fit or Fit(members=dict.fromkeys(members, NEUTRAL))
+    if unknown := [name for name in members if name not in fit.members]:
         raise UserError(f"the fit knows no member {unknown[0]}, only {', '.join(fit.members)}; fit it again")
     parts = fit.enabled_parts() if parts is None else parts
     if "members" in parts:
         used = {name: table for name, table in members.items() if name in fit.used}
         if members and not used:
-            raise UserError(
-                f"the fit leaves out {', '.join(members)} and uses {', '.join(fit.used)}, which are not"
-                " given; fit these members again"
-            )
+            text = f"leaves out {', '.join(members)} and uses {', '.join(fit.used)}, which are not given"
+            raise UserError(f"the fit {text}; fit these members again")
         members = used
-    fused, features = combine(stack(members), fit, list(members), parts)
-    return finish(fused, features, fit, parts)
+    return finish(fit, *combine(stack(members), fit, list(members), parts), parts)
 
 
-def finish(fused: pd.DataFrame, features: np.ndarray, fit: Fit, parts: Collection[str]) -> pd.DataFrame:
+def finish(fit: Fit, fused: pd.DataFrame, features: np.ndarray, parts: Collection[str]) -> pd.DataFrame:
     """Score what `combine` returned and leave out what lies below the threshold."""
     fused = fused.assign(depth_sigma=np.clip(fit.fused_sigma_scale * fused["depth_sigma"], *SIGMA_RANGE))
     kind = "plain"
@@ -89,8 +82,13 @@ def combine(
     if not len(table):
         none = cars.empty([*cars.POSE, "score", "depth_sigma", "agreement"])
         return none, np.empty((0, 2 * len(fit.members) + 7))
-    given = _weighted(table, fit, names, parts)
-    labels = _associate(given, fit.gate if "gate" in parts else GATE)
+    given = _Weighted(table, fit, names, parts)
+    labels = cluster(
+        *(given.image, given.member, given.direction, given.log_range),
+        along=ALONG * given.sigma / np.sqrt(2),
+        across=(ACROSS + METRES * np.exp(-given.log_range)) / np.sqrt(2),
+        priority=given.evidence,
+    )
     count = labels.max() + 1
 
     def total(values):
@@ -133,61 +131,30 @@ def combine(
     return fused, np.column_stack([_seen(given, labels, list(fit.members), names), *columns])
 
 
-@dataclass(frozen=True)
 class _Weighted:
-    """The members' cars and what is known of each by its member, one value per car."""
+    """The members' cars and what is known of each by its member, one value per car.
 
-    image: np.ndarray
-    image_ids: np.ndarray  # the names of the images
-    member: np.ndarray
-    score: np.ndarray
-    direction: np.ndarray  # (N, 3)
-    log_range: np.ndarray  # the bias taken off
-    sigma: np.ndarray  # of log_range
-    direction_sigma: np.ndarray
-    rotation_sigma: np.ndarray
-    share: np.ndarray
-    evidence: np.ndarray  # the logit of being there
+    image: its number in image_ids; direction: (N, 3); log_range: the bias taken off; sigma: of log_range;
+    direction_sigma, rotation_sigma: radians; evidence: the logit of being there.
+    """
 
+    def __init__(self, table: pd.DataFrame, fit: Fit, names: list[str], parts: Collection[str]):
+        self.member, self.score = table["member"].to_numpy(), table["score"].to_numpy(float)
+        self.image, image_ids = pd.factorize(table["ImageId"], sort=True)
+        self.image_ids = np.asarray(image_ids, object)
+        self.direction, self.log_range = rays(table)
+        fitted = [fit.member(name, parts) for name in names]
 
-def _weighted(table: pd.DataFrame, fit: Fit, names: list[str], parts: Collection[str]) -> _Weighted:
-    member, score = table["member"].to_numpy(), table["score"].to_numpy(float)
-    image, image_ids = pd.factorize(table["ImageId"], sort=True)
-    direction, log_range = rays(table)
-    fitted = [fit.member(name, parts) for name in names]
+        def of_member(field):
+            return np.array([getattr(one, field) for one in fitted], float)[self.member]
 
-    def of_member(field):
-        return np.array([getattr(one, field) for one in fitted], float)[member]
-
-    if "bias" in parts:
-        log_range = log_range - bias(of_member("bias"), log_range)
-    predicted, reliability = table["depth_sigma"].to_numpy(float), of_member("reliability")
-    return _Weighted(
-        image=image,
-        image_ids=np.asarray(image_ids, object),
-        member=member,
-        score=score,
-        direction=direction,
-        log_range=log_range,
-        sigma=depth_sigma(predicted, of_member("sigma"), of_member("sigma_scale")),
-        direction_sigma=of_member("direction_sigma"),
-        rotation_sigma=of_member("rotation_sigma"),
-        share=of_member("share"),
-        evidence=reliability[:, 0] + reliability[:, 1] * logit(score),
-    )
-
-
-def _associate(given: _Weighted, gate: Gate) -> np.ndarray:
-    """(N,) cluster numbers: cars of one cluster are one car."""
-    return cluster(
-        given.image,
-        given.member,
-        given.direction,
-        given.log_range,
-        along=gate.along * given.sigma / np.sqrt(2),
-        across=(gate.across + gate.metres * np.exp(-given.log_range)) / np.sqrt(2),
-        priority=given.evidence,
-    )
+        if "bias" in parts:
+            self.log_range = self.log_range - bias(of_member("bias"), self.log_range)
+        predicted, reliability = table["depth_sigma"].to_numpy(float), of_member("reliability")
+        self.sigma = depth_sigma(predicted, of_member("sigma"), of_member("sigma_scale"))
+        self.direction_sigma, self.rotation_sigma = of_member("direction_sigma"), of_member("rotation_sigma")
+        self.share = of_member("share")
+        self.evidence = reliability[:, 0] + reliability[:, 1] * logit(self.score)
 
 
 def _seen(given: _Weighted, labels: np.ndarray, known: list[str], names: list[str]) -> np.ndarray:
@@ -227,9 +194,8 @@ def _mean_rotation(
         number = np.full(count, -1)
         number[clusters] = np.arange(len(clusters))
         own = number[labels] >= 0
-        mean[clusters] = rotation.mean_quaternion(
-            quaternions[own], weight[own], number[labels[own]], len(clusters)
-        )
+        cars_of = quaternions[own], weight[own], number[labels[own]]
+        mean[clusters] = rotation.mean_quaternion(*cars_of, len(clusters))
 
     update(np.flatnonzero(np.bincount(labels, minlength=count) > 1), weight)
     agrees = rotation.distance(quaternions, mean[labels]) < np.pi / 2

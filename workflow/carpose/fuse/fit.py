@@ -4,9 +4,8 @@ In: labels, folds and the members' oof.parquet. Out: a JSON for carpose.fuse, wi
 part, and the fused out-of-fold cars, each fold fused by what was fitted on the other folds.
 """
 
-import argparse
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -17,21 +16,136 @@ from carpose.config.sections import Fuse
 from carpose.core import cars, parquet
 from carpose.core.errors import UserError
 from carpose.core.files import run_main, write_text
+from carpose.core.options import NAMED, program
+from carpose.geometry import ground
 from carpose.kaggle.read import check_coverage, note_code, read_members, tables_of
 
-from .combine import finish, fuse
-from .fitted import PARTS, Fit
-from .members import Members, fit_members, of_images
-from .trial import (
-    Trial,
-    choose_gate,
-    choose_ground,
-    choose_members,
-    choose_scores,
-    choose_weights,
-    fit_scores,
-    with_gate,
-)
+from .calibration import fit_logistic
+from .clustering import rays
+from .combine import combine, finish, fuse, stack
+from .fitted import PARTS, Fit, Part
+from .members import MAD, Members, fit_members, of_images, pair_with_truth, shrunk_scale
+
+MIN_RELATIVE_GAIN = 0.003  # in mAP, from which on a part is used
+
+
+@dataclass(frozen=True)
+class Trial:
+    """truth: true cars of these images; half: (images,) 0 or 1; mode: the metric's confidences."""
+
+    truth: pd.DataFrame
+    image_ids: np.ndarray
+    half: np.ndarray
+    mode: str
+
+    def value(self, tables: Iterable[pd.DataFrame]) -> float:
+        """mAP of the cars of all these tables together."""
+        table = cars.concat(list(tables))
+        return metric.evaluate(self.truth, table, self.image_ids, self.mode == "equal")["mAP"]
+
+    def geometry(self, members: Members, image_ids: np.ndarray) -> Fit:
+        """What these images say of members and ground."""
+        prior = ground.fit_prior(self.truth[self.truth["ImageId"].isin(image_ids)])
+        fitted = fit_members(self.truth, members, image_ids)
+        return Fit(mode=self.mode, members=fitted, ground=prior)
+
+    def halves(self, members: Members) -> list[tuple[Fit, pd.DataFrame, np.ndarray]]:
+        """Of each half: what the other says of members and ground, its own cars, the other's images."""
+        sides = [(self.image_ids[self.half == side], self.image_ids[self.half != side]) for side in (0, 1)]
+        return [(self.geometry(members, b), stack(of_images(members, a)), b) for a, b in sides]
+
+    def fused(self, halves: list, names: list[str], parts: Collection[str]) -> float:
+        """mAP of both halves, each fused with these parts by what the other half says."""
+        return self.value(combine(table, fit, names, parts)[0] for fit, table, _ in halves)
+
+    def scored(
+        self, members: Members, halves: list, parts: Collection[str]
+    ) -> list[tuple[Fit, pd.DataFrame, np.ndarray]]:
+        """Of each half: what the other says, also of scores; its cars, fused by that with these parts; their
+        features. `finish` makes scores of it."""
+        result = []
+        for geometry, table, others in halves:
+            fit = fit_scores(self.truth, members, others, geometry, parts)
+            result.append((fit, *combine(table, fit, list(members), parts)))
+        return result
+
+
+def fit_scores(
+    labels: pd.DataFrame, members: Members, image_ids: Iterable[str], geometry: Fit, parts: Collection[str]
+) -> Fit:
+    """`geometry` with calibration, threshold and uncertainty of the cars that it fuses with these parts."""
+    truth, table = labels[labels["ImageId"].isin(image_ids)], stack(of_images(members, image_ids))
+    fused, features = combine(table, geometry, list(members), parts)
+    hits = metric.match(truth, fused)
+    # The metric pays for the mean over the ten thresholds; the loosest alone says "there is a car".
+    score = fit_logistic(features, hits.mean(axis=1))
+    kinds = {"plain": fused, "calibrated": fused.assign(score=score.predict(features))}
+    sure = {name: metric.best_threshold(truth, table) for name, table in kinds.items()}
+    pair, at = pair_with_truth(truth, fused.assign(member=0))
+    error = np.abs(rays(fused)[1][pair] - rays(truth)[1][at])
+    return replace(
+        geometry,
+        score=score,
+        hit=fit_logistic(features, hits[:, 0].astype(float)),
+        sure=sure,
+        # With given confidences all cars are kept, their rank does the rest.
+        threshold=sure if geometry.mode == "equal" else dict.fromkeys(kinds, 0.0),
+        fused_sigma_scale=shrunk_scale(MAD * error / fused["depth_sigma"].to_numpy(float)[pair], 1.0),
+    )
+
+
+def choose_parts(
+    trial: Trial, halves: list, names: list[str], on: list[str], tried: list[str]
+) -> dict[str, Part]:
+    """Whether these parts pay, each on top of those that are on and of those before it that do."""
+    parts, best = {}, trial.fused(halves, names, on)
+    start = best
+    for part in tried:
+        gain = trial.fused(halves, names, [*on, part]) - best
+        parts[part] = _part(gain, start)
+        if parts[part].on:
+            on, best = [*on, part], best + gain
+    return parts
+
+
+def choose_members(trial: Trial, members: Members, parts: Collection[str]) -> tuple[Members, Part]:
+    """The best k members, k where their calibrated fusion is best; in their own order."""
+    alone = {name: trial.value([table]) for name, table in of_images(members, trial.image_ids).items()}
+    ranked = sorted(members, key=lambda name: -alone[name])
+    counts = [len(ranked)]
+    while counts[-1] > 1:  # a third fewer each time: with many members one more or less is no matter
+        counts.append(max(counts[-1] * 2 // 3, 1))
+
+    def value(count):
+        best = {name: members[name] for name in ranked[:count]}
+        scored = trial.scored(best, trial.halves(best), parts)
+        return trial.value(finish(*one, ["calibration", "threshold"]) for one in scored)
+
+    values = [value(count) for count in counts]
+    part = _part(max(values) - values[0], values[0])
+    used = ranked[: counts[int(np.argmax(values))]] if part.on else ranked
+    return {name: table for name, table in members.items() if name in used}, part
+
+
+def choose_scores(trial: Trial, scored: list, parts: Collection[str]) -> dict[str, Part]:
+    """Whether threshold and calibration pay.
+
+    Where all confidences are equal, scores decide nothing but which cars are kept: so calibration is tried
+    above the thresholds. With given confidences these are 0.
+    """
+
+    def value(*more):
+        return trial.value(finish(*one, [*parts, *more]) for one in scored)
+
+    cut = value("threshold")
+    calibration = _part(value("threshold", "calibration") - cut, cut)
+    chosen = ["calibration"] if calibration.on else []
+    start = value(*chosen)
+    return {"threshold": _part(value("threshold", *chosen) - start, start), "calibration": calibration}
+
+
+def _part(gain: float, start: float) -> Part:
+    return Part(on=bool(gain > MIN_RELATIVE_GAIN * start), gain=gain)
 
 
 def fit(
@@ -51,33 +165,22 @@ def fit(
     truth = labels[labels["ImageId"].isin(image_ids)]
     trial = Trial(truth, image_ids, _halves(image_ids, np.asarray(groups)), mode)
     everyone = fit_members(truth, members, image_ids)
-    parts = choose_weights(trial, members)
-    on = _on(parts)
+    parts = choose_parts(trial, trial.halves(members), list(members), [], ["bias", "weights"])
+    on = [part for part, chosen in parts.items() if chosen.on]
     members, parts["members"] = choose_members(trial, members, on)
     halves, names = trial.halves(members), list(members)
-    gate, parts["gate"] = choose_gate(trial, halves, names, on)
-    halves = with_gate(halves, gate)
-    on = _on(parts)
-    parts["ground"] = choose_ground(trial, halves, names, on)
-    if parts["ground"].on:
-        on = [*on, "ground"]
+    parts |= choose_parts(trial, halves, names, on, ["ground"])
+    on = [part for part, chosen in parts.items() if chosen.on]
     scored = trial.scored(members, halves, on)
     parts |= choose_scores(trial, scored, on)
 
     kept = [part for part, chosen in parts.items() if chosen.on and part != "threshold"]
-    tables = []
-    for one in scored:
-        fused = one.fused.assign(hit=one.fit.hit.predict(one.features))
-        tables.append(finish(fused, one.features, one.fit, kept))
+    tables = [finish(one, fused.assign(hit=one.hit.predict(x)), x, kept) for one, fused, x in scored]
     oof = cars.concat(tables)
     geometry = trial.geometry(members, image_ids)
-    geometry = replace(geometry, members=everyone | geometry.members, used=names, gate=gate)
+    geometry = replace(geometry, members=everyone | geometry.members, used=names)
     result = fit_scores(truth, members, image_ids, geometry, on)
     return replace(result, parts=parts), oof.assign(is_hit=metric.match(truth, oof)[:, 0])
-
-
-def _on(parts: dict) -> list[str]:
-    return [part for part in PARTS if part in parts and parts[part].on]
 
 
 def _halves(image_ids: np.ndarray, groups: np.ndarray) -> np.ndarray:
@@ -120,11 +223,8 @@ def fit_nested(
     values = [value(table) for table in ablation]
     gains = dict(zip(PARTS, np.diff(values), strict=True))
     parts = {name: replace(part, nested_gain=float(gains[name])) for name, part in final.parts.items()}
-    scores = {
-        "fused": values[-1],
-        "equal_weights": values[0],
-        "members": {name: value(table) for name, table in members.items()},
-    }
+    alone = {name: value(table) for name, table in members.items()}
+    scores = {"fused": values[-1], "equal_weights": values[0], "members": alone}
     return replace(final, parts=parts, mAP=scores), ablation[-1]
 
 
@@ -142,27 +242,13 @@ def _report(final: Fit) -> Iterator[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m carpose.fuse.fit",
-        description="Fit the fusion on out-of-fold predictions.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = program("carpose.fuse.fit", __doc__)
     parser.add_argument("--labels", required=True, help="labels.parquet: the true cars")
-    parser.add_argument(
-        "--folds", required=True, help="folds.parquet: ImageId, fold; only these images are used"
-    )
-    parser.add_argument(
-        "--members",
-        nargs="+",
-        required=True,
-        metavar="NAME=PATH",
-        help="out-of-fold predictions (oof.parquet)",
-    )
+    parser.add_argument("--folds", required=True, help="folds.parquet: which images are used")
+    parser.add_argument("--members", required=True, **NAMED, help="out-of-fold predictions (oof.parquet)")
     add_options(parser, Fuse, leave_out=("rounds",))
     parser.add_argument("--output", required=True, help="JSON for carpose.fuse --fit")
-    parser.add_argument(
-        "--fused-output", required=True, help="Parquet: the fused cars, each fold by the others' fit"
-    )
+    parser.add_argument("--fused-output", required=True, help="Parquet: fused, each fold by the others' fit")
     args = parser.parse_args()
     members, folds = read_members(args.members), parquet.read_folds(args.folds)
     check_coverage(members, folds["ImageId"])

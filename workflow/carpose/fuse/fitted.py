@@ -12,7 +12,7 @@ from carpose.geometry.ground import SIGMA
 
 from .calibration import Logistic
 
-PARTS = ["bias", "weights", "members", "gate", "ground", "threshold", "calibration"]
+PARTS = ["bias", "weights", "members", "ground", "threshold", "calibration"]
 
 
 @dataclass(frozen=True)
@@ -44,16 +44,6 @@ class MemberFit:
 
 
 @dataclass(frozen=True)
-class Gate:
-    """How far apart two cars may lie to be one: `along` standard deviations of log-range; `across` radians
-    and `metres` across the ray."""
-
-    along: float = 3.0
-    across: float = 0.02
-    metres: float = 0.3
-
-
-@dataclass(frozen=True)
 class Part:
     """A part of the fit that is used or not.
 
@@ -67,7 +57,6 @@ class Part:
 
 
 NEUTRAL = MemberFit()
-GATE = Gate()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +72,6 @@ class Fit:
 
     mode: str = "given"
     members: dict[str, MemberFit]
-    gate: Gate = GATE
     ground: dict | None = None
     used: list[str] = field(default_factory=list)
     score: Logistic | None = None
@@ -110,24 +98,13 @@ class Fit:
     def from_json(cls, text: str) -> "Fit":
         """Raises KeyError, ValueError, TypeError or AttributeError where it is none."""
         content = json.loads(text)
-        return cls(
-            **content
-            | {
-                "members": {name: MemberFit.from_json(one) for name, one in content["members"].items()},
-                "gate": Gate(**content["gate"]),
-                "ground": dict(content["ground"]),
-                "used": list(content["used"]),
-                "score": Logistic(**content["score"]),
-                "hit": Logistic(**content["hit"]),
-                "threshold": dict(content["threshold"]),
-                "parts": {name: Part(**part) for name, part in content["parts"].items()},
-            }
-        )
-
-
-def equal_fit(names: Iterable[str]) -> Fit:
-    """The fit that knows nothing: all members alike."""
-    return Fit(members=dict.fromkeys(names, NEUTRAL))
+        content["members"] = {name: MemberFit.from_json(one) for name, one in content["members"].items()}
+        content["parts"] = {name: Part(**part) for name, part in content["parts"].items()}
+        for name, kind in {"ground": dict, "used": list, "threshold": dict}.items():
+            content[name] = kind(content[name])
+        for name in ("score", "hit"):
+            content[name] = Logistic(**content[name])
+        return cls(**content)
 
 
 def read_fit(path: str | Path) -> Fit:

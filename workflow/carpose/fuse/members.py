@@ -36,9 +36,8 @@ def fit_members(labels: pd.DataFrame, members: Members, image_ids: Iterable[str]
     pair, at = pair_with_truth(truth, table)
     direction, log_range = rays(table)
     true_direction, true_range = rays(truth)
-    error = np.full(len(table), np.nan)
+    error, aside, turn = np.full((3, len(table)), np.nan)
     error[pair] = log_range[pair] - true_range[at]
-    aside, turn = np.full(len(table), np.nan), np.full(len(table), np.nan)
     aside[pair] = np.linalg.norm(direction[pair] - true_direction[at], axis=1)
     seen, true = table[QUATERNION].to_numpy(), rotation.quaternion(truth[cars.ANGLES].to_numpy(float))
     turn[pair] = rotation.distance(seen[pair], true[at])
@@ -59,10 +58,9 @@ def fit_members(labels: pd.DataFrame, members: Members, image_ids: Iterable[str]
             reliability=(reliability.intercept - slope * reliability.mean[0], slope),
         )
         standard[at[found[pair]], number] = left
-    shares = _shares(standard)
-    return {
-        name: replace(one, share=share) for (name, one), share in zip(fitted.items(), shares, strict=True)
-    }
+    for name, share in zip(members, _shares(standard), strict=True):
+        fitted[name] = replace(fitted[name], share=share)
+    return fitted
 
 
 def _fit_depth(
@@ -80,18 +78,20 @@ def _fit_depth(
     return one, np.clip(scaled, -3, 3)
 
 
-def pair_with_truth(truth, table):
-    """Rows of `table` that see a true car (each member each car once), and the rows of `truth` they see."""
+def pair_with_truth(
+    truth: pd.DataFrame, table: pd.DataFrame, along: float = ALONG, across: float = ACROSS
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of `table` that see a true car (each member each car once), and the rows of `truth` they see.
+
+    along, across: how far they may be apart, in log-range and radians.
+    """
     both = cars.concat([truth[["ImageId", *cars.POSE]], table[["ImageId", *cars.POSE]]])
     member = np.concatenate([np.zeros(len(truth), int), table["member"].to_numpy(int) + 1])
     direction, log_range = rays(both)
     labels = cluster(
-        pd.factorize(both["ImageId"])[0],
-        member,
-        direction,
-        log_range,
-        along=np.full(len(both), ALONG / np.sqrt(2)),
-        across=np.full(len(both), ACROSS / np.sqrt(2)),
+        *(pd.factorize(both["ImageId"])[0], member, direction, log_range),
+        along=np.full(len(both), along / np.sqrt(2)),
+        across=np.full(len(both), across / np.sqrt(2)),
         priority=(member == 0).astype(float),
         recentre=False,
     )

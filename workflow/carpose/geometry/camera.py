@@ -31,23 +31,22 @@ def read_intrinsics(path: str | Path) -> np.ndarray:
     except UnicodeDecodeError:
         raise UserError(f"{path}: is not a text file of lines `name = number`") from None
     for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
         key, _, value = line.partition("=")
         try:
-            values[key.strip()] = float(value.strip().rstrip(";"))
+            if line.strip():
+                values[key.strip()] = float(value.strip().rstrip(";"))
         except ValueError:
-            raise UserError(
-                f"{path}, line {number}: expected `name = number`, found {brief(line)!r}"
-            ) from None
+            text = f"expected `name = number`, found {brief(line)!r}"
+            raise UserError(f"{path}, line {number}: {text}") from None
     missing = [key for key in ("fx", "fy", "cx", "cy") if key not in values]
     if missing:
         raise UserError(f"{path}: {', '.join(missing)} missing; the file needs fx, fy, cx and cy")
-    if not np.isfinite(list(values.values())).all():
+    fx, fy, cx, cy = (values[key] for key in ("fx", "fy", "cx", "cy"))
+    if not np.isfinite([fx, fy, cx, cy]).all():
         raise UserError(f"{path}: all numbers must be finite")
-    if min(values["fx"], values["fy"]) <= 0:
+    if min(fx, fy) <= 0:
         raise UserError(f"{path}: fx and fy must be above zero")
-    return np.array([[values["fx"], 0, values["cx"]], [0, values["fy"], values["cy"]], [0, 0, 1]])
+    return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
 
 
 def project(intrinsics: np.ndarray, xyz: np.ndarray) -> np.ndarray:

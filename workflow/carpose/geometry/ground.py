@@ -12,9 +12,7 @@ import pandas as pd
 from carpose.core.cars import POSITION
 
 ROUNDS = 5  # of reweighting; the planes hardly move after the third
-FREEDOM = (
-    3.0  # of Student's t for a car's distance from the plane: cars on bridges, ramps, kerbs, and false ones
-)
+FREEDOM = 3.0  # of Student's t for cars' distances from the plane: some are on bridges or kerbs, or false
 SIGHT = 0.003  # standard deviation of v: a pixel or so of the network's input
 SIGMA = 0.05  # of log z, where a table does not say
 REFUSED = 3.0  # standard deviations by which plane and network may differ
@@ -64,9 +62,7 @@ def refine(table: pd.DataFrame, prior: dict) -> pd.DataFrame:
     sigma = table["depth_sigma"].to_numpy(float)
     sigma = np.where(np.isfinite(sigma) & (sigma > 0), sigma, SIGMA)
     rows = np.column_stack([u, np.ones_like(u), 1 / z])
-    mean, stiffness = np.array(prior["mean"]), np.linalg.inv(prior["covariance"])
-    height = prior["height"]
-
+    mean, stiffness, height = np.array(prior["mean"]), np.linalg.inv(prior["covariance"]), prior["height"]
     planes = np.broadcast_to(mean, (count, 3))
     for _ in range(ROUNDS):
         variance = (planes[photo, 2] / z * sigma) ** 2 + (height / z) ** 2 + SIGHT**2
@@ -83,8 +79,7 @@ def refine(table: pd.DataFrame, prior: dict) -> pd.DataFrame:
     slope, camera_height = np.where(sane, slope, 1.0), np.where(sane, plane[:, 2], 1.0)
     there = camera_height / slope
     rows = np.column_stack([u, np.ones_like(u), 1 / there])
-    variance = _dot(rows, _times(spread, rows)) + (height / there) ** 2 + SIGHT**2
-    variance = variance / slope**2
+    variance = (_dot(rows, _times(spread, rows)) + (height / there) ** 2 + SIGHT**2) / slope**2
     step = np.log(there / z)
     sane &= step**2 < REFUSED**2 * (sigma**2 + variance)
     share = np.where(sane, sigma**2 / (sigma**2 + variance), 0.0)
@@ -98,9 +93,8 @@ def refine(table: pd.DataFrame, prior: dict) -> pd.DataFrame:
 def _sums(rows, values, weight, photo, count):
     """Normal equations of each photo: Σ w·r·rᵀ (count, 3, 3) and Σ w·r·value (count, 3)."""
     weighted = weight[:, None] * rows
-    cells = np.concatenate(
-        [(weighted[:, :, None] * rows[:, None, :]).reshape(-1, 9), weighted * values[:, None]], 1
-    )
+    outer = (weighted[:, :, None] * rows[:, None, :]).reshape(-1, 9)
+    cells = np.concatenate([outer, weighted * values[:, None]], 1)
     sums = np.stack([np.bincount(photo, column, count) for column in cells.T], axis=1)
     return sums[:, :9].reshape(-1, 3, 3), sums[:, 9:]
 

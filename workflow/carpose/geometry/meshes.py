@@ -19,6 +19,9 @@ NEAR = 0.1  # metres before the camera; what is closer is not drawn
 FINE = 4  # an outline is traced in squares of 1/FINE pixel
 MARGIN = 50  # pixels around the picture within which outlines are traced
 FIXED_POINT = 4  # fractional bits of the coordinates given to OpenCV
+# A car whose model is not known, a box: width, height, length in metres, and its corners in the car's frame.
+CAR_SIZE = (1.9, 1.5, 4.4)
+CAR_CORNERS = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)]) * CAR_SIZE / 2
 
 
 class Mesh(NamedTuple):
@@ -57,25 +60,19 @@ def load_types(folder: str | Path, names: str | Path, wanted: set[int]) -> dict[
     folder: with <name>.json; names: CSV with columns model_type and name; wanted: model types.
     Raises UserError where a type has no name or no mesh.
     """
-    try:
-        name_of = pd.read_csv(names).set_index("model_type")["name"]
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{names}: not a table of model_type and name ({error})") from error
+    name_of = read_names(names)
     unknown = wanted - set(name_of.index)
     if unknown:
         raise UserError(f"{names}: model type {min(unknown)} is missing; add its row")
     return {model_type: load(Path(folder) / f"{name_of[model_type]}.json") for model_type in sorted(wanted)}
 
 
-def box(size: tuple[float, float, float]) -> Mesh:
-    """A box about the origin; size: width (x), height (y) and length (z) in metres."""
-    signs = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)])
-    sides = np.array([[0, 1, 3, 2], [4, 5, 7, 6], [0, 1, 5, 4], [2, 3, 7, 6], [0, 2, 6, 4], [1, 3, 7, 5]])
-    return Mesh(signs * np.array(size) / 2, np.concatenate([sides[:, :3], sides[:, [0, 2, 3]]]))
-
-
-CAR_SIZE = (1.9, 1.5, 4.4)  # width, height, length in metres of a car whose model is not known
-CAR = box(CAR_SIZE)
+def read_names(path: str | Path) -> pd.Series:
+    """CSV with columns model_type and name → the names by type. Raises UserError where it is none."""
+    try:
+        return pd.read_csv(path).set_index("model_type")["name"]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path}: cannot be read as the table model_type,name ({error})") from error
 
 
 def outline(

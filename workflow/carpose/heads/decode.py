@@ -8,17 +8,13 @@ import torch
 from carpose.config.recipe import Recipe
 from models.layers import DENSE, around
 
-from .head import DepthEstimate, Detections, Head, Tensors, gather, make_heads
+from .head import Detections, Head, Tensors, make_heads
 from .heatmap import peaks
 
+MOST = 64  # cars per picture
 SAME_CENTRE = 0.3  # cells: how far apart neighbouring cells put the centre of one car
 
 Poses = Callable[[torch.Tensor], Tensors]  # cells (N,), counted through the batch → (N, channels) by head
-
-
-def poses_of(maps: Tensors) -> Poses:
-    """Whole maps by head → what `decode` asks for cells: for networks that give maps, as exported ones do."""
-    return lambda cells: {name: gather(value, cells) for name, value in maps.items() if name != DENSE}
 
 
 def decode(
@@ -28,18 +24,17 @@ def decode(
     focal_reference: float,
     recipe: Recipe,
     threshold: float,
-    most: int = 64,
 ) -> dict[str, np.ndarray]:
     """What a network makes of a batch → its cars, in the camera frame of `intrinsics`.
 
     heatmap (B, 1, height, width): probabilities; poses: what all other heads say at cells; intrinsics 3×3 of
-    the maps; threshold: lowest score kept; most: cars per picture at most.
+    the maps; threshold: lowest score kept.
     Returns arrays over all cars: picture (index in the batch), score, xyz (N, 3), depth_sigma (standard
     deviation of log z), and the columns of the heads, such as angles (N, 3) pitch yaw roll.
     """
     height, width = heatmap.shape[2:]
     heads = {name: head for name, head in make_heads(recipe).items() if name != DENSE}
-    cell = peaks(heatmap[:, 0], threshold, most)
+    cell = peaks(heatmap[:, 0], threshold, MOST)
     score = heatmap.reshape(-1)[cell].double().cpu().numpy()
     can_pool = not heads["offset"].regressed  # else the neighbours do not say where the centre is
     said = pool(poses, cell, (width, height), heads) if can_pool else poses(cell)
@@ -49,10 +44,9 @@ def decode(
 
     detections = Detections(picture, place, intrinsics, focal_reference)
     estimates = [head.depth(outputs[name], detections) for name, head in heads.items()]
-    depth = merge([estimate for estimate in estimates if estimate is not None])
-    detections.z = depth.z
+    detections.z, sigma = merge([estimate for estimate in estimates if estimate is not None])
     detections.xyz = heads["offset"].position(outputs["offset"], detections)
-    cars = {"picture": picture, "score": score, "xyz": detections.xyz, "depth_sigma": depth.sigma}
+    cars = {"picture": picture, "score": score, "xyz": detections.xyz, "depth_sigma": sigma}
     for name, head in heads.items():
         cars |= head.columns(outputs[name], detections)
     return cars
@@ -77,14 +71,14 @@ def pool(poses: Poses, cells: torch.Tensor, size: tuple[int, int], heads: dict[s
     return {name: head.pooled(outputs[name], log_weight) for name, head in heads.items()}
 
 
-def merge(estimates: Sequence[DepthEstimate]) -> DepthEstimate:
-    """Depths of one network as one, each with the weight 1/σ²; their errors are taken to go together."""
+def merge(estimates: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Depths z (N,) and σ (N,) of log z of one network as one, each with the weight 1/σ²; their errors are
+    taken to go together."""
     if len(estimates) == 1:
         return estimates[0]
-    weights = [1 / np.maximum(estimate.sigma, 1e-6) ** 2 for estimate in estimates]
+    weights = [1 / np.maximum(sigma, 1e-6) ** 2 for _, sigma in estimates]
     total = sum(weights)
     shares = [weight / total for weight in weights[:-1]]
     shares.append(1 - sum(shares))
-    log_z = sum(share * np.log(estimate.z) for share, estimate in zip(shares, estimates, strict=True))
-    sigma = sum(share * estimate.sigma for share, estimate in zip(shares, estimates, strict=True))
-    return DepthEstimate(np.exp(log_z), sigma)
+    log_z = sum(share * np.log(z) for share, (z, _) in zip(shares, estimates, strict=True))
+    return np.exp(log_z), sum(share * sigma for share, (_, sigma) in zip(shares, estimates, strict=True))

@@ -1,7 +1,6 @@
 """The depth with its uncertainty: a number and the log of its Laplace scale."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -9,25 +8,19 @@ import torch
 from carpose.config.recipe import Recipe
 from carpose.geometry import camera
 
-from .head import Cars, Cells, DepthEstimate, Detections, Head, Tensors
+from .head import Cars, Cells, Detections, Head, Tensors
 
 TYPICAL_DEPTH = 35.0  # metres at the reference focal length: centres the output on zero
 UNKNOWN = 10.0  # standard deviation of log z where an output is beyond all depths
 
 
-@dataclass(frozen=True)
-class Parametrisation:
-    """What is learnt of a depth relative to TYPICAL_DEPTH and the focal length."""
-
-    to_target: Callable[[np.ndarray], np.ndarray]
-    to_depth: Callable[[np.ndarray], np.ndarray]
-
-
-PARAMETRISATIONS = {
-    "log": Parametrisation(np.log, np.exp),
-    "direct": Parametrisation(lambda z: z - 1, lambda t: np.maximum(t + 1, 1e-2)),
-    "inverse": Parametrisation(lambda z: 1 / z - 1, lambda t: 1 / np.maximum(t + 1, 1e-2)),
-    "sigmoid": Parametrisation(lambda z: -np.log(z), lambda t: np.exp(-np.clip(t, -20, 20))),  # 1/σ(t) − 1
+# What is learnt of a depth relative to TYPICAL_DEPTH and the focal length: depth → target, target → depth.
+Parametrisation = tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], np.ndarray]]
+PARAMETRISATIONS: dict[str, Parametrisation] = {
+    "log": (np.log, np.exp),
+    "direct": (lambda z: z - 1, lambda t: np.maximum(t + 1, 1e-2)),
+    "inverse": (lambda z: 1 / z - 1, lambda t: 1 / np.maximum(t + 1, 1e-2)),
+    "sigmoid": (lambda z: -np.log(z), lambda t: np.exp(-np.clip(t, -20, 20))),  # 1/σ(t) − 1
 }
 
 
@@ -38,7 +31,7 @@ class DepthHead(Head):
 
     def targets(self, cars: Cars, cells: Cells) -> dict[str, np.ndarray]:
         """(M, 1), and under `…_noise` the Laplace scale of the label's own error, where labels have one."""
-        to_target = self.parametrisation.to_target
+        to_target, _ = self.parametrisation
         relative = cars.xyz[:, 2] * cars.focal_reference / (cars.focal * TYPICAL_DEPTH)
         targets = {self.name: to_target(relative).astype(np.float32)[cells.car, None]}
         if cars.noise is not None:
@@ -75,15 +68,15 @@ class DepthHead(Head):
         weight = torch.softmax(log_weight - 2 * outputs[..., 1], dim=1)  # the log of a precision
         return (weight[..., None] * outputs).sum(1)
 
-    def depth(self, output: np.ndarray, detections: Detections) -> DepthEstimate:
-        to_depth, value = self.parametrisation.to_depth, output[:, 0]
+    def depth(self, output: np.ndarray, detections: Detections) -> tuple[np.ndarray, np.ndarray]:
+        (_, to_depth), value = self.parametrisation, output[:, 0]
         scale = TYPICAL_DEPTH * camera.focal(detections.intrinsics) / detections.focal_reference
         z = np.clip(to_depth(value) * scale, 0.5, 5000)
         # A Laplace scale b of the output has standard deviation √2·b; the slope carries it to log z.
         step = 1e-4
         slope = np.abs(np.log(to_depth(value + step) / to_depth(value - step))) / (2 * step)
         sigma = np.sqrt(2) * np.exp(np.clip(output[:, 1], -10, 5)) * slope
-        return DepthEstimate(z, np.where(slope > 0, sigma, UNKNOWN))
+        return z, np.where(slope > 0, sigma, UNKNOWN)
 
 
 class Depth(DepthHead):

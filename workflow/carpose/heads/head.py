@@ -6,9 +6,8 @@ import numpy as np
 import torch
 
 from carpose.config.recipe import Recipe
-from carpose.core.errors import UserError
+from carpose.registry import resolve
 from carpose.registry.heads import HEADS
-from carpose.registry.resolve import resolve
 
 STRIDE = 4  # network pixels per cell
 
@@ -47,14 +46,6 @@ class Cells:
 
 
 @dataclass
-class DepthEstimate:
-    """What one head says of the depth of N cars."""
-
-    z: np.ndarray  # (N,) metres
-    sigma: np.ndarray  # (N,) standard deviation of log z
-
-
-@dataclass
 class Detections:
     """The cells in which cars were detected, and what is decoded of them so far."""
 
@@ -79,7 +70,8 @@ class Head:
         return {}
 
     def loss(self, output: torch.Tensor, targets: Tensors, totals: Tensors) -> torch.Tensor:
-        """The mean error of all cells, by their weight; summed over the parts of a batch it is the batch's.
+        """The mean error of all cells, by their weight; summed over the shares of several
+        processes it is the batch's.
 
         output (M, channels) float32; targets: all of the batch, see heads.targets; totals: see heads.loss.
         Default: L1, the mean over the channels.
@@ -104,8 +96,9 @@ class Head:
         each cell counts. Default: the cell in the middle."""
         return outputs[:, 4]
 
-    def depth(self, output: np.ndarray, detections: Detections) -> DepthEstimate | None:
-        """(N, channels) float64 → the depth, where the head says one; all such estimates are merged."""
+    def depth(self, output: np.ndarray, detections: Detections) -> tuple[np.ndarray, np.ndarray] | None:
+        """(N, channels) float64 → the depth (N,) in metres and the standard deviation of its log, where the
+        head says them; those of all heads are merged."""
         return None
 
     def columns(self, output: np.ndarray, detections: Detections) -> dict[str, np.ndarray]:
@@ -115,19 +108,8 @@ class Head:
 
 def make_heads(recipe: Recipe) -> dict[str, Head]:
     """The recipe's heads, by name in the registry's order: the fixed ones, and others that it names."""
-    unknown = set(recipe.heads) - set(HEADS)
-    if unknown:
-        raise UserError(f"heads: there is no head {min(unknown)}; the registry has {', '.join(HEADS)}")
     return {
         name: resolve(entry.builder)(name, entry.channels, recipe)
         for name, entry in HEADS.items()
         if not entry.optional or name in recipe.heads
     }
-
-
-def gather(output: torch.Tensor, cell: torch.Tensor) -> torch.Tensor:
-    """Maps (B, C, H, W) and cells counted through the batch → (N, C); what is (N, C) already stays so."""
-    if output.dim() == 2:
-        return output
-    height, width = output.shape[2:]
-    return output[cell // (height * width), :, cell // width % height, cell % width]

@@ -22,43 +22,33 @@ class Heatmap(Head):
 
     def draw(self, cars: Cars, shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
         """Maps of `shape` (B, height, width): the heat map of the sure cars, float32, and the cells of unsure
-        ones, which count for nothing, bool."""
-        sigma = np.maximum(self.radius * CAR_HEIGHT * cars.focal / cars.xyz[:, 2], 0.7)
-        return draw_gaussians(cars, sigma, shape)
+        ones, which count for nothing, bool. A peak is cut off beyond three σ."""
+        _, height, width = shape
+        heatmap, ignore = np.zeros(shape, np.float32), np.zeros(shape, bool)
+        sigma = np.maximum(self.radius * CAR_HEIGHT * cars.focal / cars.xyz[:, 2], 0.7)  # (N,) cells
+        reach = np.minimum((3 * sigma).astype(int) + 1, max(height, width))
+        most = int(reach.max(initial=0))
+        # A Gaussian is the product of its row and its column: one call gives those of all cars.
+        squares = np.arange(-most, most + 1, dtype=np.float32) ** 2
+        profiles = np.exp(squares * (-0.5 / sigma[:, None] ** 2).astype(np.float32))
+        top, left = np.maximum(cars.row - reach, 0), np.maximum(cars.column - reach, 0)
+        bottom, right = np.minimum(cars.row + reach + 1, height), np.minimum(cars.column + reach + 1, width)
+        # Where in its profile a car's rows and columns begin.
+        down, across = most + top - cars.row, most + left - cars.column
+        bounds = (cars.photo, top, bottom, left, right, down, across, cars.weight > 0)
+        for car, profile in zip(zip(*(a.tolist() for a in bounds), strict=True), profiles, strict=True):
+            picture, y0, y1, x0, x1, y, x, is_sure = car
+            peak = profile[y : y + y1 - y0, None] * profile[x : x + x1 - x0]
+            if is_sure:
+                view = heatmap[picture, y0:y1, x0:x1]
+                np.maximum(view, peak, out=view)  # never the sum: above 1 the focal loss explodes
+            else:
+                ignore[picture, y0:y1, x0:x1] |= peak > IGNORE_THRESHOLD
+        return heatmap, ignore
 
     def loss(self, output: torch.Tensor, targets: Tensors, totals: Tensors) -> torch.Tensor:
         """output (B, 1, H, W) logits."""
         return self.criterion(output, targets, totals)
-
-
-def draw_gaussians(
-    cars: Cars, sigma: np.ndarray, shape: tuple[int, int, int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Heat maps of the sure cars and ignore maps of the others, both of `shape` (B, height, width).
-
-    sigma (N,): of each car's peak, in cells; it is cut off beyond three of them.
-    """
-    _, height, width = shape
-    heatmap, ignore = np.zeros(shape, np.float32), np.zeros(shape, bool)
-    reach = np.minimum((3 * sigma).astype(int) + 1, max(height, width))
-    most = int(reach.max(initial=0))
-    # A Gaussian is the product of its row and its column: one call gives those of all cars.
-    squares = np.arange(-most, most + 1, dtype=np.float32) ** 2
-    profiles = np.exp(squares * (-0.5 / sigma[:, None] ** 2).astype(np.float32))
-    top, left = np.maximum(cars.row - reach, 0), np.maximum(cars.column - reach, 0)
-    bottom, right = np.minimum(cars.row + reach + 1, height), np.minimum(cars.column + reach + 1, width)
-    # Where in its profile a car's rows and columns begin.
-    down, across = most + top - cars.row, most + left - cars.column
-    bounds = (cars.photo, top, bottom, left, right, down, across, cars.weight > 0)
-    for car, profile in zip(zip(*(a.tolist() for a in bounds), strict=True), profiles, strict=True):
-        picture, y0, y1, x0, x1, y, x, is_sure = car
-        peak = profile[y : y + y1 - y0, None] * profile[x : x + x1 - x0]
-        if is_sure:
-            view = heatmap[picture, y0:y1, x0:x1]
-            np.maximum(view, peak, out=view)  # never the sum: above 1 the focal loss explodes
-        else:
-            ignore[picture, y0:y1, x0:x1] |= peak > IGNORE_THRESHOLD
-    return heatmap, ignore
 
 
 def focal_loss(logits: torch.Tensor, targets: Tensors, totals: Tensors) -> torch.Tensor:

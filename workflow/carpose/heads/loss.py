@@ -1,14 +1,11 @@
-"""The losses of all heads, each by itself, so that each can be logged and weighted.
-
-In: a network's output maps and the collated targets. Out: a dict of scalars.
-"""
+"""The losses of all heads, each by itself, so that each can be logged and weighted."""
 
 import torch
 
 from carpose.config.recipe import Recipe
 from models.layers import DENSE
 
-from .head import Tensors, gather, make_heads
+from .head import Head, Tensors, make_heads
 
 # What losses are divided by: cars, cells that learn a car, cells of the heat map on and off a peak.
 TOTALS = ("cars", "cells", "positive", "negative")
@@ -26,32 +23,24 @@ def as_totals(counts: torch.Tensor) -> Tensors:
     return dict(zip(TOTALS, counts.unbind(), strict=True))
 
 
-def compute(
-    outputs: list[Tensors], targets: Tensors, recipe: Recipe, totals: Tensors | None = None
-) -> Tensors:
-    """Unweighted losses by name, averaged over the network's stacks.
+def compute(outputs: list[Tensors], targets: Tensors, recipe: Recipe, totals: Tensors) -> Tensors:
+    """Unweighted losses (scalars) by name, averaged over the network's stacks.
 
-    outputs: of each stack, maps (B, C, H, W) or what they say at the targets' cells (M, C); totals: of the
-    whole batch, each at least 1, where this is a part of it (default: of these targets); the losses of the
-    parts sum to its own.
+    outputs: of each stack the logits of the heat map (B, 1, H, W), and what the other heads say at the
+    targets' cells (M, channels); totals: of the whole batch, each at least 1, also where this is the share of
+    one of several processes: their losses sum to the batch's.
     """
-    totals = totals or as_totals(own_counts(targets).clamp(min=1))
     totals = {name: value * len(outputs) for name, value in totals.items()}
     heads = make_heads(recipe)
-    kinds: dict = {}  # heads that compute their losses together
-    for name, head in heads.items():
-        kinds.setdefault(type(head).losses.__func__, []).append(name)
+    kinds: dict[object, list[Head]] = {}  # heads that compute their losses together
+    for head in heads.values():
+        kinds.setdefault(type(head).losses.__func__, []).append(head)
     losses: Tensors = {}
-    for maps in outputs:
-        for names in kinds.values():
-            members = [heads[name] for name in names]
-            values = [
-                maps[name] if name == DENSE else gather(maps[name].float(), targets["cell"]) for name in names
-            ]
-            for name, value in zip(
-                names, type(members[0]).losses(members, values, targets, totals), strict=True
-            ):
-                losses[name] = losses[name] + value if name in losses else value
+    for said in outputs:
+        for kind in kinds.values():
+            values = type(kind[0]).losses(kind, [said[head.name] for head in kind], targets, totals)
+            for head, value in zip(kind, values, strict=True):
+                losses[head.name] = losses[head.name] + value if head.name in losses else value
     return {name: losses[name] for name in heads}
 
 

@@ -1,9 +1,6 @@
 """Cars → training targets: which cells learn which car, and what each head makes of that."""
 
-from dataclasses import dataclass
-
 import numpy as np
-import torch
 
 from carpose.config.recipe import Recipe
 from carpose.geometry import camera
@@ -12,30 +9,6 @@ from models.layers import DENSE
 from .head import Cars, Cells, make_heads
 
 SIDE = 3  # cells across the square about a centre that learns its car
-MAPS = (DENSE, "ignore")
-PEAKS = ("peak", "peak_weight")
-
-
-@dataclass
-class Targets:
-    """Targets of a batch. `peak` and `cell` count through the whole batch, row by row; a row of the arrays
-    below each belongs to it."""
-
-    heatmap: np.ndarray  # (B, height, width) float32, peaks of exactly 1
-    ignore: np.ndarray  # (B, height, width) bool: cells that are neither positive nor negative
-    peak: np.ndarray  # (P,) cells of the centres
-    peak_weight: np.ndarray  # (P,) probability that the car is there
-    cell: np.ndarray  # (M,) cells that learn a car
-    weight: np.ndarray  # (M,)
-    values: dict[str, np.ndarray]  # (M, numbers) by name: what the heads make of the cells' cars
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """All of them by name; no copies."""
-        return {name: value for name, value in vars(self).items() if name != "values"} | self.values
-
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """All of them by name; no copies."""
-        return {name: torch.from_numpy(value) for name, value in self.arrays().items()}
 
 
 def encode(
@@ -48,7 +21,7 @@ def encode(
     recipe: Recipe,
     noise: np.ndarray | None = None,
     photo: np.ndarray | None = None,
-) -> Targets:
+) -> dict[str, np.ndarray]:
     """Cars of a batch of pictures → targets. All pictures at once: the calls cost more than the numbers.
 
     xyz (N, 3) metres; rotation (N, 3, 3); weight (N,): 1 = labelled, 0 … 1 = pseudo label, 0 = unsure;
@@ -56,6 +29,11 @@ def encode(
     focal length of the nominal maps in cells; noise (N,): standard deviation of a label's log z, for all
     batches of a training or (None) for none; photo (N,): each car's picture, 0 … B − 1 (default: 0).
     Cars whose centre is outside the maps, or nearer than half a metre, have no target.
+
+    Returns by name: heatmap (B, height, width) float32, peaks of exactly 1; ignore, bool of that shape: cells
+    that are neither positive nor negative; peak (P,), cells of the centres, and peak_weight, the probability
+    that the car is there; cell (M,), cells that learn a car, and weight; and what the heads make of those
+    cells' cars, (M, numbers). Cells are counted row by row through the whole batch.
     """
     width, height = size
     photo = np.zeros(len(xyz), np.int64) if photo is None else photo
@@ -74,11 +52,12 @@ def encode(
     peak, first = np.unique(centre, return_index=True)
     ignore.reshape(-1)[peak] = False
     cells = assign(cars, shape)
-    values: dict[str, np.ndarray] = {}
+    targets = {DENSE: heatmap, "ignore": ignore, "peak": peak}
+    targets |= {"peak_weight": cars.weight[first].astype(np.float32)}
+    targets |= {"cell": cells.cell, "weight": cells.weight}
     for head in heads.values():
-        values |= head.targets(cars, cells)
-    peak_weight = cars.weight[first].astype(np.float32)
-    return Targets(heatmap, ignore, peak, peak_weight, cells.cell, cells.weight, values)
+        targets |= head.targets(cars, cells)
+    return targets
 
 
 def assign(cars: Cars, shape: tuple[int, int, int]) -> Cells:
@@ -111,9 +90,9 @@ def pad_targets(targets: dict, max_objects: int) -> dict:
     """
     last = targets[DENSE].numel() - 1
     padded = dict(targets)
-    for name in set(targets) - set(MAPS):
+    for name in set(targets) - {DENSE, "ignore"}:
         value = targets[name]
-        more = (max_objects if name in PEAKS else max_objects * SIDE**2) - len(value)
+        more = max_objects * (1 if name.startswith("peak") else SIDE**2) - len(value)
         index = name in ("peak", "cell")
         added = np.linspace(0, last, more) if index else np.zeros((more, *value.shape[1:]))
         padded[name] = np.concatenate([value, added.astype(value.dtype)])

@@ -11,20 +11,19 @@ from carpose.config.options import add_options, from_options
 from carpose.config.sections import Exclude
 from carpose.core import cars, parquet
 from carpose.core.errors import UserError
-from carpose.core.files import atomic, run_main
-from carpose.core.options import commands, whole
+from carpose.core.files import run_main, write_text
+from carpose.core.options import commands, program, whole
 
 from .check import check
-from .findings import SEVERITIES, Finding
 from .read import read_order
 from .submission import validate, write_submission
-from .tables import read_submission
+from .tables import SEVERITIES, Finding, read_submission
 
 SHOWN = 20  # findings of each severity in the terminal; the table has them all
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m carpose.kaggle", description=__doc__)
+    parser = program("carpose.kaggle", __doc__)
     add = commands(parser)
 
     text = "read a whole data folder once, report what is wrong (exit status 1 if it cannot be used)"
@@ -33,16 +32,13 @@ def main() -> int:
     sub.add_argument("--findings", type=Path, help="write the table of findings to this CSV")
     sub.add_argument("--images", type=Path, help="write the table of images to this Parquet file")
     sub.add_argument("--labels", type=Path, help="write the cars to learn from to this Parquet file")
-    sub.add_argument(
-        "--exclude",
-        nargs="*",
-        default=[],
-        metavar="ID=REASON",
-        help="images to leave out, each with its reason",
-    )
+    sub.add_argument("--exclude", nargs="*", default=[], metavar="ID=REASON", help="images to leave out")
     add_options(sub, Exclude, leave_out=("images",))
     sub.add_argument("--identity", help="which data these are: printed, nothing else")
     sub.add_argument("--jobs", type=whole(1), default=os.cpu_count(), help="photos decoded at a time")
+
+    def validate_file(args: argparse.Namespace) -> int:
+        return print_validation(args.file, read_order(args.sample, args.images))
 
     sub = add("validate", "check a submission (exit status 1 if it cannot be sent)", validate_file)
     sub.add_argument("file", type=Path, help="submission CSV")
@@ -52,11 +48,7 @@ def main() -> int:
     sub.add_argument("cars", type=Path, help="Parquet table of cars with score")
     add_order(sub)
     sub.add_argument("--output", type=Path, required=True, help="the submission CSV to write")
-    sub.add_argument(
-        "--sure-output",
-        type=Path,
-        help="another one, of those cars alone that are worth keeping where all confidences count the same",
-    )
+    sub.add_argument("--sure-output", type=Path, help="another, of the cars to keep if all scores were equal")
     args = parser.parse_args()
     return args.action(args)
 
@@ -71,20 +63,21 @@ def add_order(parser: argparse.ArgumentParser) -> None:
 def check_folder(args: argparse.Namespace) -> int:
     """Check, print, write what was asked for. Exit status 1 where there is an error."""
     rule = from_options(args, Exclude, leave_out=("images",))
-    exclude = dict(map(_exclusion, args.exclude))
+    exclude = {}
+    for text in args.exclude:
+        image_id, _, reason = text.partition("=")
+        if not reason.strip():
+            raise UserError(f"--exclude {text}: give the reason too, as {image_id}=REASON")
+        exclude[image_id] = reason.strip()
     if not args.folder.is_dir():
         raise UserError(f"{args.folder}: is not a folder; name the competition's data folder")
     if args.identity:
         print(f"data {args.identity}")
-    images, labels, findings = check(
-        args.folder, exclude, rule.max_depth, rule.max_depth_reason, max(args.jobs, 1)
-    )
+    images, labels, findings = check(args.folder, exclude, rule.max_depth, rule.max_depth_reason, args.jobs)
     if args.findings:
-        with atomic(args.findings) as temporary:
-            table = pd.DataFrame(findings, columns=Finding._fields).astype({"line": "Int64"})
-            table.to_csv(temporary, index=False)
-    print_findings(findings)
-    print_summary(images, labels, findings, args.findings)
+        table = pd.DataFrame(findings, columns=Finding._fields).astype({"line": "Int64"})
+        write_text(args.findings, table.to_csv(index=False))
+    print_findings(images, labels, findings, args.findings)
     if any(finding.severity == "error" for finding in findings):
         return 1
     if args.images:
@@ -95,38 +88,24 @@ def check_folder(args: argparse.Namespace) -> int:
     return 0
 
 
-def _exclusion(text: str) -> tuple[str, str]:
-    image_id, _, reason = text.partition("=")
-    if not reason.strip():
-        raise UserError(f"--exclude {text}: give the reason too, as {image_id}=REASON")
-    return image_id, reason.strip()
-
-
-def print_findings(findings: list[Finding]) -> None:
-    """The first findings of each severity, errors last."""
+def print_findings(
+    images: pd.DataFrame, labels: pd.DataFrame, findings: list[Finding], path: Path | None
+) -> None:
+    """The first findings of each severity, errors last; and what is there, what is left out, in one line."""
+    counts = []
     for severity in reversed(SEVERITIES):
         group = [finding for finding in findings if finding.severity == severity]
+        counts.append(f"{len(group)} {severity}{'s' * (len(group) != 1)}")
         for finding in group[:SHOWN]:
             print(f"{severity}: {finding}")
         if len(group) > SHOWN:
             print(f"{severity}: … and {len(group) - SHOWN} more")
-
-
-def print_summary(
-    images: pd.DataFrame, labels: pd.DataFrame, findings: list[Finding], path: Path | None
-) -> None:
-    """One line: what is there, what is left out, how many findings."""
     used = images[images["excluded"] == ""]["split"].value_counts()
-    number = {name: sum(finding.severity == name for finding in findings) for name in reversed(SEVERITIES)}
-    counts = ", ".join(f"{count} {name}{'s' * (count != 1)}" for name, count in number.items())
     print(
         f"{used.get('train', 0)} training images with {len(labels)} cars, {used.get('test', 0)} test images, "
-        f"{(images['excluded'] != '').sum()} excluded; {counts}" + (f"; all in {path}" if path else "")
+        f"{(images['excluded'] != '').sum()} excluded; {', '.join(counts)}"
+        + (f"; all in {path}" if path else "")
     )
-
-
-def validate_file(args: argparse.Namespace) -> int:
-    return print_validation(args.file, read_order(args.sample, args.images))
 
 
 def print_validation(path: Path, image_ids: Sequence[str]) -> int:

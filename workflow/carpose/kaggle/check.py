@@ -11,18 +11,19 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.optimize import least_squares
 
 from carpose.core import cars
 from carpose.core.errors import UserError
 from carpose.geometry import camera
 
 from . import photos
-from .findings import SEVERITIES, Finding
-from .labels import check_labels
-from .tables import LABEL, PLAIN_NAME, PREDICTION, parse
+from .tables import FARTHEST, LABEL, PLAIN_NAME, PREDICTION, SEVERITIES, Finding, parse
 
+COLUMNS = ["ImageId", "split", "width", "height", "has_mask", "phash", "digest", "excluded"]
 TABLES = {"train": ("train.csv", LABEL), "test": ("sample_submission.csv", PREDICTION)}
 OFF_CENTRE = 0.15  # of the photo's side: the real principal point lies within 0.002
+OFF_ROAD, OFF_ROAD_METRES = 0.1, 2.0  # of the distance (the real labels keep to 0.015, 90 %), and at least
 
 
 def check(
@@ -41,8 +42,9 @@ def check(
     folder, exclude = Path(folder), exclude or {}
     rows, labels, findings = _read_tables(folder)
     scanned = photos.scan(folder, rows, jobs)
-    images = photos.images_table(rows, scanned, exclude)
-    findings += photos.check_photos(folder, rows, scanned)
+    reasons = [exclude.get(image_id, "") for image_id in scanned["ImageId"]]
+    images = scanned.assign(excluded=pd.Series(reasons, dtype=object))[COLUMNS]
+    findings += photos.check_photos(folder, scanned)
     findings += photos.count_masks(folder, images)
     findings += _check_camera(folder, images)
     findings += _unlisted(folder, rows)
@@ -141,11 +143,53 @@ def _nothing_left(
     """Nothing to learn from or to predict, unless another error of the table says why."""
     tests = images[(images["split"] == "test") & (images["excluded"] == "")]
     explained = {finding.file for finding in findings if finding.severity == "error"}
-    left = {"train": (labels, "car to learn from"), "test": (tests, "image to predict")}
-    paths = {split: str(folder / name) for split, (name, _) in TABLES.items()}
-    advice = "bring the whole file, or leave out less"
-    return [
-        Finding("error", paths[split], None, "", f"has no {what}", advice)
-        for split, (table, what) in left.items()
-        if table.empty and paths[split] not in explained
-    ]
+    result = []
+    for split, table, what in (("train", labels, "car to learn from"), ("test", tests, "image to predict")):
+        path, advice = str(folder / TABLES[split][0]), "bring the whole file, or leave out less"
+        if table.empty and path not in explained:
+            result.append(Finding("error", path, None, "", f"has no {what}", advice))
+    return result
+
+
+def check_labels(
+    path: str, labels: pd.DataFrame, lines: Mapping[str, int], far: pd.Series, reason: str
+) -> list[Finding]:
+    """Findings about cars: behind the camera, in another country, upside down, off the road.
+
+    path: the file that they are from; lines: ImageId → its line; far: (cars,) bool, left out by rule, for
+    this reason.
+    """
+    findings = []
+
+    def report(severity: str, rows: pd.DataFrame, finding: str, advice: str):
+        for car in rows.to_dict("records"):
+            line, text = int(lines[car["ImageId"]]), finding.format(**car)
+            findings.append(Finding(severity, path, line, car["ImageId"], text, advice))
+
+    behind = "a car with z = {z:g} m, not in front of the camera"
+    report("error", labels[labels["z"] <= 0], behind, "correct it")
+    beyond = (labels[cars.POSITION].abs() > FARTHEST).any(axis=1)
+    report("error", labels[beyond & ~far], "a car at x, y, z = {x:g}, {y:g}, {z:g} m", "correct it")
+    turned = (labels[cars.ANGLES].abs() > 2 * np.pi).any(axis=1)
+    angles = "a car with pitch, yaw, roll = {pitch:g}, {yaw:g}, {roll:g}, beyond a full turn"
+    report("error", labels[turned & ~far], angles, "correct it: angles are radians")
+    report("note", labels[far], "a car with z = {z:g} m is left out", reason or "nothing")
+    upside_down = labels[labels["roll"].abs() < np.pi / 2]
+    advice = "look at it: upside down or a wrong label"
+    report("warning", upside_down, "a car with |roll| = {roll:.2f} below π/2", advice)
+    kept = labels[~far & ~beyond]
+    kept = kept.assign(above=_above_road(kept[cars.POSITION].to_numpy(float)))
+    limit = np.maximum(OFF_ROAD_METRES, OFF_ROAD * np.linalg.norm(kept[cars.POSITION], axis=1))
+    flying = kept["above"].abs() > limit
+    above = "a car with z = {z:g} m is {above:+.1f} m above the common road"
+    report("warning", kept[flying], above, "look at it: a wrong label or a steep road")
+    return findings
+
+
+def _above_road(xyz: np.ndarray) -> np.ndarray:
+    """(N, 3) → (N,) metres above the plane y = a + b·x + c·z that fits all cars best (Huber loss, 0.5 m)."""
+    if len(xyz) < 10:
+        return np.zeros(len(xyz))
+    design = np.column_stack([np.ones(len(xyz)), xyz[:, 0], xyz[:, 2]])
+    fit = least_squares(lambda plane: design @ plane - xyz[:, 1], [1.5, 0, 0.1], loss="huber", f_scale=0.5)
+    return design @ fit.x - xyz[:, 1]  # y points down

@@ -2,47 +2,25 @@
 
 import hashlib
 import io
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import imagehash
 import pandas as pd
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
-from .findings import Finding
-
-COLUMNS = ["ImageId", "split", "width", "height", "has_mask", "phash", "digest", "excluded"]
+from .tables import Finding
 
 
-@dataclass(frozen=True)
-class Picture:
+class Picture(NamedTuple):
     """What one file is: size in pixels, perceptual hash, or why it cannot be used ("" = it can)."""
 
     width: int = 0
     height: int = 0
     phash: str = ""
     problem: str = ""
-
-    @property
-    def size(self) -> tuple[int, int]:
-        return self.width, self.height
-
-
-@dataclass(frozen=True)
-class Photo:
-    """A photo with its mask.
-
-    mask_problem: why the mask cannot be used ("" where it can); digest: first 16 hex digits of SHA-256 over
-    the bytes of the photo and of the mask, where it is used; "" where there is no photo.
-    """
-
-    picture: Picture
-    has_mask: bool
-    mask_problem: str
-    digest: str
 
 
 def look(path: Path, hashed: bool = False) -> tuple[Picture, bytes]:
@@ -66,67 +44,56 @@ def look(path: Path, hashed: bool = False) -> tuple[Picture, bytes]:
         return Picture(problem=f"unreadable ({error})"), data
 
 
-def look_with_mask(photo_path: Path, mask_path: Path) -> Photo:
-    picture, content = look(photo_path, hashed=True)
-    has_mask, problem = mask_path.exists(), ""
-    if has_mask:
-        mask, mask_content = look(mask_path)
-        problem = mask.problem or ("" if mask.size == picture.size else f"of {by(mask.size)} pixels")
-        content += b"" if problem else mask_content
-    digest = "" if picture.problem == "missing" else hashlib.sha256(content).hexdigest()[:16]
-    return Photo(picture, has_mask, problem, digest)
-
-
-def scan(folder: Path, rows: pd.DataFrame, jobs: int) -> list[Photo]:
-    """All photos of `rows` (split, ImageId); decoding releases Python's lock, so threads do."""
-
-    def look_at(split, image_id):
-        return look_with_mask(*paths(folder, split, image_id))
-
-    with ThreadPoolExecutor(jobs) as pool:
-        tasks = pool.map(look_at, rows["split"], rows["ImageId"])
-        return list(tqdm(tasks, total=len(rows), desc="check", unit="photo"))
-
-
 def paths(folder: Path, split: str, image_id: str) -> tuple[Path, Path]:
     """The files of a photo and of its mask."""
     name = f"{image_id}.jpg"
     return folder / f"{split}_images" / name, folder / f"{split}_masks" / name
 
 
-def images_table(rows: pd.DataFrame, photos: list[Photo], exclude: dict[str, str]) -> pd.DataFrame:
-    """images.parquet's table: one row per photo of `rows`."""
-    table = [
-        (
-            *(image_id, split, *photo.picture.size),
-            *(photo.has_mask and not photo.mask_problem, photo.picture.phash, photo.digest),
-            exclude.get(image_id, ""),
-        )
-        for split, image_id, photo in zip(rows["split"], rows["ImageId"], photos, strict=True)
-    ]
-    return pd.DataFrame(table, columns=COLUMNS).astype({"has_mask": bool})
+def scan(folder: Path, rows: pd.DataFrame, jobs: int) -> pd.DataFrame:
+    """`rows` (split, ImageId …) with what their photos are; decoding releases Python's lock, so threads do.
+
+    Adds a Picture's columns; has_mask: one that can be used; mask_problem: why one that is there cannot be
+    ("": it can); digest: first 16 hex digits of SHA-256 over photo and usable mask ("": no photo).
+    """
+
+    def look_at(split, image_id):
+        photo_path, mask_path = paths(folder, split, image_id)
+        picture, content = look(photo_path, hashed=True)
+        there, problem = mask_path.exists(), ""
+        if there:
+            mask, mask_content = look(mask_path)
+            problem = mask.problem or ("" if mask[:2] == picture[:2] else f"of {by(mask[:2])} pixels")
+            content += b"" if problem else mask_content
+        digest = "" if picture.problem == "missing" else hashlib.sha256(content).hexdigest()[:16]
+        return *picture, there and not problem, problem, digest
+
+    with ThreadPoolExecutor(jobs) as pool:
+        tasks = pool.map(look_at, rows["split"], rows["ImageId"])
+        seen = list(tqdm(tasks, total=len(rows), desc="check", unit="photo"))
+    columns = [*Picture._fields, "has_mask", "mask_problem", "digest"]
+    seen = pd.DataFrame(seen, columns=columns).astype({"has_mask": bool})
+    return pd.concat([rows.reset_index(drop=True), seen], axis=1)
 
 
-def check_photos(folder: Path, rows: pd.DataFrame, photos: list[Photo]) -> list[Finding]:
+def check_photos(folder: Path, scanned: pd.DataFrame) -> list[Finding]:
     """What is wrong with photos and masks. All photos must have one size, that of most of them."""
     findings = []
-    sizes = Counter(photo.picture.size for photo in photos if not photo.picture.problem)
-    usual = sizes.most_common(1)[0][0] if sizes else None
-    for row, photo in zip(rows.itertuples(), photos, strict=True):
+    sizes = scanned.loc[scanned["problem"] == "", ["width", "height"]].value_counts()
+    usual = sizes.index[0] if len(sizes) else None
+    for row in scanned.itertuples():
         photo_path, mask_path = map(str, paths(folder, row.split, row.ImageId))
-        if photo.picture.problem:
-            problem, advice = f"photo {photo.picture.problem}", "bring the file again, or exclude the image"
+        size = row.width, row.height
+        if row.problem:
+            problem, advice = f"photo {row.problem}", "bring the file again, or exclude the image"
             findings.append(Finding("error", photo_path, row.line, row.ImageId, problem, advice))
             continue
-        if photo.picture.size != usual:
-            problem = f"photo of {by(photo.picture.size)} pixels, the others have {by(usual)}"
+        if size != usual:
+            problem = f"photo of {by(size)} pixels, the others have {by(usual)}"
             advice = "the intrinsics are for one size: resize the photo, or exclude the image"
             findings.append(Finding("error", photo_path, row.line, row.ImageId, problem, advice))
-        if photo.mask_problem:
-            problem, advice = (
-                f"mask {photo.mask_problem}",
-                f"it is not used; make it {by(photo.picture.size)}",
-            )
+        if row.mask_problem:
+            problem, advice = f"mask {row.mask_problem}", f"it is not used; make it {by(size)}"
             findings.append(Finding("warning", mask_path, row.line, row.ImageId, problem, advice))
     return findings
 

@@ -1,5 +1,6 @@
 """Readers of the tables that commands are given by path: the competition's CSV, or Parquet of a stage."""
 
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,8 +11,7 @@ from carpose.core import cars, parquet
 from carpose.core.errors import UserError
 from carpose.core.version import note_other_code
 
-from .findings import stop_at_first
-from .tables import invalid_poses, read_labels, read_sample, read_submission
+from .tables import invalid_poses, read_labels, read_sample, read_submission, stop_at_first
 
 
 @dataclass(frozen=True)
@@ -71,13 +71,8 @@ def tables_of(members: Mapping[str, Predictions]) -> dict[str, pd.DataFrame]:
 def images_of(members: Mapping[str, Predictions]) -> list[str]:
     """All photos that the members looked at, in order of appearance; of a file that does not say, those in
     which it found a car."""
-    return list(
-        dict.fromkeys(
-            image_id
-            for member in members.values()
-            for image_id in (member.cars["ImageId"] if member.image_ids is None else member.image_ids)
-        )
-    )
+    ids = (m.cars["ImageId"] if m.image_ids is None else m.image_ids for m in members.values())
+    return list(dict.fromkeys(itertools.chain.from_iterable(ids)))
 
 
 def check_coverage(members: Mapping[str, Predictions], image_ids: Iterable[str]) -> None:
@@ -85,9 +80,7 @@ def check_coverage(members: Mapping[str, Predictions], image_ids: Iterable[str])
     the folds, are not among them: they would count as photos in which nothing was found."""
     image_ids = pd.Index(image_ids)
     for member in members.values():
-        if member.image_ids is None:
-            continue
-        missing = image_ids[~image_ids.isin(member.image_ids)]
+        missing = image_ids[~image_ids.isin(image_ids if member.image_ids is None else member.image_ids)]
         if len(missing):
             raise UserError(
                 f"{member.path}: {len(missing)} of the {len(image_ids)} photos of the folds were not"
@@ -98,12 +91,7 @@ def check_coverage(members: Mapping[str, Predictions], image_ids: Iterable[str])
 
 def note_code(*members: Mapping[str, Predictions]) -> None:
     """Print one line where tables were made by other code than this."""
-    made = {
-        member.path: member.about
-        for group in members
-        for member in group.values()
-        if member.about is not None
-    }
+    made = {m.path: m.about for group in members for m in group.values() if m.about is not None}
     note_other_code(made, "snakemake … -R predict")
 
 

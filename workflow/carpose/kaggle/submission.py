@@ -11,8 +11,7 @@ from carpose.core.errors import UserError
 from carpose.core.files import atomic
 from carpose.geometry import rotation
 
-from .findings import Finding
-from .tables import HEADER, PREDICTION, ROUNDING, invalid_poses, parse
+from .tables import HEADER, PREDICTION, ROUNDING, Finding, invalid_poses, parse
 
 
 def write_submission(path: str | Path, table: pd.DataFrame, image_ids: Sequence[str]) -> None:
@@ -45,10 +44,8 @@ def write_submission(path: str | Path, table: pd.DataFrame, image_ids: Sequence[
 def write_labels(path: str | Path, table: pd.DataFrame, image_ids: Sequence[str]) -> None:
     """Write a file like train.csv: one row per image, its cars in the table's order, with six digits."""
     poses = table[cars.POSE].to_numpy(float).tolist()
-    strings = (
-        f"{model_type} " + " ".join(map("{:.6g}".format, pose))
-        for model_type, pose in zip(table["model_type"], poses, strict=True)
-    )
+    cars_ = zip(table["model_type"], poses, strict=True)
+    strings = (f"{model_type} " + " ".join(map("{:.6g}".format, pose)) for model_type, pose in cars_)
     _write(path, table["ImageId"].to_numpy(), strings, image_ids)
 
 
@@ -76,21 +73,16 @@ def validate(path: str | Path, image_ids: Sequence[str]) -> list[Finding]:
     def wrong(line, image_id, finding, advice):
         findings.append(Finding("error", str(path), line, image_id, finding, advice))
 
-    line_of = dict(zip(rows["ImageId"], rows["line"], strict=True))
-    known = set(image_ids)
+    line_of, known = dict(zip(rows["ImageId"], rows["line"], strict=True)), set(image_ids)
+    advice = "give it a row, with an empty string if it has no car"
     for image_id in image_ids:
         if image_id not in line_of:
-            wrong(
-                None, image_id, "the image is missing", "give it a row, with an empty string if it has no car"
-            )
+            wrong(None, image_id, "the image is missing", advice)
     for image_id, line in line_of.items():
         if image_id not in known:
             wrong(line, image_id, "the image is not in the sample", "take the row out")
     if not findings and rows["ImageId"].tolist() != image_ids:
-        first = next(i for i, image_id in enumerate(image_ids) if rows["ImageId"][i] != image_id)
-        line = rows["line"][first]
-        wrong(
-            line, image_ids[first], "the order differs from the sample from here on", "sort as the sample is"
-        )
-
+        first = int(np.argmax(rows["ImageId"].to_numpy() != np.array(image_ids, object)))
+        text = "the order differs from the sample from here on"
+        wrong(rows["line"][first], image_ids[first], text, "sort as the sample is")
     return findings + invalid_poses(path, table, rows)

@@ -1,8 +1,10 @@
-"""The competition's CSV files → tables of cars. `PredictionString` is read only here."""
+"""The competition's CSV files → tables of cars, and what is wrong with them. `PredictionString` is read only
+here."""
 
 import csv
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -11,14 +13,36 @@ from carpose.core import cars
 from carpose.core.errors import UserError
 from carpose.core.files import brief
 
-from .findings import Finding, stop_at_first
-
 LABEL = ["model_type", *cars.POSE]
 PREDICTION = [*cars.POSE, "score"]
 HEADER = ["ImageId", "PredictionString"]
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 FARTHEST = 1e4  # metres
 ROUNDING = 1e-6  # what writing and reading numbers may add to a limit
+SEVERITIES = ["error", "warning", "note"]
+
+
+class Finding(NamedTuple):
+    """One thing seen in the data: severity error (cannot be worked with), warning or note."""
+
+    severity: str
+    file: str
+    line: int | None
+    ImageId: str
+    finding: str
+    advice: str
+
+    def __str__(self) -> str:
+        line = f", line {self.line}" if self.line else ""
+        image = f", image {brief(self.ImageId)}" if self.ImageId else ""
+        return f"{self.file}{line}{image}: {self.finding}; {self.advice}"
+
+
+def stop_at_first(findings: list[Finding]) -> None:
+    """Raises UserError with the first of them, and how many more there are."""
+    if findings:
+        more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
+        raise UserError(f"{findings[0]}{more}")
 
 
 def read_labels(path: str | Path) -> tuple[pd.DataFrame, list[str]]:
@@ -87,11 +111,9 @@ def parse(path: str | Path, fields: list[str]) -> tuple[pd.DataFrame, pd.DataFra
             rows.append((line, *values))
 
     table = pd.DataFrame(rows, columns=["line", *HEADER])
-    for line, image_id in table.loc[table["ImageId"].duplicated(), ["line", "ImageId"]].itertuples(
-        index=False
-    ):
+    for line, image_id in table.loc[table["ImageId"].duplicated(), ["line", "ImageId"]].to_numpy():
         wrong(line, image_id, "the ImageId was there before", "keep one row per image")
-    for line, image_id in table[["line", "ImageId"]].itertuples(index=False):
+    for line, image_id in table[["line", "ImageId"]].to_numpy():
         if not PLAIN_NAME.fullmatch(image_id):
             finding = f"ImageId {brief(image_id)!r} is not a plain name"
             wrong(line, image_id, finding, "use letters, digits, _ - .")

@@ -1,23 +1,5 @@
 """The competition's metric and its bootstrap."""
 
-from .score import (
-    ROTATION_DEG,
-    TRANSLATION,
-    assign,
-    average_precision,
-    best_threshold,
-    evaluate,
-    match,
-    quaternion,
-)
+from .score import assign, average_precision, best_threshold, evaluate, match
 
-__all__ = [
-    "ROTATION_DEG",
-    "TRANSLATION",
-    "assign",
-    "average_precision",
-    "best_threshold",
-    "evaluate",
-    "match",
-    "quaternion",
-]
+__all__ = ["assign", "average_precision", "best_threshold", "evaluate", "match"]

@@ -1,9 +1,8 @@
 """The competition's metric: mean average precision over ten pairs of thresholds for distance and rotation.
 
-In: two tables of cars, truth and predictions (with score). Out: mAP, the ten AP, what each prediction hits.
+In: two tables of cars, truth and predictions (with score). Out: JSON with mAP, the ten AP and hits.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Iterable
@@ -12,6 +11,7 @@ import pandas as pd
 
 from carpose.core.errors import UserError
 from carpose.core.files import run_main
+from carpose.core.options import program
 from carpose.kaggle.read import read_image_ids, read_predictions, read_truth
 
 from .score import evaluate
@@ -20,9 +20,8 @@ from .score import evaluate
 def check_common(path: str, image_ids: Iterable[str], truth: pd.DataFrame) -> None:
     """Raises UserError where the truth has no car in any of these images: the file is about others."""
     if not truth["ImageId"].isin(image_ids).any():
-        raise UserError(
-            f"{path}: none of its images has a car in the truth; name files that are about the same photos"
-        )
+        text = "none of its images has a car in the truth; name files that are about the same photos"
+        raise UserError(f"{path}: {text}")
 
 
 def warn_left_out(path: str, image_ids: list[str], truth: pd.DataFrame) -> None:
@@ -30,26 +29,17 @@ def warn_left_out(path: str, image_ids: list[str], truth: pd.DataFrame) -> None:
     with_cars = pd.Index(truth["ImageId"].unique())
     left_out = with_cars[~with_cars.isin(image_ids)]
     if len(left_out):
-        print(
-            f"warning: {path} is not about {len(left_out)} of the truth's {len(with_cars)} images, such as "
-            f"{left_out[0]}; they are not counted",
-            file=sys.stderr,
-        )
+        text = f"{path} is not about {len(left_out)} of the truth's {len(with_cars)} images, such as"
+        print(f"warning: {text} {left_out[0]}; they are not counted", file=sys.stderr)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m carpose.metric",
-        description="Mean average precision of predictions, printed as JSON.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = program("carpose.metric", __doc__)
     parser.add_argument("--truth", required=True, help="true cars: a CSV like train.csv, or a Parquet table")
     parser.add_argument("--predictions", required=True, help="a submission CSV, or a Parquet table of cars")
-    parser.add_argument(
-        "--images",
-        help="CSV or Parquet whose ImageIds are evaluated; without it the images that the predictions are "
-        "about, or where a Parquet table does not say, all images of truth and predictions",
-    )
+    text = "CSV or Parquet whose ImageIds are evaluated; without it the images that the predictions are "
+    text += "about, or where a Parquet table does not say, all images of truth and predictions"
+    parser.add_argument("--images", help=text)
     parser.add_argument("--equal-confidence", action="store_true", help="treat all scores (0–1) as the same")
     args = parser.parse_args()
     truth, predictions = read_truth(args.truth), read_predictions(args.predictions)

@@ -14,11 +14,7 @@ def draw_images(images: int, samples: int, rng: np.random.Generator) -> np.ndarr
 
 
 def resampled(
-    truth: pd.DataFrame,
-    predictions: pd.DataFrame,
-    image_ids: Sequence[str],
-    picks: np.ndarray,
-    equal_confidence: bool = False,
+    truth: pd.DataFrame, predictions: pd.DataFrame, image_ids: Sequence[str], picks: np.ndarray
 ) -> np.ndarray:
     """mAP of each resample of the images, (samples,); cars of other images are ignored.
 
@@ -27,8 +23,7 @@ def resampled(
     """
     ids = pd.Index(image_ids)
     truth, predictions = (table[table["ImageId"].isin(ids)] for table in (truth, predictions))
-    hits = match(truth, predictions)
-    scores = np.ones(len(predictions)) if equal_confidence else predictions["score"].to_numpy(float)
+    hits, scores = match(truth, predictions), predictions["score"].to_numpy(float)
     # Matching goes image by image, so that it need not be repeated; sorted once, it is sorted ever after.
     order = np.argsort(-scores, kind="stable")
     hits, scores, owner = hits[order], scores[order], ids.get_indexer(predictions["ImageId"])[order]

@@ -1,7 +1,4 @@
-"""The competition's metric: mean average precision over ten pairs of thresholds for distance and rotation.
-
-In: two tables of cars, truth and predictions (with score). Out: mAP, the ten AP, what each prediction hits.
-"""
+"""The competition's metric: mean average precision over ten pairs of thresholds for distance and rotation."""
 
 from collections.abc import Iterable
 
@@ -13,6 +10,9 @@ from carpose.geometry import rotation
 
 TRANSLATION = np.arange(10, 0, -1) / 100  # ‖p−g‖/‖g‖, loosest first
 ROTATION_DEG = np.arange(50, 0, -5)
+LOOSEST, MIDDLE = 0, 5  # the pairs 10 %, 50° and 5 %, 25°
+BANDS = np.array([0, 20, 40, 60, 80, 120, np.inf])  # metres of depth z by which results are told apart
+BAND_NAMES = ["0–20", "20–40", "40–60", "60–80", "80–120", ">120"]
 
 
 def evaluate(
@@ -62,9 +62,11 @@ def assign(truth: pd.DataFrame, predictions: pd.DataFrame) -> np.ndarray:
     """
     image_of_truth, images = pd.factorize(truth["ImageId"])
     image_of_prediction = images.get_indexer(predictions["ImageId"])  # −1: an image without truth
-    near, distance, angle = _near_truths(truth, predictions, image_of_truth, image_of_prediction)
+    (row, near), distance, angle = _near_truths(truth, predictions, image_of_truth, image_of_prediction)
 
-    candidates, slot, row = _pad(near[0], near[1], len(predictions), fill=len(truth))
+    slot = runs.rank(row)
+    candidates = np.full((len(predictions), slot.max(initial=0) + 1), len(truth))  # by distance, padded
+    candidates[row, slot] = near
     within = np.zeros((*candidates.shape, 10), bool)
     within[row, slot] = (distance[:, None] < TRANSLATION) & (angle[:, None] < ROTATION_DEG)
 
@@ -72,7 +74,7 @@ def assign(truth: pd.DataFrame, predictions: pd.DataFrame) -> np.ndarray:
     used[-1] = True  # the padding
     assigned = np.full((len(predictions), 10), -1)
     scores = predictions["score"].to_numpy(float)
-    for rows in _by_rank(np.unique(near[0]), image_of_prediction, scores):
+    for rows in _by_rank(np.unique(row), image_of_prediction, scores):
         free = ~used[candidates[rows]]  # (rows, candidates by distance, 10)
         nearest = free.argmax(axis=1)
         hit = np.take_along_axis(free & within[rows], nearest[:, None], axis=1)[:, 0]
@@ -118,9 +120,8 @@ def best_threshold(truth: pd.DataFrame, predictions: pd.DataFrame) -> float:
 def quaternion(table: pd.DataFrame) -> np.ndarray:
     """(N, 4) of a table's angles in the metric's own convention, 'xyz', which is not the geometry's."""
     pitch, yaw, roll = table[cars.ANGLES].to_numpy(float).T
-    return rotation.product(
-        rotation.about(2, roll), rotation.product(rotation.about(1, yaw), rotation.about(0, pitch))
-    )
+    turn = rotation.product(rotation.about(1, yaw), rotation.about(0, pitch))
+    return rotation.product(rotation.about(2, roll), turn)
 
 
 def _near_truths(truth, predictions, image_of_truth, image_of_prediction):
@@ -144,18 +145,10 @@ def _near_truths(truth, predictions, image_of_truth, image_of_prediction):
     return np.array([p, t]), distance, angle
 
 
-def _pad(row, value, rows, fill):
-    """Ragged lists, sorted by row → (rows, longest) filled up with `fill`, and each value's slot and row."""
-    slot = runs.rank(row)
-    padded = np.full((rows, slot.max(initial=0) + 1), fill)
-    padded[row, slot] = value
-    return padded, slot, row
-
-
 def _by_rank(rows, image, scores):
     """Split rows by their rank within the image: first every image's best row, then every second best …"""
+    if not len(rows):
+        return []
     rows = rows[np.lexsort((rows, -scores[rows], image[rows]))]
     rank = runs.rank(image[rows])
-    return (
-        np.split(rows[np.argsort(rank, kind="stable")], np.bincount(rank).cumsum()[:-1]) if len(rows) else []
-    )
+    return np.split(rows[np.argsort(rank, kind="stable")], np.bincount(rank).cumsum()[:-1])

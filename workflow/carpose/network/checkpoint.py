@@ -1,7 +1,10 @@
-"""The result of a training: weights, recipe and where they came from, in one file."""
+"""A recipe's network: built from what the registry says of backbone, neck and heads, saved, loaded.
+
+A checkpoint is the result of a training: weights, recipe and where they came from, in one file.
+"""
 
 import io
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -10,8 +13,35 @@ from carpose.config.recipe import Recipe
 from carpose.core import version
 from carpose.core.errors import UserError
 from carpose.core.files import atomic, brief
+from carpose.heads.head import make_heads
+from carpose.registry import resolve
+from carpose.registry.backbones import NECKS, backbone_of, published_name
+from models.build import build_model
 
-from .build import build
+
+def build(recipe: Recipe) -> torch.nn.Module:
+    """The recipe's network, with fresh (or pretrained) weights. Raises UserError where it cannot be made."""
+    entry = backbone_of(recipe.backbone)
+    hub_name = published_name(recipe.backbone, recipe.width) if recipe.pretrained == "hub" else None
+    neck = entry.neck and (recipe.neck or entry.neck)
+    torch.manual_seed(recipe.seed)
+    try:
+        network = build_model(
+            resolve(entry.builder),
+            resolve(NECKS[neck]) if neck else None,
+            heads={name: head.channels for name, head in make_heads(recipe).items()},
+            width=recipe.width,
+            neck_channels=recipe.neck_channels,
+            norm=recipe.norm,
+            in_channels=4 if recipe.mask_channel else 3,
+            pretrained=recipe.pretrained,
+            hub_name=hub_name,
+            **entry.options,
+            **{key: getattr(recipe, key) for key in entry.keys},
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    return network.to(memory_format=torch.channels_last)
 
 
 def save_checkpoint(path: Path, weights: dict[str, torch.Tensor], recipe: Recipe, provenance: dict) -> None:
@@ -36,7 +66,7 @@ def load_checkpoint(path: Path) -> tuple[torch.nn.Module, Recipe, dict]:
     try:
         content = dict(torch.load(path, map_location="cpu", weights_only=True))
         recipe, provenance = Recipe(**content["recipe"]), dict(content["provenance"])
-        model = build(Recipe(**{**asdict(recipe), "pretrained": "none"}))
+        model = build(replace(recipe, pretrained="none"))
         model.load_state_dict(content["weights"])
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file") from None

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable
 
 import torch
-from torch.utils._pytree import tree_map
 
 from carpose.config.recipe import Recipe
 from carpose.core.errors import UserError
@@ -77,10 +76,11 @@ class Replayed(torch.nn.Module):
     def __init__(self, predictor: Predictor):
         super().__init__()
         self.predictor = predictor
-        self.recorded = Recorded(lambda x: predictor(x))
+        self.recorded = Recorded(predictor)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return tree_map(torch.clone, self.recorded(x=x))  # the poses are asked for after other pictures
+        heatmap, features = self.recorded(x=x)
+        return heatmap.clone(), features.clone()  # the poses are asked for after other pictures
 
     def poses(self, features: torch.Tensor, cells: torch.Tensor) -> dict[str, torch.Tensor]:
         return self.predictor.poses(features, cells)

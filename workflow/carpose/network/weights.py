@@ -3,33 +3,28 @@
 Compute nodes of clusters often have no internet; the node where Snakemake runs has.
 """
 
-import argparse
 from pathlib import Path
 
 from safetensors.torch import save_file
 
 from carpose.core.errors import UserError
 from carpose.core.files import atomic, run_main
+from carpose.core.options import program
 from carpose.registry.backbones import published_name
 from models.pretrained import from_hub
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m carpose.network.weights", description=__doc__)
+    parser = program("carpose.network.weights", __doc__)
     parser.add_argument("--backbone", required=True, help="a backbone's name in a recipe")
     parser.add_argument("--width", type=float, default=1.0, help="the hub has weights of width 1")
     parser.add_argument("--output", type=Path, required=True, help=".safetensors file to write")
     args = parser.parse_args()
-    fetch(args.backbone, args.width, args.output)
-
-
-def fetch(backbone: str, width: float, output: Path) -> None:
-    """Write the file. Raises UserError where there are no such weights or the hub is out of reach."""
     try:
-        weights = from_hub(published_name(backbone, width))
+        weights = from_hub(published_name(args.backbone, args.width))
     except ValueError as error:
         raise UserError(str(error)) from error
-    with atomic(output) as temporary:
+    with atomic(args.output) as temporary:
         save_file({name: tensor.contiguous() for name, tensor in weights.items()}, temporary)
 
 

@@ -8,44 +8,32 @@ import pandas as pd
 from carpose.core import cars
 from carpose.core.errors import UserError
 from carpose.core.files import run_main
-from carpose.core.options import commands, whole
-from carpose.drawing.figures import predictions_figure
-from carpose.drawing.frames import draw_frames
+from carpose.core.options import NAMED, commands, program, whole
+from carpose.drawing.figures import draw_frames, predictions_figure
 from carpose.kaggle.read import read_test_images, read_truth
 
 from .figures import evaluation_figure, history_figure, save
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m carpose.plots", description=__doc__)
+    parser = program("carpose.plots", __doc__)
     add = commands(parser)
-    sub = add(
-        "predictions", "test photos with predicted and true cars, from the front and above", predictions
-    )
+    sub = add("predictions", "test photos with predicted and true cars, front and above", predictions)
     sub.add_argument("--data", type=Path, required=True, help="folder of the competition's layout")
     sub.add_argument("--images", type=Path, required=True, help="images.parquet of the check")
     sub.add_argument("--cars", type=Path, required=True, help="Parquet table of predicted cars")
     sub.add_argument("--truth", type=Path, help="true cars of the test photos, CSV like train.csv or Parquet")
     sub.add_argument("--count", type=whole(1), default=6, help="how many photos, from few cars to many")
     sub.add_argument("--output", type=Path, required=True, help="PNG to write")
-
     sub = add("history", "the course of trainings: losses, rate, mAP and time by epoch", history)
-    sub.add_argument(
-        "--histories", nargs="+", required=True, metavar="NAME=PATH", help="history.csv of carpose.train"
-    )
+    sub.add_argument("--histories", required=True, **NAMED, help="history.csv of carpose.train")
     sub.add_argument("--output", type=Path, required=True, help="PNG to write")
-
     sub = add("evaluation", "the table of scores as bars", evaluation)
     sub.add_argument("--table", type=Path, required=True, help="evaluation.csv of carpose.evaluation")
     sub.add_argument("--output", type=Path, required=True, help="PNG to write")
-
     sub = add("frames", "true cars with their meshes on the public frames of the data set", frames)
-    sub.add_argument(
-        "--real",
-        type=Path,
-        required=True,
-        help="folder with frames/, train.csv, car_models_json/, car_model_ids.csv",
-    )
+    parts = "frames/, train.csv, car_models_json/, car_model_ids.csv"
+    sub.add_argument("--real", type=Path, required=True, help=f"folder with {parts}")
     sub.add_argument("--output", type=Path, required=True, help="folder for the PNGs")
     args = parser.parse_args()
     args.action(args)

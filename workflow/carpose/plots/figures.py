@@ -85,26 +85,23 @@ def evaluation_figure(table: pd.DataFrame) -> Figure:
     if "name" not in table or not kinds:
         raise UserError("the table of scores needs the columns name and oof_mAP or test_mAP")
     table = table.sort_values(next(iter(kinds)), ascending=False, na_position="last")
+    folds = table.filter(regex=r"^fold\d+_mAP$").to_numpy(float)
     places, thick = np.arange(len(table)), 0.8 / len(kinds)
     figure = Figure(figsize=(9, 0.3 * len(table) * len(kinds) + 1.3), dpi=DPI, layout="constrained")
     axes = figure.subplots()
     for i, (column, (label, colour)) in enumerate(kinds.items()):
         values, at = table[column].to_numpy(float), places + (i - (len(kinds) - 1) / 2) * thick
         axes.barh(at, np.nan_to_num(values), thick * 0.92, color=colour, label=label)
-        folds = (
-            table.filter(regex=r"^fold\d+_mAP$").to_numpy(float)
-            if column == "oof_mAP"
-            else np.empty((len(table), 0))
-        )
-        if folds.size:
-            axes.plot(folds, at, "o", color="white", markeredgecolor="black", markersize=4)
-        right = np.fmax(values, np.nanmax(folds, axis=1, initial=0))
+        dots = folds if column == "oof_mAP" else folds[:, :0]
+        if dots.size:
+            axes.plot(dots, at, "o", color="white", markeredgecolor="black", markersize=4)
+        right = np.fmax(values, np.nanmax(dots, axis=1, initial=0))
         for place, value, end in zip(at, values, right, strict=True):
             if np.isfinite(value):
                 axes.annotate(f"{value:.3f}", (end, place), (5, 0), textcoords="offset points", va="center")
     axes.set_yticks(places, table["name"])
     axes.invert_yaxis()
-    axes.set_xlabel("mAP (dots: single folds)" if table.filter(regex=r"^fold\d+_mAP$").size else "mAP")
+    axes.set_xlabel("mAP (dots: single folds)" if folds.size else "mAP")
     axes.margins(x=0.12)
     axes.set_xlim(left=0)
     axes.spines[["top", "right"]].set_visible(False)
@@ -124,11 +121,9 @@ def differences_figure(table: pd.DataFrame) -> Figure:
     axes.barh(height, 2 * table["detectable"], left=-table["detectable"], height=0.9, color="0.93")
     for verdict, colour in colours.items():
         rows = (table["verdict"] == verdict).to_numpy()
-        part = table[rows]
-        error = [part["gain"] - part["low"], part["high"] - part["gain"]]
-        axes.errorbar(
-            part["gain"], height[rows], xerr=error, fmt="o", color=colour, markersize=4, label=verdict
-        )
+        gain, low, high = table.loc[rows, ["gain", "low", "high"]].to_numpy().T
+        style = {"fmt": "o", "color": colour, "markersize": 4, "label": verdict}
+        axes.errorbar(gain, height[rows], xerr=[gain - low, high - gain], **style)
     axes.axvline(0, color="0.3", linewidth=0.8)
     axes.use_sticky_edges = False  # of the bars, which would end at the frame
     against = " (" + table["base"] + ")" if table["base"].nunique() > 1 else ""

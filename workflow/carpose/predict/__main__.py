@@ -14,7 +14,7 @@ from carpose.config.options import add_options, from_options
 from carpose.config.sections import Predict, Running
 from carpose.core import cars, parquet
 from carpose.core.files import check_outputs, run_main
-from carpose.core.options import whole
+from carpose.core.options import program, whole
 from carpose.network.device import lease, worker_count
 
 from .cars import predict_cars
@@ -55,11 +55,7 @@ def main() -> int:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m carpose.predict",
-        description=__doc__,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = program("carpose.predict", __doc__)
     parser.add_argument(
         "--checkpoints", type=Path, nargs="+", required=True, help="model.pt of fold 0, 1, … of one model"
     )

@@ -12,7 +12,6 @@ from carpose.config.recipe import Recipe
 from carpose.config.sections import Predict
 from carpose.core import cars
 from carpose.data.augment import turned
-from carpose.data.cache import open_cache
 from carpose.data.loader import photo_batches
 from carpose.data.samples import MASKED, Photos, View
 from carpose.fuse.combine import fuse
@@ -20,7 +19,7 @@ from carpose.geometry import rotation
 from carpose.heads.decode import decode
 from carpose.heads.head import STRIDE
 
-from .forward import RawPrediction, flipped_forward, forward, mean
+from .networks import RawPrediction, flipped_forward, forward, mean
 
 COLUMNS = [*cars.POSE, "score", "depth_sigma"]
 
@@ -61,8 +60,7 @@ def predict_view(
     label: str | None = None,
 ) -> list[pd.DataFrame]:
     """Tables of cars by all networks together and, if there are several, by each; as `predict_cars`."""
-    recipe = photos.recipe
-    view = View(open_cache(photos.cache_folder), recipe)
+    recipe, view = photos.recipe, photos.view
     run = flipped_forward if settings.flip else forward
 
     def predict_batch(pictures: torch.Tensor, names: list[str]) -> list[pd.DataFrame]:

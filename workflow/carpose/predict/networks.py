@@ -1,6 +1,9 @@
-"""Trained networks as they predict: loaded from checkpoints, one of each fold, and put where they compute."""
+"""Trained networks as they predict: loaded from checkpoints, put where they compute, and what they say of a
+batch of pictures: heat maps, and poses at the cells that are asked for.
+"""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -8,10 +11,13 @@ import torch
 from carpose.config.recipe import Recipe
 from carpose.core.errors import UserError
 from carpose.core.version import note_other_code
+from carpose.data.samples import network_input
+from carpose.heads.decode import Poses
+from carpose.heads.head import Tensors, make_heads
 from carpose.network.checkpoint import load_checkpoint
+from carpose.network.device import number_format
 from carpose.network.graphs import Replayed
-from models.folding import fold_batch_norms
-from models.predictor import Predictor
+from models.predictor import Predictor, fold_batch_norms
 
 
 def placed(
@@ -53,3 +59,61 @@ def load_networks(
         made[path] = provenance
     note_other_code(made, "-R train")
     return networks, recipes[0]
+
+
+@dataclass
+class RawPrediction:
+    """What one network, or the mean of several, says of a batch of pictures."""
+
+    heatmap: torch.Tensor  # (B, 1, H/4, W/4) float32, probabilities
+    poses: Poses  # cells (N,) counted through the batch → (N, channels) by head
+
+
+def forward(
+    model: torch.nn.Module, pictures: torch.Tensor, recipe: Recipe, device: torch.device
+) -> RawPrediction:
+    """What a network says of pictures (B, H, W, 4) uint8. model: of carpose.predict.networks."""
+    dtype = number_format(device, recipe.amp)
+
+    def autocast() -> torch.autocast:
+        return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+
+    with torch.inference_mode(), autocast():
+        logits, features = model(network_input(pictures, device, recipe))
+        heatmap = logits.float().sigmoid()
+
+    def poses(cells: torch.Tensor) -> Tensors:
+        with torch.inference_mode(), autocast():
+            return {name: value.float() for name, value in model.poses(features, cells).items()}
+
+    return RawPrediction(heatmap, poses)
+
+
+def flipped_forward(
+    model: torch.nn.Module, pictures: torch.Tensor, recipe: Recipe, device: torch.device
+) -> RawPrediction:
+    """The mean of what a network says of the pictures and of their mirror images, mapped back.
+
+    An array flip is what a camera with mirrored cx sees of the mirrored scene: exact, no resampling.
+    """
+    heads = make_heads(recipe)
+    plain, mirrored = (forward(model, each, recipe, device) for each in (pictures, pictures.flip(2)))
+    width = plain.heatmap.shape[3]
+
+    def poses(cells: torch.Tensor) -> Tensors:
+        column = cells % width
+        outputs = mirrored.poses(cells - column + (width - 1 - column))
+        return {name: heads[name].mirrored(output) for name, output in outputs.items()}
+
+    return mean([plain, RawPrediction(mirrored.heatmap.flip(3), poses)])
+
+
+def mean(predictions: list[RawPrediction]) -> RawPrediction:
+    """The mean of several networks' predictions, or of several views of the same pictures."""
+
+    def poses(cells: torch.Tensor) -> Tensors:
+        outputs = [prediction.poses(cells) for prediction in predictions]
+        return {name: sum(output[name] for output in outputs) / len(outputs) for name in outputs[0]}
+
+    heatmaps = [prediction.heatmap for prediction in predictions]
+    return RawPrediction(sum(heatmaps) / len(heatmaps), poses)

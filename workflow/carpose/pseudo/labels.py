@@ -1,38 +1,26 @@
-"""Pseudo labels of one round: for every fold, the fused test predictions of that fold's models alone.
-
-In: labels, folds, the members' out-of-fold predictions (to fit fusion, calibration and cuts on the other
-folds) and each fold's predictions of the test photos. Out: a table of cars with fold, score, weight,
-depth_sigma and role, and a report.
+"""The pseudo labels of one fold, and what is reported of them.
 
 A car counts as a hit at the metric's loosest thresholds (10 % of the distance, 50°): stricter ones would
 leave weak models without any sure car.
 """
 
-from dataclasses import dataclass
+import itertools
 
 import numpy as np
 import pandas as pd
 
+from carpose import metric
 from carpose.config.sections import Pseudo
 from carpose.core import cars
 from carpose.fuse.calibration import cut_for_precision, cut_for_probability
 from carpose.fuse.combine import combine, finish, stack
 from carpose.fuse.fit import fit
 from carpose.fuse.fitted import Fit
+from carpose.fuse.members import pair_with_truth
 
-from .report import by_distance
-
+BANDS = [0, 20, 40, 60, np.inf]  # metres of depth, of the report
 AT_LEAST = 0.05  # share of the cars that become positives at least, and that a precision is measured on
 COLUMNS = ["ImageId", *cars.POSE, "score", "depth_sigma", "weight", "role", "fold"]
-
-
-@dataclass(frozen=True)
-class Cuts:
-    """Probabilities from which on cars are positives, and ignored; reached: whether the precision was."""
-
-    positive: float
-    ignore: float
-    reached: bool
 
 
 def make_fold(
@@ -53,20 +41,20 @@ def make_fold(
     probability, is_hit = oof["hit"].to_numpy(float), oof["is_hit"].to_numpy(bool)
     own = {name: table[table["fold"] == fold] for name, table in test_members.items() if name in fusion.used}
     fused = _fused(own, fusion).assign(fold=fold)
-    cuts = _cuts(probability, is_hit, fused["score"], settings)
-    fused = fused[fused["score"] >= cuts.ignore]
-    sure = fused["score"] >= cuts.positive
+    cut_positive, cut_ignore, reached = _cuts(probability, is_hit, fused["score"], settings)
+    fused = fused[fused["score"] >= cut_ignore]
+    sure = fused["score"] >= cut_positive
     table = fused.assign(
         role=np.where(sure, "positive", "ignore"),
         weight=np.where(sure, fused["score"] if settings.mode == "soft" else 1.0, 0.0),
     )[COLUMNS].reset_index(drop=True)
 
-    taken = probability >= cuts.positive
+    taken = probability >= cut_positive
     report = {
-        "cut_positive": cuts.positive,
-        "cut_ignore": cuts.ignore,
+        "cut_positive": cut_positive,
+        "cut_ignore": cut_ignore,
         "precision_out_of_fold": float(is_hit[taken].mean()) if taken.any() else None,
-        "target_reached": cuts.reached,
+        "target_reached": reached,
         "share_of_hits_kept": float(is_hit[taken].sum() / max(is_hit.sum(), 1)),
         "positive": int(sure.sum()),
         "ignore": int((~sure).sum()),
@@ -81,12 +69,17 @@ def _fused(members: dict[str, pd.DataFrame], fusion: Fit) -> pd.DataFrame:
     """The members' cars as one; score: the probability of a hit."""
     parts = [part for part in fusion.parts if fusion.parts[part].on and part != "threshold"]
     fused, features = combine(stack(members), fusion, list(members), parts)
-    fused = finish(fused.assign(hit=fusion.hit.predict(features)), features, fusion, parts)
+    fused = finish(fusion, fused.assign(hit=fusion.hit.predict(features)), features, parts)
     return fused.assign(score=fused["hit"])
 
 
-def _cuts(probability: np.ndarray, is_hit: np.ndarray, scores: pd.Series, settings: Pseudo) -> Cuts:
-    """probability, is_hit: of cars whose truth is known; scores: of those to be labelled."""
+def _cuts(
+    probability: np.ndarray, is_hit: np.ndarray, scores: pd.Series, settings: Pseudo
+) -> tuple[float, float, bool]:
+    """Probabilities from which on cars are positives, and ignored; and whether the precision was reached.
+
+    probability, is_hit: of cars whose truth is known; scores: of those to be labelled.
+    """
     positive = cut_for_precision(probability, is_hit, settings.precision_positive, AT_LEAST)
     taken = probability >= positive
     reached = bool(taken.any() and is_hit[taken].mean() >= settings.precision_positive)
@@ -96,4 +89,50 @@ def _cuts(probability: np.ndarray, is_hit: np.ndarray, scores: pd.Series, settin
     elif len(scores):
         positive = float(np.quantile(scores, 1 - AT_LEAST, method="higher"))
     ignore = min(cut_for_probability(probability, is_hit, settings.precision_ignore), positive)
-    return Cuts(positive, ignore, reached)
+    return positive, ignore, reached
+
+
+def by_distance(table: pd.DataFrame) -> dict[str, float]:
+    """Share of the cars in each band of depth."""
+    counts = np.histogram(table["z"], BANDS)[0]
+    names = [f"{low}–{high:g} m" for low, high in itertools.pairwise(BANDS)]
+    return dict(zip(names, (counts / max(len(table), 1)).round(4).tolist(), strict=True))
+
+
+def against_truth(truth: pd.DataFrame, table: pd.DataFrame) -> dict[str, float | None]:
+    """Pseudo labels of one fold against the true cars of the same photos, for the report alone.
+
+    precision: share of the positives that hit a true car; recall: share of the true cars they hit;
+    ignored_hits: share of the ignored cars that hit one; as_background: share of the true cars that
+    neither hits, which training takes for road.
+    """
+    hits = metric.match(truth, table)[:, 0]
+    sure = (table["role"] == "positive").to_numpy(bool)
+
+    def share(count, of):
+        return float(count / of) if of else None
+
+    return {
+        "precision": share(hits[sure].sum(), sure.sum()),
+        "recall": share(hits[sure].sum(), len(truth)),
+        "ignored_hits": share(hits[~sure].sum(), (~sure).sum()),
+        "as_background": share(len(truth) - hits.sum(), len(truth)),
+    }
+
+
+def drift(previous: pd.DataFrame, table: pd.DataFrame) -> dict[str, float | None]:
+    """How the positives of one round (and fold) differ from those of the round before.
+
+    kept: share of the earlier that are still there; new: share of the later that were not;
+    median_shift: of those in both, distance over range.
+    """
+    if not len(previous) or not len(table):
+        return {"kept": None, "new": None, "median_shift": None}
+    now, before = pair_with_truth(previous, table.assign(member=0), 0.1, 0.1)
+    at, earlier = table[cars.POSITION].to_numpy(float)[now], previous[cars.POSITION].to_numpy(float)[before]
+    shift = np.linalg.norm(at - earlier, axis=1) / np.linalg.norm(earlier, axis=1)
+    return {
+        "kept": len(before) / len(previous),
+        "new": 1 - len(now) / len(table),
+        "median_shift": float(np.median(shift)) if len(shift) else None,
+    }

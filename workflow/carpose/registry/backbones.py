@@ -49,7 +49,7 @@ def _efficientnet(size: str) -> Backbone:
 BACKBONES: dict[str, Backbone] = {
     **{f"efficientnet_{size}": _efficientnet(size) for size in EFFICIENTNETS},
     "dla34": Backbone("models.dla34:dla34", neck="ida", published="dla34"),
-    "hourglass": Backbone("models.hourglass:hourglass", neck=None, keys=("stacks", "modules")),
+    "hourglass": Backbone("models.hourglass:HourglassNet", neck=None, keys=("stacks", "modules")),
 }
 
 # Dotted class by name: class(channels of the encoder's maps, channels of its own) → one map of stride 4.

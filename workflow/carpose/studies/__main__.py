@@ -6,48 +6,25 @@ table (JSON, Markdown) and a picture. docs/studies.md explains how to read it.
 
 import argparse
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from carpose.core import cars, parquet
 from carpose.core.files import run_main, write_text
-from carpose.core.options import commands, whole
+from carpose.core.options import commands, program, whole
 from carpose.core.version import code_version
-from carpose.kaggle.read import (
-    check_coverage,
-    note_code,
-    read_members,
-    read_test_images,
-    read_truth,
-    tables_of,
-)
+from carpose.kaggle import read
 from carpose.plots.figures import differences_figure, save
 
-from .measure import compare
-from .plan import BASE, read
-from .table import insert, markdown, read_table
+from . import plan
+from .table import compare, insert, markdown, read_table
 
 NO_LOSS = {"epoch", "lr", "norm", "seconds", "cpu_seconds", "mAP"}  # columns of history.csv
 
 
-@dataclass(frozen=True)
-class RunFiles:
-    """predicted: folder with oof.parquet and test.parquet; trained: with model.pt and history.csv."""
-
-    variant: str
-    seed: int
-    predicted: Path
-    trained: Path
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m carpose.studies",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = program("carpose.studies", __doc__)
     add = commands(parser)
     sub = add("measure", "the metric of all runs of one study, as JSON", measure)
     sub.add_argument("--study", type=Path, required=True, help="the study's YAML file")
@@ -56,15 +33,10 @@ def main() -> None:
     sub.add_argument("--folds", type=Path, required=True, help="folds.parquet")
     sub.add_argument("--fold", type=whole(0), default=0, help="the fold that no run has learnt from")
     sub.add_argument("--test-truth", type=Path, help="true cars of the test photos, CSV or Parquet")
-    sub.add_argument(
-        "--run",
-        nargs=4,
-        action="append",
-        required=True,
-        metavar=("VARIANT", "SEED", "PREDICTED", "TRAINED"),
-        help="folder with oof.parquet and test.parquet, folder with model.pt and history.csv; "
-        f"VARIANT {BASE} is what the others are compared with",
-    )
+    text = "folder with oof.parquet and test.parquet, folder with model.pt and history.csv; "
+    text += f"VARIANT {plan.BASE} is what the others are compared with"
+    names = ("VARIANT", "SEED", "PREDICTED", "TRAINED")
+    sub.add_argument("--run", nargs=4, action="append", required=True, metavar=names, help=text)
     sub.add_argument("--samples", type=whole(1), default=500, help="resamples of the photos")
     sub.add_argument("--output", type=Path, required=True, help="JSON to write")
     sub = add("table", "studies side by side: differences, intervals, verdicts, losses", tabulate)
@@ -78,35 +50,28 @@ def main() -> None:
 
 
 def measure(args: argparse.Namespace) -> None:
-    study, folds = read(args.study), parquet.read_folds(args.folds)
+    study, folds = plan.read(args.study), parquet.read_folds(args.folds)
     truth = cars.read(args.labels)
     image_ids = {"held_out": folds.ImageId[folds.fold == args.fold].tolist()}
     if args.test_truth:
-        image_ids["test"] = read_test_images(args.images, excluded=False)
-        truth = cars.concat([truth, read_truth(args.test_truth)])
-    runs = [
-        RunFiles(variant, int(seed), Path(predicted), Path(trained))
-        for variant, seed, predicted, trained in args.run
-    ]
-    tables = {(run.variant, run.seed): predictions(run, image_ids["held_out"]) for run in runs}
-    trained = {(run.variant, run.seed): run.trained for run in runs}
-    variants = {
-        variant: {
+        image_ids["test"] = read.read_test_images(args.images, excluded=False)
+        truth = cars.concat([truth, read.read_truth(args.test_truth)])
+    tables, trained = {}, {}
+    for variant, seed, predicted, folder in args.run:
+        tables[variant, int(seed)] = predictions(Path(predicted), image_ids["held_out"])
+        trained[variant, int(seed)] = Path(folder)
+    variants = {}
+    for variant, entry in compare(truth, image_ids, tables, args.samples).items():
+        own = {seed: folder for (name, seed), folder in trained.items() if name == variant}
+        variants[variant] = {
             "change": study.variants.get(variant, {}),
-            "retrained": any(
-                run.trained != trained[BASE, run.seed] for run in runs if run.variant == variant
-            ),
+            "retrained": any(folder != trained[plan.BASE, seed] for seed, folder in own.items()),
             **entry,
-            "runs": [training(run) for run in runs if run.variant == variant],
+            "runs": [training(seed, folder) for seed, folder in own.items()],
         }
-        for variant, entry in compare(truth, image_ids, tables, args.samples).items()
-    }
     content = {
         "study": study.name,
-        "question": study.question,
-        "base": study.base,
-        "together": study.together,
-        "note": study.note,
+        **{name: getattr(study, name) for name in ("question", "base", "together", "note")},
         "fold": args.fold,
         "photos": {name: len(ids) for name, ids in image_ids.items()},
         "samples": args.samples,
@@ -117,22 +82,22 @@ def measure(args: argparse.Namespace) -> None:
     print(f"{study.name}: {study.question}\n\n{markdown(read_table([args.output]))}")
 
 
-def predictions(run: RunFiles, held_out: list[str]) -> pd.DataFrame:
-    """The cars of one run, out of fold and on the test photos."""
-    members = read_members(f"{name}={run.predicted / name}.parquet" for name in ("oof", "test"))
-    check_coverage({"oof": members["oof"]}, held_out)
-    note_code(members)
-    return cars.concat(list(tables_of(members).values()))
+def predictions(folder: Path, held_out: list[str]) -> pd.DataFrame:
+    """The cars of one run, out of fold and on the test photos: oof.parquet and test.parquet of a folder."""
+    members = read.read_members(f"{name}={folder / name}.parquet" for name in ("oof", "test"))
+    read.check_coverage({"oof": members["oof"]}, held_out)
+    read.note_code(members)
+    return cars.concat(list(read.tables_of(members).values()))
 
 
-def training(run: RunFiles) -> dict:
-    """What a result says of a run's training."""
+def training(seed: int, folder: Path) -> dict:
+    """What a result says of a training, from its folder with model.pt and history.csv."""
     from carpose.network.checkpoint import load_checkpoint  # torch takes seconds; a table can do without
 
-    _, recipe, provenance = load_checkpoint(run.trained / "model.pt")
-    history = pd.read_csv(run.trained / "history.csv")
+    _, recipe, provenance = load_checkpoint(folder / "model.pt")
+    history = pd.read_csv(folder / "history.csv")
     return {
-        "seed": run.seed,
+        "seed": seed,
         "recipe": recipe.digest(),
         **provenance,
         "losses": history.iloc[-1].drop(NO_LOSS, errors="ignore").to_dict(),

@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 
 from carpose.config.check import beyond_cache
-from carpose.config.keys import key, properties, section_schema
+from carpose.config.keys import key, object_schema, properties, section_schema
 from carpose.config.load import laid_over, parsed, recipe_of
 from carpose.config.messages import problems
 from carpose.config.recipe import Recipe
@@ -25,21 +25,16 @@ CHANGED = "changed"  # the variant of a study with a single one
 SCOPES = {"predict": Predict, "cache": Cache}  # what a study may change beside the recipe
 NAME = "^[A-Za-z0-9_]+$"
 TEXT = {"type": "string", "minLength": 1}
+NAMES = {"type": "array", "minItems": 1, "items": {"type": "string"}}
 
 
 @dataclass(frozen=True)
 class Settings:
     """What all studies share."""
 
-    studies: str = key(
-        "all",
-        "all, or a list such as [lr, warmup]",
-        anyOf=[{"const": "all"}, {"type": "array", "minItems": 1, "items": {"type": "string"}}],
-    )
+    studies: str = key("all", "all, or a list such as [lr, warmup]", anyOf=[{"const": "all"}, NAMES])
     studies_folder: str = key("", "where the study files are; empty: configs/studies")
-    studies_epochs: int = key(
-        8, "of the bases, and of variants that say nothing else", minimum=1, maximum=1000
-    )
+    studies_epochs: int = key(8, "of bases, and of variants that say nothing else", minimum=1, maximum=1000)
     seeds: int = key(3, "trainings of every variant", minimum=2, maximum=100)
 
 
@@ -77,21 +72,19 @@ def study_schema() -> dict:
     """JSON schema of a study file; what may be changed are the keys of the configuration."""
     scopes = {name: section_schema(section) for name, section in SCOPES.items()}
     cost = {"epoch_cost": {"type": "number", "exclusiveMinimum": 0}}
-    change = _object({**properties(Recipe, later=False), **scopes, **cost}) | {"minProperties": 1}
+    keys = {**properties(Recipe, later=False), **scopes, **cost}
+    change = object_schema(keys, "what is changed") | {"minProperties": 1}
     variants = {"type": "object", "minProperties": 1, "propertyNames": {"pattern": NAME}}
     texts = dict.fromkeys(["question", "base", "together", "on_request", "note"], TEXT)
-    return _object({**texts, "change": change, "variants": {**variants, "additionalProperties": change}})
+    keys = {**texts, "change": change, "variants": {**variants, "additionalProperties": change}}
+    return object_schema(keys, "a study")
 
 
 def settings_schema() -> dict:
     """JSON schema of the keys of configs/studies.yaml that the main configuration does not know."""
-    base = _object({"model": {"type": "string"}, **properties(Recipe, later=False)})
+    base = object_schema({"model": {"type": "string"}, **properties(Recipe, later=False)}, "a base")
     bases = {"type": "object", "propertyNames": {"pattern": NAME}, "additionalProperties": base}
-    return _object({**properties(Settings), "bases": bases})
-
-
-def _object(keys: dict) -> dict:
-    return {"type": "object", "additionalProperties": False, "properties": keys, "$defs": {}}
+    return object_schema({**properties(Settings), "bases": bases}, Settings.__doc__) | {"$defs": {}}
 
 
 def read(path: Path) -> Study:
@@ -112,10 +105,8 @@ def read(path: Path) -> Study:
     variants = {name: flat(change) for name, change in variants.items()}
     most = max(variants.values(), key=len)
     if len(most) > 1 and "together" not in content:
-        lines.append(
-            f"{', '.join(most)} change at once, and nobody could tell which one it was; change one key, "
-            "or say under together: why these belong together"
-        )
+        text = f"{', '.join(most)} change at once, and nobody could tell which one it was; change one key, or"
+        lines.append(f"{text} say under together: why these belong together")
     if len(most) == 1 and "together" in content:
         lines.append("together: only one key is changed; leave it out")
     if any("seed" in change for change in variants.values()):
@@ -169,8 +160,10 @@ def runs(study: Study, config: dict) -> dict[tuple[str, int], Run]:
     result = {}
     for variant, change in {BASE: {}, **study.variants}.items():
         changed = _changed(study, base, change)
-        scopes = {scope: _scope(changed, scope) for scope in SCOPES}
-        recipe = {name: value for name, value in changed.items() if "." not in name}
+        scopes, recipe = {scope: {} for scope in SCOPES}, {}
+        for name, value in changed.items():
+            scope, _, inner = name.rpartition(".")
+            (scopes[scope] if scope else recipe)[inner] = value
         if beyond_cache(recipe.get("crop", Recipe().crop), scopes["cache"]["crop"]):
             raise UserError(f"study {study.name}: {variant} shows what cache.crop leaves out of the photos")
         of_base = f"{BASE}-{study.base}"
@@ -208,7 +201,3 @@ def _changed(study: Study, base: dict, change: dict) -> dict:
             raise UserError(f"study {study.name}: {name} is {value} in the base {study.base} already")
         result[name] = after
     return result
-
-
-def _scope(changed: dict, scope: str) -> dict:
-    return {name.split(".", 1)[1]: value for name, value in changed.items() if name.startswith(f"{scope}.")}

@@ -1,23 +1,105 @@
-"""The results of studies side by side: read, judged, written as Markdown."""
+"""What studies found: the metric of every run, what each change gains over its base, all in one table."""
 
 import json
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
+from carpose import metric
 from carpose.core.errors import UserError
 from carpose.core.files import write_text
+from carpose.metric import bootstrap
 
-from .measure import judge
 from .plan import BASE
 
+POWER = 0.8  # chance to see a difference as large as the `detectable` one
 SETS = {"held_out": "mAP, held out", "test": "mAP, hidden truth"}
 LOSSES = """\
 Losses of the last epoch on the augmented training photos, without their weights; `loss` is the weighted sum.
 Where a study changes a loss, a weight or the augmentation, they are not on one scale."""
 MARKS = "<!-- table of carpose.studies -->", "<!-- end of the table -->"
+
+
+def compare(
+    truth: pd.DataFrame,
+    image_ids: Mapping[str, Sequence[str]],
+    tables: Mapping[tuple[str, int], pd.DataFrame],
+    samples: int,
+) -> dict[str, dict]:
+    """Variant → its mAP by seed and what it gains over the base, paired over seeds and photos.
+
+    image_ids: name of a set of photos → its photos; gains are of all sets together. tables: (variant, seed)
+    → cars. photo_error: standard deviation of the mean gain over resamples of the photos, the same for
+    all seeds, since they are all measured on the same photos.
+    """
+    everywhere = [image_id for ids in image_ids.values() for image_id in ids]
+    picks = bootstrap.draw_images(len(everywhere), samples, np.random.default_rng(0))
+    seeds = sorted({seed for _, seed in tables})
+    value, drawn = {}, {}
+    for run, table in tables.items():
+        value[run] = metric.evaluate(truth, table, everywhere)["mAP"]
+        drawn[run] = bootstrap.resampled(truth, table, everywhere, picks)
+    result = {}
+    for variant in dict.fromkeys(variant for variant, _ in tables):
+        gains = [drawn[variant, seed] - drawn[BASE, seed] for seed in seeds]
+        own = [tables[variant, seed] for seed in seeds]
+        by_set = {s: [metric.evaluate(truth, t, ids)["mAP"] for t in own] for s, ids in image_ids.items()}
+        result[variant] = {
+            "mAP": [value[variant, seed] for seed in seeds],
+            "gain": [value[variant, seed] - value[BASE, seed] for seed in seeds],
+            "photo_error": float(np.mean(gains, axis=0).std(ddof=1)),
+            **by_set,
+        }
+    return result
+
+
+def judge(rows: pd.DataFrame) -> pd.DataFrame:
+    """Variants with mAP and gain by seed, photo_error, photos, base and retrained → their mean mAP and gain,
+    low, high, detectable and verdict (gain, loss or inconclusive).
+
+    The squared error of a mean gain is that of other seeds (`seed_error`) plus photo_error². The 95 %
+    interval is Student's with the degrees of freedom of Welch and Satterthwaite; `detectable` is the
+    difference that such intervals leave apart from zero in 80 % of all cases.
+    """
+    rows = rows.assign(seeds=rows["gain"].map(len))
+    # A variant that predicts with its base's networks varies less than those that are trained.
+    pools = [seed_error(group) for _, group in rows.groupby(["base", "retrained", "seeds"])]
+    of_seeds, freedom = pd.concat(pools).loc[rows.index].to_numpy().T
+    of_photos = rows["photo_error"] ** 2
+    square = of_seeds + of_photos
+    shares = of_seeds**2 / freedom + of_photos**2 / (rows["photos"] - 1)
+    freedom = (square**2 / shares.where(shares > 0, 1)).clip(lower=1)  # runs that are alike to the last car
+    error = np.sqrt(square)
+    reach = stats.t.ppf(0.975, freedom) * error
+    gain = rows["gain"].map(np.mean)
+    return rows.assign(
+        mAP=rows["mAP"].map(np.mean),
+        gain=gain,
+        low=gain - reach,
+        high=gain + reach,
+        detectable=reach + stats.t.ppf(POWER, freedom) * error,
+        verdict=np.select([gain > reach, gain < -reach], ["gain", "loss"], "inconclusive"),
+    )
+
+
+def seed_error(group: pd.DataFrame) -> pd.DataFrame:
+    """Variants of one base with mAP and gain by seed → for each the squared error of its mean gain that
+    comes from the seeds, and its degrees of freedom.
+
+    Three seeds say little of their own spread, so it is taken from all variants together: an analysis of
+    variance with the seeds as blocks and the base as one more variant. With a single variant it is the
+    paired t-test.
+    """
+    runs = np.stack(group["mAP"])
+    runs = np.vstack([runs[0] - group["gain"].iloc[0], runs])
+    residual = runs - runs.mean(axis=0) - runs.mean(axis=1, keepdims=True) + runs.mean()
+    freedom = (runs.shape[0] - 1) * (runs.shape[1] - 1)
+    square = 2 * (residual**2).sum() / freedom / runs.shape[1]
+    return pd.DataFrame({"square": square, "freedom": freedom}, index=group.index)
 
 
 def read_table(paths: list[Path]) -> pd.DataFrame:
@@ -27,46 +109,37 @@ def read_table(paths: list[Path]) -> pd.DataFrame:
     bases = table[is_base].drop_duplicates("base").drop(columns=["gain", "photo_error"])
     bases = bases.assign(seeds=bases["mAP"].map(len), mAP=bases["mAP"].map(np.mean))
     judged = judge(table[~is_base])
-    parts = [
-        part
-        for base in bases["base"]
-        for part in (bases[bases["base"] == base], judged[judged["base"] == base])
-    ]
-    return pd.concat(parts, ignore_index=True)
+    by_base = [table[table["base"] == base] for base in bases["base"] for table in (bases, judged)]
+    return pd.concat(by_base, ignore_index=True)
 
 
 def _rows(path: Path) -> list[dict]:
     """One row per variant of a result."""
     try:
         content = json.loads(path.read_text())
-        return [_row_of(content, variant, entry) for variant, entry in content["variants"].items()]
+        return [
+            {
+                "study": "" if variant == BASE else content["study"],
+                "variant": variant,
+                "base": content["base"],
+                "change": text_of(entry["change"]) or f"(base: {content['base']})",
+                "photos": sum(content["photos"].values()),
+                **{name: entry[name] for name in ("gain", "photo_error", "retrained", "mAP")},
+                **{name: float(np.mean(entry[name])) for name in content["photos"]},
+                **pd.DataFrame([run["losses"] for run in entry["runs"]]).mean().add_prefix("loss."),
+                "cpu_minutes": float(np.mean([run["cpu_minutes"] for run in entry["runs"]])),
+                "code": sorted({run["code"] for run in entry["runs"]}),
+            }
+            for variant, entry in content["variants"].items()
+        ]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not a result of `carpose.studies measure` ({error!r})") from error
 
 
-def _row_of(content: dict, variant: str, entry: dict) -> dict:
-    return {
-        "study": "" if variant == BASE else content["study"],
-        "variant": variant,
-        "base": content["base"],
-        "change": text_of(entry["change"]) or f"(base: {content['base']})",
-        "photos": sum(content["photos"].values()),
-        "gain": entry["gain"],
-        "photo_error": entry["photo_error"],
-        "retrained": entry["retrained"],
-        "mAP": entry["mAP"],
-        **{name: float(np.mean(entry[name])) for name in content["photos"]},
-        **pd.DataFrame([run["losses"] for run in entry["runs"]]).mean().add_prefix("loss."),
-        "cpu_minutes": float(np.mean([run["cpu_minutes"] for run in entry["runs"]])),
-        "code": sorted({run["code"] for run in entry["runs"]}),
-    }
-
-
 def text_of(change: dict) -> str:
     """As in the study's file, on one line."""
-    return ", ".join(
-        f"{key}: {value if isinstance(value, str) else json.dumps(value)}" for key, value in change.items()
-    )
+    texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in change.items()}
+    return ", ".join(f"{key}: {text}" for key, text in texts.items())
 
 
 def markdown(table: pd.DataFrame) -> str:
@@ -74,31 +147,24 @@ def markdown(table: pd.DataFrame) -> str:
     sets = [name for name in SETS if name in table]
     code = ", ".join(sorted({version for versions in table["code"] for version in versions}))
     seeds = ", ".join(map(str, sorted(set(table["seeds"].astype(int)))))
-    lines = [f"{seeds} seeds, {table['photos'].max()} photos to measure on, code {code}.", ""]
     head = ["study", "changed", *(SETS[name] for name in sets), "difference [95 %]"]
     head += ["minimum detectable effect", "verdict", "CPU min"]
-    lines += [_line(head), _line(["---"] * len(head))]
+    losses = [name for name in table if name.startswith("loss.")]
+    loss_head = ["study", "changed", *(name.removeprefix("loss.") for name in losses)]
+    rows, loss_rows = [], []
     for row in table.to_dict("records"):
         cells = [row["study"], row["change"], *(_number(row[name]) for name in sets)]
-        if row["study"]:
-            interval = (
-                f"{_number(row['gain'], '+')} [{_number(row['low'], '+')}, {_number(row['high'], '+')}]"
-            )
-            cells += [interval, _number(row["detectable"]), row["verdict"]]
-        else:
-            cells += ["", "", ""]
-        lines.append(_line([*cells, f"{row['cpu_minutes']:.1f}"]))
-    losses = [name for name in table if name.startswith("loss.")]
-    head = ["study", "changed", *(name.removeprefix("loss.") for name in losses)]
-    lines += ["", LOSSES, "", _line(head), _line(["---"] * len(head))]
-    for row in table.to_dict("records"):
+        gain, low, high = (_number(row[name], "+") for name in ("gain", "low", "high"))
+        found = [f"{gain} [{low}, {high}]", _number(row["detectable"]), row["verdict"]]
+        rows.append([*cells, *(found if row["study"] else ["", "", ""]), f"{row['cpu_minutes']:.1f}"])
         values = ("" if pd.isna(row[name]) else f"{row[name]:.3g}" for name in losses)
-        lines.append(_line([row["study"], row["change"], *values]))
-    return "\n".join(lines) + "\n"
+        loss_rows.append([row["study"], row["change"], *values])
+    title = f"{seeds} seeds, {table['photos'].max()} photos to measure on, code {code}."
+    return "\n".join([title, "", *_table(head, rows), "", LOSSES, "", *_table(loss_head, loss_rows)]) + "\n"
 
 
-def _line(cells: list[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+def _table(head: list[str], rows: list[list[str]]) -> list[str]:
+    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
 
 
 def _number(value: float, sign: str = "") -> str:

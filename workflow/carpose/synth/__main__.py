@@ -4,7 +4,6 @@ Out: a folder with train.csv, sample_submission.csv, photos, masks, camera and c
 it, the truth of the test photos. Deterministic by seed, whatever the number of processes.
 """
 
-import argparse
 import os
 from pathlib import Path
 
@@ -13,33 +12,21 @@ import numpy as np
 from carpose.config.options import add_options, from_options
 from carpose.config.sections import Demo
 from carpose.core.files import run_main
-from carpose.core.options import whole
+from carpose.core.options import program, whole
 from carpose.kaggle.tables import read_labels
 
 from .demo import Scenes, given_poses, make, real_meshes, scaled_camera
 from .shapes import TYPES, parametric
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m carpose.synth",
-        description=__doc__,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument(
-        "--output", type=Path, required=True, help="folder to write, in the competition's layout"
-    )
-    parser.add_argument(
-        "--truth-output", type=Path, required=True, help="truth of the test photos, outside of it"
-    )
+def main() -> None:
+    parser = program("carpose.synth", __doc__)
+    parser.add_argument("--output", type=Path, required=True, help="folder of the competition's layout")
+    parser.add_argument("--truth-output", type=Path, required=True, help="CSV of the test photos' cars")
     parser.add_argument("--jobs", type=whole(1), default=os.cpu_count(), help="processes")
     add_options(parser, Demo)
     args = parser.parse_args()
-    render(from_options(args, Demo), args.output, args.truth_output, args.jobs)
-    return 0
-
-
-def render(demo: Demo, output: Path, truth: Path, jobs: int) -> None:
+    demo = from_options(args, Demo)
     counts = {"train": demo.train_images, "test": demo.test_images}
     if demo.car_models:
         folder = Path(demo.car_models)
@@ -48,12 +35,11 @@ def render(demo: Demo, output: Path, truth: Path, jobs: int) -> None:
     else:
         names = list(TYPES)
         meshes, numbers = [parametric(name) for name in names], np.arange(len(TYPES))
-    poses = None
-    if demo.poses_from:
-        poses = given_poses(*read_labels(demo.poses_from), counts, demo.seed)
+    labelled = read_labels(demo.poses_from) if demo.poses_from else None
+    poses = given_poses(*labelled, counts, demo.seed) if labelled else None
     size, intrinsics = scaled_camera(demo.scale)
-    scenes = Scenes(output, demo.seed, size, intrinsics, demo.max_distance, meshes, numbers, poses)
-    make(scenes, counts, names, truth, jobs)
+    scenes = Scenes(args.output, demo.seed, size, intrinsics, demo.max_distance, meshes, numbers, poses)
+    make(scenes, counts, names, args.truth_output, args.jobs)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from carpose.core.files import write_text
 from carpose.geometry import camera, meshes, rotation
 from carpose.kaggle.submission import write_labels, write_sample
 
-from .scene import PlacedCar, render
+from .painter import PlacedCar, render
 from .shapes import Mesh, painted, write_json
 from .street import Plane, sample_cars, sample_plane
 
@@ -38,31 +38,10 @@ class Scenes:
     poses: dict[str, list[pd.DataFrame]] | None  # by split: the cars of each picture, or None to sample
 
 
-def image_id(split: str, index: int, seed: int) -> str:
-    number = np.random.default_rng([seed, split == "test", index, 7]).integers(16**9)
-    return f"ID_{number:09x}"
-
-
 def scaled_camera(scale: float) -> tuple[tuple[int, int], np.ndarray]:
     """Size of the pictures and intrinsics of the data set's camera, resized by `scale`."""
     size = tuple(round(side * scale) for side in camera.PHOTO_SIZE)
-    sx, sy = size[0] / camera.PHOTO_SIZE[0], size[1] / camera.PHOTO_SIZE[1]
-    fx, fy, cx, cy = camera.INTRINSICS[[0, 1, 0, 1], [0, 1, 2, 2]]
-    # A resize keeps the edges of the picture, and pixel i covers i−½ … i+½.
-    return size, np.array(
-        [[fx * sx, 0, (cx + 0.5) * sx - 0.5], [0, fy * sy, (cy + 0.5) * sy - 0.5], [0, 0, 1]]
-    )
-
-
-@dataclass(frozen=True)
-class Street:
-    """The cars of one picture. plane: the road; positions: (N, 3) metres; matrices: (N, 3, 3); kinds: (N,)
-    which mesh each is."""
-
-    plane: Plane
-    positions: np.ndarray
-    matrices: np.ndarray
-    kinds: np.ndarray
+    return size, camera.crop_and_resize(camera.PHOTO_SIZE, [0, 0, 1, 1], size) @ camera.INTRINSICS
 
 
 def draw_scene(task: tuple[Scenes, str, int]) -> tuple[str, pd.DataFrame]:
@@ -70,13 +49,13 @@ def draw_scene(task: tuple[Scenes, str, int]) -> tuple[str, pd.DataFrame]:
     scenes, split, index = task
     cv2.setNumThreads(1)
     rng = np.random.default_rng([scenes.seed, split == "test", index])
-    street = (
-        _sampled(scenes, rng) if scenes.poses is None else _given(scenes, rng, scenes.poses[split][index])
-    )
-    poses = zip(street.kinds, street.positions, street.matrices, strict=True)
-    placed = [PlacedCar(scenes.meshes[kind], position, matrix) for kind, position, matrix in poses]
-    rendering = render(rng, placed, street.plane, scenes.intrinsics, scenes.size)
-    name = image_id(split, index, scenes.seed)
+    if scenes.poses is None:
+        plane, placed = _sampled(scenes, rng)
+    else:
+        plane, placed = _given(scenes, rng, scenes.poses[split][index])
+    rendering = render(rng, placed, plane, scenes.intrinsics, scenes.size)
+    number = np.random.default_rng([scenes.seed, split == "test", index, 7]).integers(16**9)
+    name = f"ID_{number:09x}"
     path = scenes.folder / f"{split}_images" / f"{name}.jpg"
     _write_picture(path, cv2.cvtColor(rendering.photo, cv2.COLOR_RGB2BGR), rendering.quality)
 
@@ -87,24 +66,25 @@ def draw_scene(task: tuple[Scenes, str, int]) -> tuple[str, pd.DataFrame]:
         _write_picture(scenes.folder / f"{split}_masks" / f"{name}.jpg", mask, 90)
     # Real labels hold every car that people could see; rendered poses of a file are kept all.
     labelled = ~unwanted if scenes.poses is not None else (rendering.share >= LEAST_SEEN) & ~unwanted
-    labels = pd.DataFrame(rotation.angles(street.matrices), columns=ANGLES)
-    labels[POSITION] = street.positions
+    matrices = np.array([car.matrix for car in placed]).reshape(-1, 3, 3)
+    labels = pd.DataFrame(rotation.angles(matrices), columns=ANGLES)
+    labels[POSITION] = np.array([car.position for car in placed]).reshape(-1, 3)
     labels.insert(0, "ImageId", name)
-    labels.insert(1, "model_type", scenes.model_types[street.kinds])
+    labels.insert(1, "model_type", np.array([car.model_type for car in placed], int))
     return name, labels[labelled]
 
 
-def _sampled(scenes: Scenes, rng: np.random.Generator) -> Street:
+def _sampled(scenes: Scenes, rng: np.random.Generator) -> tuple[Plane, list[PlacedCar]]:
     plane = sample_plane(rng)
     xyz, matrices, _ = sample_cars(rng, plane, scenes.intrinsics, scenes.size[0], scenes.max_distance)
     kinds = rng.integers(len(scenes.meshes), size=len(xyz))
     if len(xyz):  # centres lie on the plane for an average car; taller ones stand higher
         rise = np.array([scenes.meshes[kind].size[1] / 2 - 0.75 for kind in kinds])
         xyz = xyz + rise[:, None] * plane.up
-    return Street(plane, xyz, matrices, kinds)
+    return plane, _placed(scenes, kinds, xyz, matrices)
 
 
-def _given(scenes: Scenes, rng: np.random.Generator, table: pd.DataFrame) -> Street:
+def _given(scenes: Scenes, rng: np.random.Generator, table: pd.DataFrame) -> tuple[Plane, list[PlacedCar]]:
     """Cars of a table, as far as they are before the camera and not too far away."""
     plane = sample_plane(rng)
     table = table[(table.z > 1) & (table.z <= scenes.max_distance)]
@@ -113,7 +93,13 @@ def _given(scenes: Scenes, rng: np.random.Generator, table: pd.DataFrame) -> Str
     kinds = [kind_of.get(number, number % len(scenes.meshes)) for number in table.model_type]
     if len(table) >= 3:
         plane = _fit_plane(xyz, plane)
-    return Street(plane, xyz, matrices, np.array(kinds, int))
+    return plane, _placed(scenes, kinds, xyz, matrices)
+
+
+def _placed(scenes: Scenes, kinds: np.ndarray, xyz: np.ndarray, matrices: np.ndarray) -> list[PlacedCar]:
+    """kinds: (N,) which mesh each car is; xyz: (N, 3) metres; matrices: (N, 3, 3)."""
+    cars = zip(kinds, xyz, matrices, strict=True)
+    return [PlacedCar(scenes.model_types[kind], scenes.meshes[kind], *pose) for kind, *pose in cars]
 
 
 def _fit_plane(xyz: np.ndarray, fallback: Plane) -> Plane:
@@ -140,21 +126,12 @@ def _write_picture(path: Path, picture: np.ndarray, quality: int) -> None:
 
 def real_meshes(folder: Path, table: Path) -> tuple[list[Mesh], np.ndarray]:
     """The data set's meshes and their numbers, by the table model_type,name."""
-    if not table.is_file():
-        raise UserError(f"{table}: the table model_type,name of the car models is missing")
-    try:
-        names = pd.read_csv(table)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{table}: cannot be read as the table model_type,name ({error})") from error
-    if missing := {"model_type", "name"} - set(names):
-        raise UserError(f"{table}: no column {min(missing)}; it must hold model_type,name")
-    known = [
-        (number, folder / f"{name}.json") for number, name in zip(names.model_type, names.name, strict=True)
-    ]
-    known = [(number, path) for number, path in known if path.is_file()]
+    names = meshes.read_names(table)
+    known = {number: folder / f"{name}.json" for number, name in names.items()}
+    known = {number: path for number, path in known.items() if path.is_file()}
     if not known:
         raise UserError(f"{folder}: holds none of the car models of {table}")
-    return [painted(*meshes.load(path)) for _, path in known], np.array([number for number, _ in known])
+    return [painted(*meshes.load(path)) for path in known.values()], np.array(list(known))
 
 
 def given_poses(
@@ -169,12 +146,8 @@ def given_poses(
         raise UserError(f"{len(image_ids)} images with poses, but {sum(counts.values())} are to be rendered")
     chosen = np.random.default_rng([seed, 11]).permutation(np.unique(image_ids))
     groups = dict(tuple(table.groupby("ImageId")))
-    none = table.iloc[:0]
-    train, test = np.split(chosen[: sum(counts.values())], [counts["train"]])
-    return {
-        "train": [groups.get(name, none) for name in train],
-        "test": [groups.get(name, none) for name in test],
-    }
+    cars = [groups.get(name, table.iloc[:0]) for name in chosen[: sum(counts.values())]]
+    return {"train": cars[: counts["train"]], "test": cars[counts["train"] :]}
 
 
 def make(scenes: Scenes, counts: dict[str, int], names: list[str], truth: Path, jobs: int) -> None:
@@ -208,10 +181,8 @@ def _clear(folder: Path) -> None:
     """Empty the folder of earlier renderings, and make its parts."""
     photos_or_labels = [folder / "train.csv", *folder.glob("*_images/*")]
     if not (folder / MARKER).exists() and any(path.exists() for path in photos_or_labels):
-        raise UserError(
-            f"{folder}: holds photos or labels but no {MARKER}, so they may be another's; name another"
-            " folder, or delete it if an earlier version rendered it"
-        )
+        text = f"holds photos or labels but no {MARKER}, so they may be another's; name another folder,"
+        raise UserError(f"{folder}: {text} or delete it if an earlier version rendered it")
     write_text(folder / MARKER, "Rendered by carpose.synth, which replaces all photos and labels here.\n")
     for part in ("train_images", "test_images", "train_masks", "test_masks"):
         (folder / part).mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,9 @@
-"""A canvas with a camera: the painter's algorithm with OpenCV polygons, no display, no GL driver."""
+"""The picture of one demo scene: cars on a road, buildings and trees, painted from far to near.
+
+Polygons of OpenCV; no display, no GL driver.
+"""
+
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -11,6 +16,37 @@ from .street import Plane, heading_matrix
 SHIFT = 4  # sub-pixel bits of OpenCV's polygon coordinates
 FIXED = {TYRE: (28, 28, 30), RIM: (150, 150, 155), HEADLAMP: (250, 248, 225), TAILLAMP: (205, 20, 20),
          DARK: (35, 35, 38), PLATE: (70, 110, 200), GLASS: (48, 58, 68)}  # fmt: skip
+
+PAINT = np.array(
+    [[200, 200, 200], [235, 235, 232], [40, 40, 45], [90, 92, 96], [150, 25, 25], [25, 45, 120],
+     [120, 100, 70], [60, 80, 60], [180, 150, 40], [15, 15, 18], [140, 145, 150]]
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """photo: (H, W, 3) uint8 RGB; quality: of its JPEG; owner: (H, W) which car a pixel shows (−1: none);
+    share: (N,) of each car what is to be seen, counting the part cut off by the frame as hidden."""
+
+    photo: np.ndarray
+    quality: int
+    owner: np.ndarray
+    share: np.ndarray
+
+
+@dataclass(frozen=True)
+class PlacedCar:
+    """model_type: the data set's number; mesh in its own frame; position: (3,) metres, camera frame; matrix:
+    its rotation, 3×3."""
+
+    model_type: int
+    mesh: Mesh
+    position: np.ndarray
+    matrix: np.ndarray
+
+    def placed(self, points: np.ndarray) -> np.ndarray:
+        """(N, 3) points of the mesh's frame → camera frame."""
+        return points @ self.matrix.T + self.position
 
 
 class Painter:
@@ -28,10 +64,6 @@ class Painter:
     def hazed(self, colour: np.ndarray, distance: np.ndarray) -> np.ndarray:
         share = np.exp(-np.asarray(distance) / self.clear)[..., None]
         return colour * share + self.haze * (1 - share)
-
-    def polygon(self, points: np.ndarray, colour) -> None:
-        """A filled polygon, (P, 2) pixels."""
-        self.polygons(points[None], colour)
 
     def polygons(self, points: np.ndarray, colour) -> None:
         """Filled polygons of one colour that do not overlap, (N, P, 2) pixels."""
@@ -61,14 +93,8 @@ class Painter:
         to_metres = np.array([[1 / scale, 0, -metres[0]], [0, 1 / scale, 0.5], [0, 0, 1]])
         homography = self.intrinsics @ basis @ to_metres
         edge = [int(value) for value in tile[:, :8].mean((0, 1))]
-        ground = cv2.warpPerspective(
-            tile,
-            homography,
-            self.size,
-            flags=cv2.INTER_LINEAR,
-            borderMode=cv2.BORDER_CONSTANT,
-            borderValue=edge,
-        )
+        border = {"borderMode": cv2.BORDER_CONSTANT, "borderValue": edge}
+        ground = cv2.warpPerspective(tile, homography, self.size, flags=cv2.INTER_LINEAR, **border)
         # A pixel's ray d meets the ground where up·d < 0; up·d is linear in the pixel.
         to_up = (np.linalg.inv(self.intrinsics).T @ self.plane.up).astype(np.float32)
         down = -(np.arange(width) * to_up[0] + (np.arange(height) * to_up[1] + to_up[2])[:, None])
@@ -91,17 +117,14 @@ class Painter:
 
     def building(self, x: float, z: float, wide: float, deep: float, high: float, colour) -> None:
         """A box: its front and the side that faces the road, with rows of windows."""
-        inner = x - np.sign(x) * wide / 2
-        outer = x + np.sign(x) * wide / 2
-        for (xa, za), (xb, zb), shade in (
-            ((inner, z), (outer, z), 0.8),
-            ((inner, z), (inner, z + deep), 1.0),
-        ):
+        inner, outer = x - np.sign(x) * wide / 2, x + np.sign(x) * wide / 2
+        front, side = ((inner, outer), (z, z), 0.8), ((inner, inner), (z, z + deep), 1.0)
+        for (xa, xb), (za, zb), shade in (front, side):
             base = self.ground_point(np.array([xa, xb]), np.array([za, zb]))
             up = self.plane.up * high
             quad = self.project(np.stack([base[0], base[1], base[1] + up, base[0] + up]))
             distance = (za + zb) / 2
-            self.polygon(quad, self.hazed(np.array(colour) * shade, distance))
+            self.polygons(quad[None], self.hazed(np.array(colour) * shade, distance))
             dark = self.hazed(np.array(colour) * shade * 0.6, distance)
             floors, bays = max(1, int(high / 4)), max(1, int(np.hypot(xb - xa, zb - za) / 4))
             if bays * floors > 60 or np.ptp(quad[:, 0]) < 12:
@@ -117,23 +140,18 @@ class Painter:
         base = self.ground_point(x, z)
         foot, top = self.project(np.stack([base, base + self.plane.up * high]))
         pixels = np.linalg.norm(top - foot) / high
-        trunk = self.hazed(np.array([70, 55, 45]), z)
-        cv2.line(
-            self.canvas,
-            foot.astype(int),
-            top.astype(int),
-            tuple(map(float, trunk)),
-            max(1, int(0.25 * pixels)),
-        )
+        trunk = tuple(map(float, self.hazed(np.array([70, 55, 45]), z)))
+        cv2.line(self.canvas, foot.astype(int), top.astype(int), trunk, max(1, int(0.25 * pixels)))
         for _ in range(6):
             at = top + self.rng.normal(0, 0.22 * high, 2) * pixels
             green = self.hazed(np.array([50, 85, 40]) * self.rng.uniform(0.7, 1.3), z)
             radius = int(self.rng.uniform(0.12, 0.28) * high * pixels)
             cv2.circle(self.canvas, at.astype(int), max(radius, 1), tuple(map(float, green)), -1, cv2.LINE_AA)
 
-    def car(self, index: int, mesh: Mesh, xyz: np.ndarray, turn: np.ndarray, paint: np.ndarray) -> int:
+    def car(self, index: int, car: PlacedCar, paint: np.ndarray) -> int:
         """Draw a car; the number of pixels it would fill if nothing stood before it."""
-        points = mesh.vertices @ turn.T + xyz
+        mesh, far = car.mesh, car.position[2]
+        points = car.placed(mesh.vertices)
         if points[:, 2].min() < 0.5:
             return 0
         pixels = self.project(points)
@@ -150,19 +168,15 @@ class Painter:
         brightness = 0.5 + 0.5 * np.clip(normal @ self.light, 0, 1)
         colours = np.array([FIXED.get(material, (0, 0, 0)) for material in range(8)], float)
         colours[BODY] = paint
-        shade = (
-            colours[mesh.material]
-            * np.where(
-                np.isin(mesh.material, [HEADLAMP, TAILLAMP]), np.maximum(brightness, 0.85), brightness
-            )[:, None]
-        )
+        lamps = np.isin(mesh.material, [HEADLAMP, TAILLAMP])
+        brightness = np.where(lamps, np.maximum(brightness, 0.85), brightness)
+        shade = colours[mesh.material] * brightness[:, None]
         sky = (mesh.material == GLASS)[:, None] * np.clip(normal @ self.plane.up, 0, 1)[:, None]
-        shade = self.hazed(shade + sky * 90, np.full(len(shade), xyz[2]))
+        shade = self.hazed(shade + sky * 90, np.full(len(shade), far))
         # Small faces (of the data set's meshes, far away) would leave gaps: a ground coat first.
         if len(mesh.faces) > 500:
-            self.polygon(outline, self.hazed(paint * 0.7, xyz[2]))
-        focal = self.intrinsics[0, 0]
-        visible &= area * (focal / xyz[2]) ** 2 > (0.5 if len(mesh.faces) > 500 else 0.05)
+            self.polygons(outline[None], self.hazed(paint * 0.7, far))
+        visible &= area * (self.intrinsics[0, 0] / far) ** 2 > (0.5 if len(mesh.faces) > 500 else 0.05)
         depth = np.linalg.norm(centre, axis=1) - mesh.bias
         order = np.flatnonzero(visible)[np.argsort(-depth[visible])]
         fixed = np.round(pixels[mesh.faces] * (1 << SHIFT)).astype(np.int32)
@@ -181,6 +195,67 @@ class Painter:
         noise = self.rng.standard_normal(photo.shape[:2], np.float32) * np.float32(self.rng.uniform(1, 6))
         noise = cv2.merge([noise.astype(np.int16)] * 3)
         return cv2.add(photo, noise, dtype=cv2.CV_8U), int(self.rng.integers(72, 96))
+
+
+def render(
+    rng: np.random.Generator,
+    cars: list[PlacedCar],
+    plane: Plane,
+    intrinsics: np.ndarray,
+    size: tuple[int, int],
+) -> Rendering:
+    """Paint the scene, what is farthest first."""
+    painter = Painter(rng, intrinsics, size, plane)
+    road = rng.normal(0, 0.08)
+    painter.background(road)
+    painter.shadows(_footprints(painter, cars))
+    full = np.zeros(len(cars))
+    for _, thing, what in sorted(_things(rng, cars), key=lambda thing: -thing[0]):
+        if thing == "building":
+            colour = rng.uniform(90, 200) + rng.normal(0, 12, 3)
+            painter.building(*what, rng.uniform(10, 25), rng.uniform(10, 30), rng.uniform(8, 45), colour)
+        elif thing == "tree":
+            painter.tree(*what, rng.uniform(4, 9))
+        else:
+            paint = np.clip(PAINT[rng.integers(len(PAINT))] + rng.normal(0, 15, 3), 5, 250)
+            full[what] = painter.car(what, cars[what], paint)
+    seen = np.bincount(painter.owner[painter.owner >= 0], minlength=len(cars))[: len(cars)]
+    whole = np.array([_outline_area(painter, car) for car in cars])
+    share = seen / np.maximum(np.maximum(whole, full), 1)
+    photo, quality = painter.finish()
+    return Rendering(photo, quality, painter.owner, share)
+
+
+def _footprints(painter: Painter, cars: list[PlacedCar]) -> list[np.ndarray]:
+    """(4, 2) pixels under each car that is before the camera."""
+    footprints = []
+    for car in cars:
+        sx, sy, sz = car.mesh.size / 2
+        corners = np.array([[a * sx, -sy, b * sz] for a, b in ((-1, -1), (-1, 1), (1, 1), (1, -1))])
+        points = car.placed(corners)
+        if points[:, 2].min() > 0.5:
+            footprints.append(painter.project(points))
+    return footprints
+
+
+def _things(rng: np.random.Generator, cars: list[PlacedCar]) -> list[tuple]:
+    """(distance, kind, what): the cars by number, and buildings and trees beside the road by x and z."""
+    scenery = []
+    for _ in range(int(rng.integers(4, 14))):
+        side, z = rng.choice([-1, 1]), rng.uniform(25, 160)
+        scenery.append(("building", side * rng.uniform(34, 60), z))
+    for _ in range(int(rng.integers(3, 14))):
+        scenery.append(("tree", rng.choice([-1, 1]) * rng.uniform(18, 40), rng.uniform(15, 120)))
+    things = [(np.linalg.norm(car.position), "car", number) for number, car in enumerate(cars)]
+    return things + [(np.hypot(x, z), kind, (x, z)) for kind, x, z in scenery]
+
+
+def _outline_area(painter: Painter, car: PlacedCar) -> float:
+    """Pixels of a car's outline, the part outside the frame included."""
+    points = car.placed(car.mesh.vertices)
+    if points[:, 2].min() < 0.5:
+        return np.inf
+    return cv2.contourArea(cv2.convexHull(painter.project(points).astype(np.float32)))
 
 
 _tiles: dict[int, tuple[np.ndarray, tuple[float, float]]] = {}

@@ -91,14 +91,9 @@ def parametric(name: str) -> Mesh:
     belt = 0.58 * kind.height
     hood = belt * (0.98 if name == "van" else 0.9)
     # Stations along the car: z, height of the top, half width.
-    stations = [
-        (-0.50, belt * 0.92, 0.44),
-        (-0.46, belt, 0.49),
-        (kind.cabin[1] - 0.02, belt, 0.50),
-        (0.44, hood, 0.49),
-        (0.50, hood * 0.78, 0.42),
-    ]
-    z, top, half = np.array(stations).T * [[kind.length], [1], [kind.width]]
+    rear = [(-0.50, belt * 0.92, 0.44), (-0.46, belt, 0.49)]
+    front = [(kind.cabin[1] - 0.02, belt, 0.50), (0.44, hood, 0.49), (0.50, hood * 0.78, 0.42)]
+    z, top, half = np.array(rear + front).T * [[kind.length], [1], [kind.width]]
     _add_body(builder, z, top, half)
     _add_cabin(builder, kind, belt)
     for lamp, sign in ((TAILLAMP, -1), (HEADLAMP, 1)):
@@ -113,23 +108,11 @@ def parametric(name: str) -> Mesh:
 def _add_body(builder: _Builder, z: np.ndarray, top: np.ndarray, half: np.ndarray) -> None:
     """Sides, dark sills and lids between the stations: their place along the car, top and half width."""
     for i in range(len(z) - 1):
-        j = i + 1
-        side = [
-            (half[i], FLOOR, z[i]),
-            (half[i], top[i], z[i]),
-            (half[j], top[j], z[j]),
-            (half[j], FLOOR, z[j]),
-        ]
-        builder.both_sides(side, BODY)
-        low = [(half[i], FLOOR, z[i]), (half[i], 0.36, z[i]), (half[j], 0.36, z[j]), (half[j], FLOOR, z[j])]
+        (h0, h1), (t0, t1), (z0, z1) = half[i : i + 2], top[i : i + 2], z[i : i + 2]
+        builder.both_sides([(h0, FLOOR, z0), (h0, t0, z0), (h1, t1, z1), (h1, FLOOR, z1)], BODY)
+        low = [(h0, FLOOR, z0), (h0, 0.36, z0), (h1, 0.36, z1), (h1, FLOOR, z1)]
         builder.both_sides(np.array(low) + [0.005, 0, 0], DARK, 0.1)
-        lid = [
-            (-half[i], top[i], z[i]),
-            (-half[j], top[j], z[j]),
-            (half[j], top[j], z[j]),
-            (half[i], top[i], z[i]),
-        ]
-        builder.face(lid, BODY)
+        builder.face([(-h0, t0, z0), (-h1, t1, z1), (h1, t1, z1), (h0, t0, z0)], BODY)
 
 
 def _add_cabin(builder: _Builder, kind: BodyType, belt: float) -> None:
@@ -140,12 +123,11 @@ def _add_cabin(builder: _Builder, kind: BodyType, belt: float) -> None:
     screen = [(-wide, belt, b1), (wide, belt, b1), (narrow, height, r1), (-narrow, height, r1)]
     window = [(wide, belt, b0), (-wide, belt, b0), (-narrow, height, r0), (narrow, height, r0)]
     side = [(wide, belt, b1), (wide, belt, b0), (narrow, height, r0), (narrow, height, r1)]
+    roof = [(-narrow, height, r0), (-narrow, height, r1), (narrow, height, r1), (narrow, height, r0)]
     builder.face(screen, BODY)
     builder.face(window, BODY)
     builder.both_sides(side, BODY)
-    builder.face(
-        [(-narrow, height, r0), (-narrow, height, r1), (narrow, height, r1), (narrow, height, r0)], BODY
-    )
+    builder.face(roof, BODY)
     builder.inset(screen, 0.88, GLASS, 0.3)
     builder.inset(window, 0.78, GLASS, 0.3)
     middle = np.array([(side[0][k] + side[1][k]) / 2 for k in range(3)])
@@ -175,15 +157,10 @@ def _add_end(
     panel(-0.25, 0.25, 0.44, 0.56, PLATE, 0.7, both=False)
     panel(-0.95 * h, 0.95 * h, FLOOR, 0.34, DARK, 0.4, both=False)
     # Lamps reach around the corner, so that they show from the side.
-    near, j = i, (i - 1 if sign > 0 else 1)
-    s = 0.6
-    corner = [
-        (half[near], t - 0.2, z[near]),
-        (half[near], t - 0.05, z[near]),
-        (half[near] + s * (half[j] - half[near]), t - 0.05, z[near] + s * (z[j] - z[near])),
-        (half[near] + s * (half[j] - half[near]), t - 0.2, z[near] + s * (z[j] - z[near])),
-    ]
-    corner = np.array(corner) + [0.015, 0, 0]
+    j = i - 1 if sign > 0 else 1
+    end, side = (h, z[i]), (h + 0.6 * (half[j] - h), z[i] + 0.6 * (z[j] - z[i]))
+    outline = [(end, t - 0.2), (end, t - 0.05), (side, t - 0.05), (side, t - 0.2)]
+    corner = np.array([(x, y, at) for (x, at), y in outline]) + [0.015, 0, 0]
     builder.both_sides(corner if sign < 0 else corner[::-1], lamp, 0.6)
 
 
@@ -191,9 +168,8 @@ def _add_wheels(builder: _Builder, kind: BodyType) -> None:
     for at in (-0.30 * kind.length, 0.31 * kind.length):
         for radius, material, out, bias in ((0.33, TYRE, 0.02, 0.35), (0.20, RIM, 0.03, 0.45)):
             turn = np.linspace(0, 2 * np.pi, 10, endpoint=False)
-            ring = np.column_stack(
-                [np.full(10, kind.width / 2 + out), 0.33 + radius * np.cos(turn), at + radius * np.sin(turn)]
-            )
+            y, z = 0.33 + radius * np.cos(turn), at + radius * np.sin(turn)
+            ring = np.column_stack([np.full(10, kind.width / 2 + out), y, z])
             builder.both_sides(ring[::-1], material, bias)
 
 
@@ -219,25 +195,19 @@ def painted(vertices: np.ndarray, faces: np.ndarray) -> Mesh:
     normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-9)
     material = np.full(len(faces), BODY)
     material[(y > 0.62) & (y < 0.93) & (np.abs(normal[:, 1]) < 0.85)] = GLASS
-    material[(y < 0.16) | ((y < 0.38) & (np.abs(x - 0.5) > 0.4) & (np.abs(np.abs(z - 0.5) - 0.3) < 0.08))] = (
-        TYRE
-    )
+    wheel = (y < 0.38) & (np.abs(x - 0.5) > 0.4) & (np.abs(np.abs(z - 0.5) - 0.3) < 0.08)
+    material[(y < 0.16) | wheel] = TYRE
     lamp = (y > 0.4) & (y < 0.6) & (np.abs(x - 0.5) > 0.24)
     material[lamp & (z > 0.93)] = HEADLAMP
     material[lamp & (z < 0.05)] = TAILLAMP
-    bias = np.where(material == BODY, 0.0, 0.05)
-    return Mesh(vertices, faces, material, bias)
+    return Mesh(vertices, faces, material, np.where(material == BODY, 0.0, 0.05))
 
 
 def write_json(path: Path, mesh: Mesh, car_type: str) -> None:
     """Write in the competition's format: y down, triangles, 1-based."""
-    polygons = mesh.faces
-    fan = [polygons[:, [0, k, k + 1]] for k in range(1, polygons.shape[1] - 1)]
+    fan = [mesh.faces[:, [0, k, k + 1]] for k in range(1, mesh.faces.shape[1] - 1)]
     triangles = np.concatenate(fan)
     distinct = (triangles[:, 0] != triangles[:, 1]) & (triangles[:, 1] != triangles[:, 2])
-    content = {
-        "car_type": car_type,
-        "vertices": (mesh.vertices * [1, -1, 1]).round(5).tolist(),
-        "faces": (triangles[distinct] + 1).tolist(),
-    }
+    vertices, faces = (mesh.vertices * [1, -1, 1]).round(5), triangles[distinct] + 1
+    content = {"car_type": car_type, "vertices": vertices.tolist(), "faces": faces.tolist()}
     write_text(path, json.dumps(content))

@@ -58,20 +58,14 @@ def sample_cars(
         z = np.exp(rng.normal(np.log(42), 0.75))
         if not 5 < z < max_distance:
             continue
-        free = rng.random() < 0.25
-        if free:
-            x = rng.uniform(-1, 1) * 0.74 * z
-            yaw = rng.uniform(-np.pi, np.pi)
+        if rng.random() < 0.25:  # turned freely
+            x, yaw = rng.uniform(-1, 1) * 0.74 * z, rng.uniform(-np.pi, np.pi)
         else:
             x = rng.choice(lanes) + np.tan(road) * z + rng.normal(0, 0.3)
             oncoming = x < np.tan(road) * z - 1 and rng.random() < 0.8
             cross = rng.random() < 0.08
-            yaw = (
-                road
-                + rng.normal(0, 0.04)
-                + (np.pi if oncoming else 0)
-                + (rng.choice([-1, 1]) * np.pi / 2) * cross
-            )
+            yaw = road + rng.normal(0, 0.04) + (np.pi if oncoming else 0)
+            yaw += (rng.choice([-1, 1]) * np.pi / 2) * cross
         u = intrinsics[0, 0] * x / z + intrinsics[0, 2]
         if not -0.02 * width < u < 1.02 * width:
             continue

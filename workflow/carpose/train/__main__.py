@@ -18,12 +18,11 @@ from carpose.config.options import add_options, from_options
 from carpose.config.recipe import Recipe
 from carpose.config.sections import Running
 from carpose.core.files import check_outputs, run_main
-from carpose.core.options import whole
+from carpose.core.options import program, whole
 from carpose.network.device import lease, worker_count
 
 from . import distributed, state
-from .loop import Interrupted, run
-from .material import TrainFiles
+from .loop import Interrupted, TrainFiles, run
 
 
 def main() -> int:
@@ -50,11 +49,7 @@ def main() -> int:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m carpose.train",
-        description=__doc__,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = program("carpose.train", __doc__)
     files = parser.add_argument_group("files")
     files.add_argument("--cache", type=Path, required=True, help="folder of the picture cache")
     files.add_argument("--images", type=Path, required=True, help="images.parquet of the check")

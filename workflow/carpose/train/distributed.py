@@ -112,18 +112,14 @@ def synchronised(model: torch.nn.Module, device: torch.device) -> torch.nn.Modul
 
 def count(counts: torch.Tensor) -> torch.Tensor:
     """Σ over the processes of numbers of cars or cells (one or more), each at least 1, per process."""
-    if size() == 1:
-        return counts.clamp(min=1)
-    total = counts.detach().clone()
-    dist.all_reduce(total)
-    return total.clamp(min=1) / size()
+    return mean(counts).clamp(min=1 / size())
 
 
 def mean(values: torch.Tensor) -> torch.Tensor:
     """The mean over the processes of a few numbers, the same on all."""
     if size() == 1:
         return values
-    total = values.clone()
+    total = values.detach().clone()
     dist.all_reduce(total)
     return total / size()
 
@@ -132,9 +128,7 @@ def any_of(flag: bool, device: torch.device) -> bool:
     """Whether the flag is raised in any process: a signal may reach them in different steps."""
     if size() == 1:
         return flag
-    raised = torch.tensor([float(flag)], device=device)
-    dist.all_reduce(raised)
-    return bool(raised)
+    return bool(mean(torch.tensor([float(flag)], device=device)))
 
 
 def broadcast_object(value):

@@ -1,12 +1,13 @@
-"""The training loop: epochs, validation, and a state file from which a killed training goes on."""
+"""A training from its files to its checkpoint: epochs, validation, states from which a killed one goes on."""
 
+import hashlib
 import itertools
 import math
-import signal
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -16,7 +17,8 @@ from tqdm import tqdm
 
 from carpose.config.recipe import Recipe
 from carpose.config.sections import Predict, Running
-from carpose.core import cars
+from carpose.core import cars, parquet
+from carpose.core.cars import POSE
 from carpose.core.errors import UserError
 from carpose.core.files import atomic
 from carpose.core.version import provenance
@@ -28,56 +30,96 @@ from carpose.network.checkpoint import save_checkpoint
 from carpose.predict.cars import predict_cars
 from carpose.predict.networks import placed
 
-from . import distributed, material, state
-from .log import Log
-from .material import TrainFiles
+from . import distributed
 from .optimizer import rate_schedule
+from .state import Saver, remove
 from .step import Training
 
 ROLLBACKS = 3  # times a training may go back after a loss that is not finite
-MINUTE = 60  # seconds
+TOO_MUCH = 10  # times all other losses together
 VALIDATION = Predict(threshold=0.05, batch_size=8, flip=False, tta_rotations_deg=[], mask_filter=False)
 
 
+@dataclass(frozen=True)
+class TrainFiles:
+    """Every file that a training reads or writes."""
+
+    cache: Path  # folder
+    images: Path
+    labels: Path
+    folds: Path
+    output: Path  # model.pt
+    history: Path
+    state: Path
+    pseudo: Path | None = None  # pseudo labels of the round before
+    start_weights: Path | None = None  # model.pt that it begins with
+    events: Path | None = None  # folder for TensorBoard
+
+
 class Interrupted(Exception):
-    """SIGTERM came: the state is saved."""
+    """SIGTERM or SIGUSR1 came: the state is saved."""
 
 
-class SignalFlag:
-    """Remembers SIGTERM or SIGUSR1 (Slurm's warning before the end), so that a step is never cut in two."""
+class Log:
+    """What a training says; the main process alone says anything."""
 
-    def __init__(self):
-        self.raised = False
-        for number in (signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, self._raise)
+    def __init__(self, name: str, events: Path | None = None):
+        """name: in front of every line; events: folder for TensorBoard, or None."""
+        self.name, self.events = name, events
 
-    def _raise(self, number, frame):
-        self.raised = True
-
-
-class Saver:
-    """The state file of one training: read for all processes, written by the main one."""
-
-    def __init__(self, path: Path, digest: str, minutes: float, log: Log):
-        """digest: what the state belongs to; minutes: between two states within an epoch."""
-        self.path, self.digest, self.seconds, self.log = path, digest, MINUTE * minutes, log
-        self.stop, self.saved_at = SignalFlag(), time.monotonic()
-
-    def load(self) -> dict | None:
-        main = distributed.is_main_process()
-        return distributed.broadcast_object(state.load(self.path, self.digest) if main else None)
-
-    def is_due(self) -> bool:
-        return time.monotonic() - self.saved_at > self.seconds
-
-    def save(self, training: Training) -> None:
-        """A disk that is full for an hour costs the safety of that hour, not the training."""
+    def say(self, message: str) -> None:
         if distributed.is_main_process():
-            try:
-                state.save(self.path, self.digest, training.state())
-            except OSError as error:
-                self.log.say(f"warning: the state could not be saved, the one before is kept ({error})")
-        self.saved_at = time.monotonic()
+            print(f"[{self.name}] {message}", flush=True)
+
+    def epoch(self, row: dict[str, float], epochs: int, weights: dict[str, float]) -> None:
+        """An epoch's row of the history, and a warning where one weighted loss starves the others."""
+        text = "  ".join(f"{name} {value:.3g}" for name, value in row.items() if name != "epoch")
+        self.say(f"epoch {row['epoch']}/{epochs}  {text}")
+        terms = {name: abs(row[name] * weight) for name, weight in weights.items()}
+        name = max(terms, key=terms.get)
+        if terms[name] > TOO_MUCH * (sum(terms.values()) - terms[name]):
+            self.say(f"warning: the {name} loss outweighs the others tenfold; lower loss_weights.{name}")
+        if self.events and distributed.is_main_process():
+            from torch.utils.tensorboard import SummaryWriter  # takes a second to import
+
+            with SummaryWriter(str(self.events)) as writer:
+                for name, value in row.items():
+                    writer.add_scalar(name, value, row["epoch"])
+
+
+def read_files(files: TrainFiles, fold: int, recipe: Recipe) -> tuple[Samples, list[str]]:
+    """The samples of a training, and the photos that it is measured on.
+
+    Raises UserError where a file is not right or the fold leaves nothing to learn from.
+    """
+    labels = cars.read(files.labels)
+    folds = parquet.read_folds(files.folds).sort_values("ImageId")
+    train_ids = folds.ImageId[folds.fold != fold].tolist()
+    valid_ids = folds.ImageId[folds.fold == fold].tolist()
+    if not train_ids or not valid_ids:
+        raise UserError(f"{files.folds}: fold {fold} leaves nothing to train or to validate on")
+    table, pseudo_ids = labels.assign(weight=1.0, depth_sigma=0.0), []
+    if files.pseudo is not None:
+        images = parquet.read_images(files.images)
+        needed = dict.fromkeys(["fold", "weight", "depth_sigma"], parquet.NUMBER)
+        pseudo = cars.read(files.pseudo, columns=needed)
+        pseudo = pseudo[pseudo.fold == fold]
+        pseudo_ids = sorted(images.ImageId[(images.split == "test") & (images.excluded == "")])
+        columns = ["ImageId", *POSE, "weight", "depth_sigma"]
+        table = pd.concat([table[columns], pseudo[columns]], ignore_index=True)
+    return Samples(files.cache, train_ids + pseudo_ids, table, recipe, len(pseudo_ids)), valid_ids
+
+
+def work_digest(files: TrainFiles, fold: int, recipe: Recipe) -> str:
+    """What a state belongs to: the recipe, the fold, and the content of every file that is learnt from."""
+    hasher = hashlib.sha256(f"{recipe.digest()} {fold}".encode())
+    for table in (files.labels, files.folds, files.pseudo):
+        if table is not None:
+            hasher.update(parquet.content_digest(table).encode())
+    for path in (files.start_weights, files.cache / "cache.json"):
+        if path is not None:
+            hasher.update(hashlib.sha256(path.read_bytes()).digest())
+    return hasher.hexdigest()[:16]
 
 
 def run(
@@ -89,10 +131,11 @@ def run(
     """
     pyarrow.set_memory_pool(pyarrow.system_memory_pool())  # its own keeps several times what tables take
     log = Log(name, files.events if running.tensorboard else None)
-    learnt = material.load(files, fold, recipe)
-    steps = max(learnt.labelled // recipe.batch_size, 1)  # of an epoch
-    distributed.check(min(learnt.labelled, recipe.batch_size), distributed.size())
-    saver = Saver(files.state, material.work_digest(files, fold, recipe), running.save_minutes, log)
+    samples, valid_ids = read_files(files, fold, recipe)
+    steps = max(samples.labelled // recipe.batch_size, 1)  # of an epoch
+    distributed.check(min(samples.labelled, recipe.batch_size), distributed.size())
+    digest = work_digest(files, fold, recipe)
+    saver = Saver(files.state, digest, running.save_minutes, log.say)
     training = Training(recipe, files.start_weights, device, running.graphs)
     log.say(f"computing on {device} in {training.dtype or torch.float32}".replace("torch.", ""))
     saved = saver.load()
@@ -103,16 +146,16 @@ def run(
     def validate() -> float:
         model = placed(training.ema.module, recipe, device, "torch", running.graphs)
         options = {"workers": running.workers}
-        found, _ = predict_cars([model], recipe, files.cache, learnt.valid_ids, device, VALIDATION, **options)
-        return evaluate(cars.read(files.labels), found, image_ids=learnt.valid_ids)["mAP"]
+        found, _ = predict_cars([model], recipe, files.cache, valid_ids, device, VALIDATION, **options)
+        return evaluate(cars.read(files.labels), found, image_ids=valid_ids)["mAP"]
 
-    train(training, learnt.samples, steps, running, saver, log, validate)
+    train(training, samples, steps, running, saver, log, validate)
     if distributed.is_main_process():
         with atomic(files.history) as temporary:
             pd.DataFrame(training.progress.history).to_csv(temporary, index=False)
-        about = {"data": saver.digest, "fold": fold, "round": "later" if files.pseudo else "first"}
+        about = {"data": digest, "fold": fold, "round": "later" if files.pseudo else "first"}
         save_checkpoint(files.output, training.ema.module.state_dict(), recipe, provenance() | about)
-        state.remove(files.state)
+        remove(files.state)
 
 
 def train(
@@ -143,20 +186,16 @@ def train(
             batches = None  # from where it goes on; the workers of before go first
             roll_back(training, error, saver, rollbacks, log)
             continue
-        if progress.epoch + 1 == epochs:
+        epoch = progress.epoch + 1
+        if epoch == epochs:
             batches = None  # the workers go before those of the last validation come
         spent = {"seconds": time.monotonic() - began, "cpu_seconds": time.process_time() - cpu_began}
-        due = validation_due(progress.epoch + 1, epochs, running.validate_every)
+        due = epoch == epochs or (running.validate_every > 0 and epoch % running.validate_every == 0)
         if due:
             saver.save(training)  # a validation can take longer than Slurm waits after SIGTERM
         row = close_epoch(training, steps, spent, validate if due else None)
         saver.save(training)
         log.epoch(row, epochs, loss.weights(recipe))
-
-
-def validation_due(epoch: int, epochs: int, every: int) -> bool:
-    """Whether the metric is measured after so many of the epochs: after the last one always."""
-    return epoch == epochs or (every > 0 and epoch % every == 0)
 
 
 def train_epoch(
@@ -192,7 +231,7 @@ def train_epoch(
         progress.batch += 1
         if not silent and (done := progress.batch - len(in_flight)):
             bar.set_postfix({name: f"{total / done:.3f}" for name, total in progress.sums.items()})
-        stopping = distributed.any_of(saver.stop.raised, training.device)
+        stopping = distributed.any_of(saver.stopping, training.device)
         if stopping or saver.is_due():
             drain(0)
             saver.save(training)

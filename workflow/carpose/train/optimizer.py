@@ -1,4 +1,4 @@
-"""The optimiser of a recipe and its learning rate at every step."""
+"""The optimiser of a recipe, its learning rate at every step, and the moving average of the weights."""
 
 from collections.abc import Callable
 
@@ -11,6 +11,7 @@ from .muon import Muon
 
 from timm.optim import create_optimizer_v2  # isort: skip
 from timm.scheduler import create_scheduler_v2  # isort: skip
+from timm.utils import ModelEmaV3  # isort: skip
 
 FUSED = {"adam", "adamw", "sgd"}  # what torch has as one kernel
 
@@ -61,3 +62,26 @@ def rate_schedule(name: str, steps: int, peak: float, warmup: float) -> Callable
         return carrier.param_groups[0]["lr"]
 
     return rate
+
+
+class MovingAverage(ModelEmaV3):
+    """timm's moving average with warm-up, the result of a training; its tensors are looked up once.
+
+    Going through both state dicts in each step takes 3 % of a step of the smallest networks.
+    """
+
+    def __init__(self, model: torch.nn.Module, decay: float):
+        """The model's tensors have to stay where they are in memory."""
+        super().__init__(model, decay=decay, use_warmup=True, warmup_power=0.75)
+        both = [list(network.state_dict().values()) for network in (self.module, model)]
+        self.averaged, self.copied = (
+            [[tensor for tensor in tensors if tensor.is_floating_point() == wanted] for tensors in both]
+            for wanted in (True, False)
+        )
+
+    @torch.no_grad()
+    def follow(self, step: int) -> None:
+        """After step number `step`, from 0; the model is the one that this was made of."""
+        torch._foreach_lerp_(*self.averaged, 1 - self.get_decay(step))
+        if self.copied[0]:
+            torch._foreach_copy_(*self.copied)

@@ -9,13 +9,20 @@ import fcntl
 import hashlib
 import io
 import os
+import signal
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 
 from carpose.core.files import atomic
+
+from . import distributed
+from .step import Training
+
+MINUTE = 60  # seconds
 
 
 def save(path: Path, digest: str, state: dict) -> None:
@@ -91,3 +98,34 @@ def _previous(path: Path) -> Path:
 
 def _say(message: str) -> None:
     print(f"state: {message}", file=sys.stderr, flush=True)
+
+
+class Saver:
+    """The state file of one training: read for all processes, written by the main one; and whether SIGTERM or
+    SIGUSR1 (Slurm's warning before the end) came, so that no step is cut in two."""
+
+    def __init__(self, path: Path, digest: str, minutes: float, say: Callable[[str], None]):
+        """digest: what the state belongs to; minutes: between two states within an epoch; say: in the log."""
+        self.path, self.digest, self.seconds, self.say = path, digest, MINUTE * minutes, say
+        self.stopping, self.saved_at = False, time.monotonic()
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, self._stop)
+
+    def _stop(self, number, frame):
+        self.stopping = True
+
+    def load(self) -> dict | None:
+        main = distributed.is_main_process()
+        return distributed.broadcast_object(load(self.path, self.digest) if main else None)
+
+    def is_due(self) -> bool:
+        return time.monotonic() - self.saved_at > self.seconds
+
+    def save(self, training: Training) -> None:
+        """A disk that is full for an hour costs the safety of that hour, not the training."""
+        if distributed.is_main_process():
+            try:
+                save(self.path, self.digest, training.state())
+            except OSError as error:
+                self.say(f"warning: the state could not be saved, the one before is kept ({error})")
+        self.saved_at = time.monotonic()

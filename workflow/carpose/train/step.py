@@ -12,16 +12,14 @@ import torch
 
 from carpose.config.recipe import Recipe
 from carpose.core.errors import UserError
-from carpose.data.inputs import network_input
+from carpose.data.samples import network_input
 from carpose.heads import loss
 from carpose.network import graphs
-from carpose.network.build import build
-from carpose.network.checkpoint import load_checkpoint
+from carpose.network.checkpoint import build, load_checkpoint
 from carpose.network.device import fetch, number_format
 
 from . import distributed
-from .average import MovingAverage
-from .optimizer import make_optimizer, scaled_rate
+from .optimizer import MovingAverage, make_optimizer, scaled_rate
 
 
 @dataclass

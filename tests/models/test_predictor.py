@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.folding import fold_batch_norms
+from models.predictor import fold_batch_norms
 from tests.models.tiny import FAMILIES, flat, tiny
 
 from timm.layers import convert_sync_batchnorm  # isort: skip

@@ -10,7 +10,7 @@ import pytest
 from carpose.config.recipe import Recipe
 from carpose.core import cars, parquet
 from carpose.core.errors import UserError
-from carpose.train import material
+from carpose.train import loop
 
 RECIPE = Recipe(input_width=192, input_height=64)
 
@@ -24,12 +24,12 @@ def files(prepared, tmp_path):
     for name in ("photos.npy", "cache.json"):
         shutil.copy(prepared / "cache" / name, tmp_path / "cache" / name)
     outputs = {name: tmp_path / name for name in ("output", "history", "state")}
-    return material.TrainFiles(cache=tmp_path / "cache", **tables, **outputs)
+    return loop.TrainFiles(cache=tmp_path / "cache", **tables, **outputs)
 
 
 def test_a_state_belongs_to_all_that_is_learnt_from(files, tmp_path):
     def digest(fold=0, recipe=RECIPE, **changes):
-        return material.work_digest(replace(files, **changes), fold, recipe)
+        return loop.work_digest(replace(files, **changes), fold, recipe)
 
     first = digest()
     assert first == digest(output=tmp_path / "elsewhere")
@@ -47,20 +47,19 @@ def test_a_state_belongs_to_all_that_is_learnt_from(files, tmp_path):
 
 
 def test_pseudo_labels_of_the_fold_are_learnt_from(files, tmp_path):
-    plain = material.load(files, 0, RECIPE)
+    plain, plain_ids = loop.read_files(files, 0, RECIPE)
     images, labels = pd.read_parquet(files.images), cars.read(files.labels)
     tests = images.ImageId[images.split == "test"].tolist()
     pseudo = labels.head(6).assign(ImageId=tests[0], weight=0.5, depth_sigma=0.1)
     pseudo["fold"] = [0, 0, 0, 0, 1, 1]
     cars.write(tmp_path / "pseudo.parquet", pseudo)
-    both = material.load(replace(files, pseudo=tmp_path / "pseudo.parquet"), 0, RECIPE)
-    assert (both.valid_ids, both.labelled) == (plain.valid_ids, plain.labelled)
-    assert plain.labelled == len(plain.samples) == both.samples.labelled
-    assert both.samples.image_ids[both.labelled :] == sorted(tests)
-    assert len(both.samples.xyz) == len(plain.samples.xyz) + 4
-    assert not set(both.valid_ids) & set(both.samples.image_ids)
+    both, valid_ids = loop.read_files(replace(files, pseudo=tmp_path / "pseudo.parquet"), 0, RECIPE)
+    assert valid_ids == plain_ids and both.labelled == plain.labelled == len(plain)
+    assert both.image_ids[both.labelled :] == sorted(tests)
+    assert len(both.xyz) == len(plain.xyz) + 4
+    assert not set(valid_ids) & set(both.image_ids)
 
 
 def test_a_fold_that_is_none_is_said(files):
     with pytest.raises(UserError, match="fold 7 leaves nothing to train or to validate on"):
-        material.load(files, 7, RECIPE)
+        loop.read_files(files, 7, RECIPE)
