@@ -1,33 +1,34 @@
-"""Training and prediction on a GPU: each backbone, two sizes, number formats, compiled or not.
+"""Training and prediction on a GPU: photos per second and memory of each model, size and number format.
 
-Photos per second and memory of training steps, losses and all, beside the bare network on a constant batch,
-and both beside the floor of benchmarks.roofline for the peak and the bandwidth that the card is seen to have;
-as CUDA graphs, as trainings and predictions are where they can be, and each operation by itself. Without a
-GPU it does the same on the CPU, where there are no graphs. Each case is a process of its own; --jobs of them
-are made ready side by side, which takes memory for all of them, and measured one after the other.
+A training's steps, losses and all, stand beside the bare network on a constant batch; both as CUDA graphs,
+as trainings and predictions are where they can be, and each operation by itself. Without a GPU it does the
+same on the CPU, where there are no graphs. Each case is a process of its own; --jobs of them are made ready
+side by side, which takes memory for all of them, and measured one after the other.
 
     python -m benchmarks.gpu --config configs/pku.yaml
 """
 
-import contextlib
 import functools
 import itertools
 import multiprocessing
-import os
-import signal
 import statistics
 import time
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import torch
 
-from benchmarks import measure, roofline
+from benchmarks import measure
 from benchmarks.training import Bare
 from carpose.config.recipe import Recipe
+from carpose.core.cars import ANGLES, POSITION
 from carpose.core.errors import UserError
 from carpose.core.memory import keep_freed_memory
 from carpose.data.samples import network_input
-from carpose.network.device import number_format, repeatable
+from carpose.geometry import camera, rotation
+from carpose.heads.head import STRIDE
+from carpose.heads.targets import encode
+from carpose.network.device import repeatable
 from carpose.predict.networks import forward, placed
 from carpose.train.step import Training
 
@@ -38,68 +39,61 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def constant_batch(recipe: Recipe) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Pictures of noise, and targets of 8 cars each."""
+    count, size = recipe.batch_size, (recipe.input_width, recipe.input_height)
+    view = camera.crop_and_resize(camera.PHOTO_SIZE, recipe.crop, size)
+    intrinsics = camera.cells(STRIDE) @ view @ camera.INTRINSICS
+    cars = measure.made_up_cars(["photo"], 8)
+    targets = encode(
+        np.tile(cars[POSITION].to_numpy(), (count, 1)),
+        np.tile(rotation.matrix(cars[ANGLES].to_numpy()), (count, 1, 1)),
+        np.ones(count * len(cars)),
+        np.stack([intrinsics] * count),
+        (size[0] // STRIDE, size[1] // STRIDE),
+        camera.focal(intrinsics),
+        recipe,
+        photo=np.repeat(np.arange(count), len(cars)),
+    )
+    pictures = torch.randint(0, 255, (count, *size[::-1], 4), dtype=torch.uint8)
+    return pictures.to(device()), {name: torch.as_tensor(a).to(device()) for name, a in targets.items()}
+
+
 def seconds(function: Callable, repeats: int) -> float:
     """Seconds of a call: the median of three rounds of so many, at whose end the device is waited for."""
     rounds = []
     for _ in range(3):
         start = time.perf_counter()
-        for _ in range(repeats):
-            function()
-        wait()
+        warm(function, repeats)
         rounds.append((time.perf_counter() - start) / repeats)
     return statistics.median(rounds)
 
 
-def wait() -> None:
+def warm(function: Callable, times: int = 4) -> None:
+    """Call it, four times until it is recorded, and wait for the device."""
+    for _ in range(times):
+        function()
     if device().type == "cuda":
         torch.cuda.synchronize()
 
 
-def warm(function: Callable) -> None:
-    """Until it is compiled and recorded."""
-    for _ in range(4):
-        function()
-    wait()
-
-
-def memory_of(function: Callable, *modules: torch.nn.Module) -> float | None:
-    """Call it until it is compiled and recorded. GiB that it needs at most, with these weights, which
-    are there already; None without a GPU."""
+def memory_of(function: Callable) -> float | None:
+    """GiB that is reserved at most until it is recorded, all that is there included; None without a GPU."""
     if device().type != "cuda":
         warm(function)
         return None
     torch.cuda.empty_cache()  # then what is reserved is of use to nothing else
     torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_reserved()
     warm(function)
-    weights = sum(roofline.size(value) for module in modules for value in module.state_dict().values())
-    return round((torch.cuda.max_memory_reserved() - before + weights) / 2**30, 2)
+    return round(torch.cuda.max_memory_reserved() / 2**30, 2)
 
 
-def card(dtype: torch.dtype) -> roofline.Card:
-    """A large matrix product in this format, float32 as convolutions take it; a large copy."""
-    size, count = (8192, 2**30) if device().type == "cuda" else (2048, 2**26)
-    a, b = torch.randn(2, size, size, device=device()).to(dtype)
-    source, target = torch.rand(2, count // 2, device=device())
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
-    warm(lambda: a @ b)
-    product = seconds(lambda: a @ b, 10)
-    torch.backends.cuda.matmul.allow_tf32 = before
-    warm(lambda: target.copy_(source))
-    copy = seconds(lambda: target.copy_(source), 10)
-    return roofline.Card(2 * size**3 / product, 2 * source.numel() * source.element_size() / copy)
-
-
-def study(recipe: Recipe, compiled: bool, repeats: int) -> Iterator[dict]:
-    """One backbone at one size in one number format: first all is made ready, then measured."""
+def study(recipe: Recipe, repeats: int) -> Iterator[dict]:
+    """One model at one size in one number format: first all is made ready, then measured."""
     training = Training(recipe, None, device())
-    pictures, targets = roofline.constant_batch(recipe, device())
+    pictures, targets = constant_batch(recipe)
     inputs = network_input(pictures, device(), recipe)
     model = placed(training.model, recipe, device())
-    if compiled:
-        training.model.compile()
-        getattr(model, "predictor", model).compile()
     in_flight = []
 
     def step() -> None:
@@ -111,145 +105,84 @@ def study(recipe: Recipe, compiled: bool, repeats: int) -> Iterator[dict]:
     def predict() -> None:
         forward(model, pictures, recipe, device()).poses(targets["cell"])
 
-    def photos_per_second() -> dict:
-        rates = {
-            f"{name} photos/s": recipe.batch_size / seconds(call, repeats) for name, call in functions.items()
+    def figures(functions: dict[str, Callable]) -> dict[str, float]:
+        photos = {name: recipe.batch_size / seconds(call, repeats) for name, call in functions.items()}
+        return {f"{name} photos/s": round(value, 1) for name, value in photos.items()} | {
+            "training / bare": round(photos["training"] / photos["bare network"], 3)
         }
-        ratio = rates["training photos/s"] / rates["bare network photos/s"]
-        return {name: round(value, 1) for name, value in rates.items()} | {"training / bare": round(ratio, 3)}
 
-    functions = {
-        "training": step,
-        "bare network": Bare(training, inputs, targets["cell"]),
-        "prediction": predict,
-    }
-    memory = {"training GiB": memory_of(step, training.model, training.ema.module)}
-    warm(functions["bare network"])
-    memory["prediction GiB"] = memory_of(predict, model)
+    bare = Bare(training, inputs, targets["cell"])
+    functions = {"training": step, "bare network": bare, "prediction": predict}
+    memory = {f"{name} GiB": memory_of(function) for name, function in functions.items()}
     yield {}
-    figures = photos_per_second() | memory
-    if device().type == "cuda" and not compiled:
+    found = figures(functions) | memory
+    if device().type == "cuda":
         training.recorded, model = None, model.predictor
         functions["bare network"] = Bare(training, inputs, targets["cell"])
         for function in functions.values():
             warm(function)
-        figures |= {f"each by itself, {name}": value for name, value in photos_per_second().items()}
-    yield figures
+        found |= {f"each by itself, {name}": value for name, value in figures(functions).items()}
+    yield found
 
 
-def case(connection, recipe: Recipe, compiled: bool, repeats: int, any_bits: bool) -> None:
+def case(connection, recipe: Recipe, repeats: int) -> None:
     """In a process: says when it is ready, and when told to go on, what it has measured."""
-    os.setsid()  # killed with all that a compiler has started
     keep_freed_memory()
     torch.set_num_threads(recipe.threads)
-    set_bits(any_bits)
+    repeatable()  # as a training and a prediction are
     try:
-        measured = study(recipe, compiled, repeats)
+        measured = study(recipe, repeats)
         connection.send(next(measured))
         connection.recv()
         connection.send(next(measured))
     except torch.OutOfMemoryError:
         connection.send("does not fit")
-    except (RuntimeError, UserError) as error:  # of a compiler, of cuDNN, of a recording: the others go on
+    except (RuntimeError, UserError) as error:  # of cuDNN, of a recording: the others go on
         connection.send(f"{type(error).__name__}: {error}"[:300])
 
 
-def set_bits(any_bits: bool) -> None:
-    if any_bits:
-        torch.backends.cudnn.benchmark = True
-    else:
-        repeatable()  # as a training and a prediction are
-
-
-def received(process, connection, patience: float | None = None):
-    """What the process sends; a sentence where it sends nothing."""
+def received(connection):
+    """What the process sends; a sentence where it ends without a word."""
     try:
-        if connection.poll(patience):
-            return connection.recv()
-        with contextlib.suppress(ProcessLookupError):  # of one that leads no group yet
-            os.killpg(process.pid, signal.SIGKILL)
-        process.kill()
-        return "not ready in time"
+        return connection.recv()
     except EOFError:
         return "its process ended"
 
 
 def main() -> None:
     parser = measure.begin(__doc__.splitlines()[0])
-    roofline.add_options(parser)
+    parser.add_argument("--config", default="configs/pku.yaml")
+    parser.add_argument("--models", nargs="+", default=["efficientnet", "dla34", "hourglass"])
+    parser.add_argument("--sizes", nargs="+", default=["1536x512", "2560x1024"])
+    parser.add_argument("--batch", type=int, help="photos; without it the recipe's")
     parser.add_argument("--formats", nargs="+", default=["off", "bf16"], help="off is float32")
     parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--compiled", choices=["too", "no", "only"], default="too", help="by torch.compile")
-    parser.add_argument(
-        "--any-bits", action="store_true", help="the fastest algorithms, which need not repeat their bits"
-    )
     parser.add_argument("--jobs", type=int, default=1, help="cases that are made ready at once")
-    parser.add_argument("--patience", type=float, default=1800, help="seconds to make them ready")
     args = parser.parse_args()
     processes = multiprocessing.get_context("forkserver")  # torch is imported once
-    processes.set_forkserver_preload(["benchmarks.roofline"])
-    set_bits(args.any_bits)
+    processes.set_forkserver_preload(["benchmarks.training"])
     figures = {"device": device().type}
-    cards = {amp: card(number_format(device(), amp) or torch.float32) for amp in args.formats}
-    for amp, seen in cards.items():
-        figures[f"card, {amp}"] = {"TFLOP/s": round(seen.peak / 1e12, 2), "GB/s": round(seen.bandwidth / 1e9)}
-        print(f"card, {amp}", figures[f"card, {amp}"], flush=True)
-    if device().type == "cuda":
-        torch.cuda.empty_cache()
-    recipes = roofline.recipes(args.config, args.models, args.sizes, args.formats, args.batch)
-    for compiled in {"too": (False, True), "no": (False,), "only": (True,)}[args.compiled]:
-        cases = iter(recipes.items())
-        while batch := list(itertools.islice(cases, args.jobs)):
-            options = (compiled, args.repeats, args.any_bits)
-            for name, measured in run_cases(batch, options, args.patience, processes):
-                figures[f"{name} compiled" if compiled else name] = measured
-                print(f"{name}{' compiled' * compiled}", measured, flush=True)
-                measure.keep(args.output, figures)
-    with processes.Pool(min(len(recipes), len(os.sched_getaffinity(0)))) as pool:
-        counted = dict(zip(recipes, pool.map(roofline.works, recipes.values()), strict=True))
-    add_floors(figures, recipes, counted, cards)
+    cases = itertools.product(args.sizes, args.models, args.formats)
+    while batch := list(itertools.islice(cases, args.jobs)):
+        running = {}
+        for size, model, amp in batch:
+            width, height = map(int, size.split("x"))
+            changes = {"input_width": width, "input_height": height, "amp": amp, "pretrained": "none"}
+            changes |= {"batch_size": args.batch} if args.batch else {}
+            recipe = measure.recipe(model, args.config, **changes)
+            connection, end = processes.Pipe()
+            processes.Process(target=case, args=(end, recipe, args.repeats), daemon=True).start()
+            end.close()
+            running[f"{model} {size} {amp}"] = connection
+        ready = {name: received(connection) for name, connection in running.items()}
+        for name, connection in running.items():
+            if not ready[name]:
+                connection.send("go")
+                ready[name] = received(connection)
+            figures[name] = ready[name]
+            print(name, figures[name], flush=True)
+            measure.keep(args.output, figures)
     measure.finish(args.output, figures)
-
-
-def run_cases(
-    batch: list[tuple[str, Recipe]], options: tuple, patience: float, processes
-) -> Iterator[tuple[str, dict | str]]:
-    """(name, figures or why there are none) of each case: made ready side by side, then measured in turn.
-
-    options: of `case`; patience: seconds to make them ready; processes: of multiprocessing.
-    """
-    running, start = {}, time.monotonic()
-    for name, recipe in batch:
-        connection, other = processes.Pipe()
-        process = processes.Process(target=case, args=(other, recipe, *options), daemon=True)
-        process.start()
-        other.close()
-        running[name] = process, connection
-    ready = {
-        name: received(*pair, max(patience - time.monotonic() + start, 0)) for name, pair in running.items()
-    }
-    for name, (process, connection) in running.items():
-        if not ready[name]:
-            connection.send("go")
-            ready[name] = received(process, connection)
-        yield name, ready[name]
-
-
-def add_floors(
-    figures: dict,
-    recipes: dict[str, Recipe],
-    counted: dict[str, dict[str, roofline.Traffic]],
-    cards: dict[str, roofline.Card],
-) -> None:
-    """Beside what was measured: the floor by arithmetic, and how near it is."""
-    for name, recipe in recipes.items():
-        for what, traffic in counted[name].items():
-            floor = roofline.floor(traffic, cards[recipe.amp], recipe.batch_size)
-            figures[f"{name}, {what}, floor"] = floor
-            for key in (name, f"{name} compiled"):
-                if isinstance(measured := figures.get(key), dict):
-                    part = "bare network" if what == "training" else what
-                    measured[f"{part} / floor"] = round(measured[f"{part} photos/s"] / floor["photos/s"], 3)
 
 
 if __name__ == "__main__":

@@ -5,9 +5,11 @@ from copy import deepcopy
 import yaml
 
 from carpose.core.errors import UserError
+from carpose.registry.backbones import BACKBONES, backbone_of
 
 from .keys import properties
 from .messages import no_such_key
+from .recipe import Recipe
 from .schema import config_schema
 from .sections import Hardware
 
@@ -57,13 +59,15 @@ def recipe_of(config: dict, model: str, round_: int = 0) -> dict:
     """A model's recipe in a round, as far as the configuration sets it: keys of carpose.config.recipe.Recipe.
 
     In later rounds the section `retrain:` lies over `train:` and the model's own keys, and the model's own
-    `retrain:` over that.
+    `retrain:` over that. Keys of another backbone are left out: nothing depends on them.
     """
     settings = laid_over(config["train"], config["models"][model])
     own = settings.pop("retrain", {})
     if round_ > 0:
         settings = laid_over(laid_over(settings, config["retrain"]), own)
-    return {key: value for key, value in settings.items() if key not in properties(Hardware)}
+    taken = backbone_of(settings.get("backbone", Recipe.backbone)).keys
+    others = {key for entry in BACKBONES.values() for key in entry.keys} - set(taken)
+    return {key: value for key, value in settings.items() if key not in {*properties(Hardware), *others}}
 
 
 def gpus_of(config: dict, model: str) -> int:

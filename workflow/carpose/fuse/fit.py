@@ -52,7 +52,7 @@ class Trial:
     def halves(self, members: Members) -> list[tuple[Fit, pd.DataFrame, np.ndarray]]:
         """Of each half: what the other says of members and ground, its own cars, the other's images."""
         sides = [(self.image_ids[self.half == side], self.image_ids[self.half != side]) for side in (0, 1)]
-        return [(self.geometry(members, b), stack(of_images(members, a)), b) for a, b in sides]
+        return [(self.geometry(members, rest), stack(of_images(members, own)), rest) for own, rest in sides]
 
     def fused(self, halves: list, names: list[str], parts: Collection[str]) -> float:
         """mAP of both halves, each fused with these parts by what the other half says."""
