@@ -41,7 +41,7 @@ PLANS = {
     **{"demo": RENDERED, "exclude": CHECKED, "folds": FOLDED, "cache": CACHED, "running": set()},
     **{"predict": FIRST, "pseudo": {*LATER, "make_pseudo_labels"}, "fuse": FUSED, "resources": set()},
 }
-# What changes no result, and what the models of configs/ci.yaml say themselves or their backbones do not take.
+# What changes no result, what the models of configs/ci.yaml say themselves, what their backbones do not take.
 WITHOUT_EFFECT = {"gpus", "width", "stacks", "modules"}
 
 

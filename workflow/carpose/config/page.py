@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import fields, is_dataclass
-from typing import Any
 
 from .keys import default_of, schema
 from .recipe import Recipe
@@ -31,24 +30,7 @@ and a model's own `retrain:` over it. Keys marked *later* belong under `retrain:
 
 
 def schema_text() -> str:
-    """JSON with one line per key, so that a change shows as one line."""
-    return _json(config_schema()) + "\n"
-
-
-def _json(value: Any, depth: int = 0, expand: bool = True) -> str:
-    if not (expand and isinstance(value, dict)):
-        return json.dumps(value, ensure_ascii=False)
-    pad = "  " * (depth + 1)
-    # A key's own schema stands on one line; sections, and what they consist of, do not.
-    inside = []
-    for key, item in value.items():
-        expanded = key in ("properties", "$defs") or _is_section(item)
-        inside.append(f"{pad}{json.dumps(key)}: {_json(item, depth + 1, expanded)}")
-    return "{\n" + ",\n".join(inside) + "\n" + "  " * depth + "}"
-
-
-def _is_section(value: Any) -> bool:
-    return isinstance(value, dict) and len(value.get("properties", {})) > 1
+    return json.dumps(config_schema(), indent=1, ensure_ascii=False) + "\n"
 
 
 def page_text() -> str:
