@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from carpose.core.errors import UserError
-from carpose.studies.table import MARKS, compare, insert, judge, read_table
+from carpose.studies.table import compare, judge, read_table
 from tests.helpers import noisy_view, run_module, scene
 
 TRUE_GAIN = 0.02
@@ -109,26 +109,18 @@ def result(world, study, variant) -> dict:
     }
 
 
-def test_table_into_a_document_and_again(world, tmp_path):
+def test_table_of_two_studies_with_one_base(world, tmp_path):
     paths = []
     for study, variant in (("first", "better"), ("second", "alike")):
         paths.append(tmp_path / f"{study}.json")
         paths[-1].write_text(json.dumps(result(world, study, variant)))
-    begin, end = MARKS
-    document = tmp_path / "doc.md"
-    document.write_text(f"before\n{begin}\nan old table\n{end}\nafter\n")
-    for _ in range(2):
-        command = ["carpose.studies", "table", *paths, "--output", tmp_path / "t.json"]
-        run_module(*command, "--document", document, "--picture", tmp_path / "p.png")
-    text = document.read_text()
-    assert text.startswith("before\n") and text.endswith("\nafter\n") and "an old table" not in text
+    command = ["carpose.studies", "table", *paths, "--output", tmp_path / "t.json"]
+    run_module(*command, "--markdown", tmp_path / "t.md", "--picture", tmp_path / "p.png")
+    text = (tmp_path / "t.md").read_text()
     lines = [line for line in text.splitlines() if line.startswith("|") and ("1.2" in line)]
     assert [line.split("|")[1].strip() for line in lines] == ["", "first", "second"], "the base stands once"
     assert "| gain |" in lines[1] and "| inconclusive |" in lines[2]
     assert (tmp_path / "p.png").stat().st_size > 5000
-    document.write_text("no marks")
-    with pytest.raises(UserError, match="no place for the table"):
-        insert("x", document)
 
 
 def test_a_file_that_is_no_result_is_named(tmp_path):

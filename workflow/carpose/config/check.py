@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict
 from importlib.util import find_spec
 
 from carpose.core.errors import UserError
@@ -11,7 +10,7 @@ from carpose.registry.backbones import backbone_of, on_hub
 from .load import gpus_of, models_of, recipe_of
 from .messages import problems
 from .recipe import NETWORK, Recipe
-from .schema import config_schema, recipe_schema
+from .schema import config_schema
 
 
 def check(config: dict) -> None:
@@ -20,13 +19,6 @@ def check(config: dict) -> None:
     lines = _odd_keys(config) or problems(config, config_schema()) or contradictions(config)
     if lines:
         raise UserError("the configuration is not valid\n  " + "\n  ".join(lines))
-
-
-def check_recipe(recipe: Recipe) -> None:
-    """Raises UserError with one line per setting that is out of its range."""
-    lines = problems(asdict(recipe), recipe_schema())
-    if lines:
-        raise UserError("the recipe is not valid\n  " + "\n  ".join(lines))
 
 
 def _odd_keys(content, above: str = "") -> list[str]:

@@ -10,12 +10,22 @@ from typing import Any, get_args, get_origin
 JSON_TYPES = {bool: "boolean", int: "integer", float: "number", str: "string"}
 
 
-def key(default: Any, text: str, later: bool = False, **keywords: Any) -> Any:
+def key(
+    default: Any,
+    text: str,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    *,
+    later: bool = False,
+    **keywords: Any,
+) -> Any:
     """A field with its help text.
 
-    keywords: what JSON Schema calls them: minimum, maximum, enum, pattern, items …; the type follows from the
-    annotation. later: only trainings of later rounds have it.
+    minimum, maximum and keywords: what JSON Schema calls them, as enum, pattern, items …; the type follows
+    from the annotation. later: only trainings of later rounds have it.
     """
+    bounds = {"minimum": minimum, "maximum": maximum}
+    keywords = {name: bound for name, bound in bounds.items() if bound is not None} | keywords
     metadata = {"help": text, "later": later, "schema": keywords}
     if isinstance(default, list | dict):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)

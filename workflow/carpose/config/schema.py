@@ -39,8 +39,3 @@ def config_schema() -> dict:
             ),
         },
     }
-
-
-def recipe_schema() -> dict:
-    """JSON schema of a whole recipe, as a checkpoint holds it."""
-    return object_schema(properties(Recipe), "A training's recipe.")

@@ -3,18 +3,18 @@
 from dataclasses import dataclass
 
 from .keys import key
-from .recipe import CROP, SHARE
+from .recipe import CROP
 
 
 @dataclass(frozen=True)
 class Demo:
     """The rendered data, used where data_root is empty."""
 
-    train_images: int = key(800, "photos with labels", minimum=4, maximum=10000)
-    test_images: int = key(160, "photos to predict", minimum=2, maximum=10000)
-    seed: int = key(1, "seed of the scenes", minimum=0)
-    scale: float = key(0.25, "size, as a fraction of the real 3384×2710 pixels", minimum=0.05, maximum=1)
-    max_distance: float = key(80.0, "metres; cars beyond are left out", minimum=5, maximum=5000)
+    train_images: int = key(800, "photos with labels", 4, 10000)
+    test_images: int = key(160, "photos to predict", 2, 10000)
+    seed: int = key(1, "seed of the scenes", 0)
+    scale: float = key(0.25, "size, as a fraction of the real 3384×2710 pixels", 0.05, 1)
+    max_distance: float = key(80.0, "metres; cars beyond are left out", 5, 5000)
     poses_from: str = key("", "a train.csv whose poses are rendered instead of sampled ones")
     car_models: str = key("", "a folder of car_models_json to render instead of parametric cars")
     car_model_ids: str = key("", "the table model_type,name that goes with car_models")
@@ -25,7 +25,7 @@ class Exclude:
     """What is left out of training and validation, and why."""
 
     images: dict[str, str] = key({}, "ImageId: reason")
-    max_depth: float = key(5000.0, "metres; labels beyond are left out", minimum=1, maximum=5000)
+    max_depth: float = key(5000.0, "metres; labels beyond are left out", 1, 5000)
     max_depth_reason: str = key("beyond the configured depth", "the reason, for the record")
 
 
@@ -33,14 +33,9 @@ class Exclude:
 class Folds:
     """How the training photos are divided."""
 
-    count: int = key(5, "number of folds", minimum=2, maximum=20)
-    hash_distance: int = key(
-        6,
-        "bits (of 64) in which hashes of near-duplicates may differ: they share a fold",
-        minimum=0,
-        maximum=32,
-    )
-    seed: int = key(0, "decides between equally good divisions", minimum=0)
+    count: int = key(5, "number of folds", 2, 20)
+    hash_distance: int = key(6, "bits (of 64) in which near-duplicates differ, which share a fold", 0, 32)
+    seed: int = key(0, "decides between equally good divisions", 0)
 
 
 @dataclass(frozen=True)
@@ -52,18 +47,16 @@ class Cache:
         "left top right bottom, with left < right and top < bottom, fractions of the photo",
         **CROP,
     )
-    scale: float = key(0.5, "cache pixels per photo pixel", minimum=0.05, maximum=1)
+    scale: float = key(0.5, "cache pixels per photo pixel", 0.05, 1)
 
 
 @dataclass(frozen=True)
 class Running:
     """How, not what: nothing here changes a result, or makes anything run again."""
 
-    validate_every: int = key(
-        1, "epochs between measurements of the metric; 0: only after the last epoch", minimum=0
-    )
-    save_minutes: int = key(10, "minutes between saved states within an epoch", minimum=1)
-    workers: int = key(0, "processes that prepare samples, per training", minimum=0, maximum=256)
+    validate_every: int = key(1, "epochs between measurements of the metric; 0: the last alone", 0)
+    save_minutes: int = key(10, "minutes between saved states within an epoch", 1)
+    workers: int = key(0, "processes that prepare samples, per training", 0, 256)
     tensorboard: bool = key(False, "write TensorBoard events beside the models")
     graphs: bool = key(True, "on a GPU issue a step's operations all at once, as a CUDA graph")
 
@@ -72,8 +65,8 @@ class Running:
 class Predict:
     """How the trained networks are applied."""
 
-    threshold: float = key(0.05, "lowest score that is kept of a view", **SHARE)
-    batch_size: int = key(8, "photos per forward pass", minimum=1, maximum=512)
+    threshold: float = key(0.05, "lowest score that is kept of a view", 0, 1)
+    batch_size: int = key(8, "photos per forward pass", 1, 512)
     flip: bool = key(False, "average with the mirror image; twice the time")
     tta_rotations_deg: list[list[float]] = key(
         [],
@@ -96,12 +89,13 @@ class Pseudo:
         "soft", "soft: a pseudo label weighs as much as it is probable; hard: 1", enum=["soft", "hard"]
     )
     precision_positive: float = key(
-        0.8, "cars are positives down to the score where this share of them is still right", **SHARE
+        0.8, "cars are positives down to the score where this share of them is still right", 0, 1
     )
     precision_ignore: float = key(
         0.2,
         "cars less probable than this are background; between, their region is left out of the loss",
-        **SHARE,
+        0,
+        1,
     )
 
 
@@ -133,9 +127,9 @@ class Fuse:
 class Stage:
     """What a job of a stage asks for; memory and time double, triple … with the attempt."""
 
-    threads: int = key(1, "a job's share of --cores", minimum=1, maximum=256)
-    mem_mb: int = key(2000, "MB of memory", minimum=100)
-    runtime: int = key(30, "minutes at most", minimum=1)
+    threads: int = key(1, "a job's share of --cores", 1, 256)
+    mem_mb: int = key(2000, "MB of memory", 100)
+    runtime: int = key(30, "minutes at most", 1)
 
 
 @dataclass(frozen=True)
@@ -151,9 +145,7 @@ class Resources:
 class Hardware:
     """Beside a training's recipe: it changes nothing but rounding."""
 
-    gpus: int = key(
-        1, "GPUs that share every batch of one training; 0, or none at hand: the CPU", minimum=0, maximum=64
-    )
+    gpus: int = key(1, "GPUs that share every batch of one training; 0, or none at hand: the CPU", 0, 64)
 
 
 @dataclass(frozen=True)
@@ -166,9 +158,7 @@ class Run:
         pattern="^[A-Za-z0-9_-][A-Za-z0-9_.-]*$",
     )
     data_root: str = key("", "the competition's folder; empty: the demo data are rendered")
-    rounds: int = key(
-        2, "round 0 learns from labels, round r also from pseudo labels of round r−1", minimum=1, maximum=9
-    )
+    rounds: int = key(2, "round 0 learns from labels, round r also from pseudo labels of round r−1", 1, 9)
 
 
 SECTIONS = {

@@ -18,7 +18,7 @@ from carpose.kaggle import read
 from carpose.plots.figures import differences_figure, save
 
 from . import plan
-from .table import compare, insert, markdown, read_table
+from .table import compare, markdown, read_table
 
 NO_LOSS = {"epoch", "lr", "norm", "seconds", "cpu_seconds", "mAP"}  # columns of history.csv
 
@@ -43,7 +43,6 @@ def main() -> None:
     sub.add_argument("studies", type=Path, nargs="+", help="JSONs of `measure`")
     sub.add_argument("--output", type=Path, required=True, help="JSON to write")
     sub.add_argument("--markdown", type=Path, help="Markdown to write")
-    sub.add_argument("--document", type=Path, help="Markdown file whose table is replaced")
     sub.add_argument("--picture", type=Path, help="PNG to write: the differences with their intervals")
     args = parser.parse_args()
     args.action(args)
@@ -111,8 +110,6 @@ def tabulate(args: argparse.Namespace) -> None:
     write_text(args.output, table.to_json(orient="records", indent=1, double_precision=6) + "\n")
     if args.markdown:
         write_text(args.markdown, text)
-    if args.document:
-        insert(text, args.document)
     if args.picture:
         save(differences_figure(table[table["study"] != ""]), args.picture)
     print(text)

@@ -1,7 +1,6 @@
 """What studies found: the metric of every run, what each change gains over its base, all in one table."""
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,7 +10,6 @@ from scipy import stats
 
 from carpose import metric
 from carpose.core.errors import UserError
-from carpose.core.files import write_text
 from carpose.metric import bootstrap
 
 from .plan import BASE
@@ -21,7 +19,6 @@ SETS = {"held_out": "mAP, held out", "test": "mAP, hidden truth"}
 LOSSES = """\
 Losses of the last epoch on the augmented training photos, without their weights; `loss` is the weighted sum.
 Where a study changes a loss, a weight or the augmentation, they are not on one scale."""
-MARKS = "<!-- table of carpose.studies -->", "<!-- end of the table -->"
 
 
 def compare(
@@ -169,13 +166,3 @@ def _table(head: list[str], rows: list[list[str]]) -> list[str]:
 
 def _number(value: float, sign: str = "") -> str:
     return "" if pd.isna(value) else f"{value:{sign}.4f}".replace("0.", ".", 1)
-
-
-def insert(text: str, document: Path) -> None:
-    """Put the table between MARKS in a document, in place of the one that is there."""
-    begin, end = MARKS
-    whole = document.read_text()
-    if whole.count(begin) != 1 or whole.count(end) != 1:
-        raise UserError(f"{document}: no place for the table; it needs the lines {begin} and {end}")
-    between = re.compile(f"(?<={re.escape(begin)}).*(?={re.escape(end)})", re.S)
-    write_text(document, between.sub(lambda _: f"\n\n{text}\n", whole))
