@@ -11,9 +11,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-import runs
 
 from tests.helpers import REPOSITORY
+from tests.slurm import runs
 from tests.slurm.cluster import Cluster, call, wait_for
 from tests.slurm.runs import PROFILE, snakemake
 

@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-import runs
 
+from tests.slurm import runs
 from tests.slurm.cluster import Cluster, call, wait_for
 from tests.slurm.runs import PROFILE, WORKFLOW, snakemake
 
