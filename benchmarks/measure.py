@@ -135,8 +135,3 @@ def made_up_cache(folder: Path, count: int, crop: list[float], scale: float, wri
     }
     (folder / "cache.json").write_text(json.dumps(meta))
     return image_ids
-
-
-def environment() -> dict[str, str]:
-    """This process's, with the library on Python's path."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "workflow"), str(ROOT)])}

@@ -7,11 +7,13 @@ import pytest
 
 from carpose.core import cars
 from carpose.drawing.cars import draw_cars
-from carpose.drawing.figures import FRAME_CROPS, PREDICTED, TRUE, draw_frames, predictions_figure, spread
+from carpose.drawing.figures import PREDICTED, TRUE, predictions_figure, spread
 from carpose.geometry import camera, meshes, rotation
 from carpose.kaggle.tables import read_labels
 from tests.helpers import POSES, count_pixels, rendered
 
+# The part of the photo that a public frame shows.
+FRAME_CROPS = {"full": [0.0, 0.0, 1.0, 1.0], "lower": [0.0, 0.5, 1.0, 1.0]}
 SIZE = (423, 339)  # pixels: an eighth of the data set's photos
 INTRINSICS = np.array([[288.0, 0, 210.8], [0, 288.2, 169.4], [0, 0, 1]])
 
@@ -70,19 +72,6 @@ def test_predictions_of_an_empty_table(photo_folder, tmp_path):
     assert few < count_pixels(
         rendered(predictions_figure(photo_folder, list("abc"), POSES, None, 2), tmp_path), PREDICTED
     )
-
-
-def test_frames_are_drawn(real, tmp_path):
-    """Each frame becomes a picture, twice as wide, changed where there are cars: below the horizon."""
-    written = draw_frames(real, read_labels(real / "train.csv")[0], tmp_path)
-    assert len(written) == 5
-    for path in written:
-        drawn, frame = cv2.imread(str(path)), cv2.imread(str(real / "frames" / path.name))
-        assert drawn.shape[1] == 2 * frame.shape[1]
-        untouched = cv2.resize(frame, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC)
-        rows = np.nonzero((drawn != untouched).any(axis=(1, 2)))[0]
-        top = 0 if path.stem.endswith("lower") else 0.5 * len(drawn)
-        assert len(rows) > 20 and rows.min() > top
 
 
 def test_outlines_follow_the_edges_of_real_cars(real):

@@ -1,4 +1,4 @@
-"""Photos with their cars: figures with a row per photo, from the camera and from above; the public frames."""
+"""Photos with their cars: figures with a row per photo, from the camera and from above."""
 
 from pathlib import Path
 
@@ -9,8 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from carpose.core.errors import UserError
-from carpose.core.files import atomic
-from carpose.geometry import camera, meshes
+from carpose.geometry import camera
 
 from .cars import draw_cars, draw_from_above
 
@@ -20,10 +19,6 @@ LABELS = {PREDICTED: "predicted", TRUE: "true"}
 THICKNESS = {PREDICTED: 2, TRUE: 4}  # pixels: what is true, drawn first, shines through
 SHOWN_CROP = [0.0, 0.42, 1.0, 0.85]  # left, top, right, bottom of the photo: where the cars are
 SHOWN_WIDTH = 1200  # pixels of a photo in the grid
-FRAME_CROPS = {"full": [0.0, 0.0, 1.0, 1.0], "lower": [0.0, 0.5, 1.0, 1.0]}
-# A frame without a name → the training image that it shows, or a near twin of it: of all training images
-# its five cars lie and head most like those in the picture (centres up to 1 % of the width off).
-LIKELY = {"unknown_full": "ID_67bd026ea"}
 
 
 def predictions_figure(
@@ -72,37 +67,6 @@ def cars_figure(
     handles = [Line2D([], [], color=colour, linewidth=2, label=LABELS[colour]) for _, colour in layers]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
     return figure
-
-
-def draw_frames(real: Path, truth: pd.DataFrame, output: Path) -> list[Path]:
-    """Draw the true cars, with their meshes, on the public frames of the data set, which come without a
-    camera file; one PNG per known frame.
-
-    real: folder with frames/<ImageId>_full.png (whole photos, made smaller) and _lower.png (lower halves),
-    car_models_json/ and car_model_ids.csv; truth: table of labelled cars. A frame without truth is named and
-    passed over.
-    Returns the files written. Raises UserError where a file is missing or unreadable.
-    """
-    written = []
-    for path in sorted((real / "frames").glob("*.png")):
-        name, _, piece = path.stem.rpartition("_")
-        image_id = LIKELY.get(path.stem, name)
-        table = truth[truth["ImageId"] == image_id]
-        if not len(table) or piece not in FRAME_CROPS:
-            print(f"{path.name}: no truth for it, passed over")
-            continue
-        names = real / "car_model_ids.csv"
-        models = meshes.load_types(real / "car_models_json", names, set(table["model_type"]))
-        # Twice as large, so that far cars can be told from their outlines.
-        photo = cv2.resize(read_photo(path), None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC)
-        view = camera.crop_and_resize(camera.PHOTO_SIZE, FRAME_CROPS[piece], photo.shape[1::-1])
-        photo = draw_cars(photo, view @ camera.INTRINSICS, table, models, PREDICTED)
-        written.append(output / path.name)
-        with atomic(written[-1]) as temporary:
-            cv2.imwrite(str(temporary), cv2.cvtColor(photo, cv2.COLOR_RGB2BGR))
-        likely = " (likely its truth, see LIKELY)" if path.stem in LIKELY else ""
-        print(f"{path.name}: {len(table)} cars of {image_id} drawn{likely}")
-    return written
 
 
 def spread(counts: pd.Series, number: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""Pictures of a run: predictions, the course of trainings, the table of scores, the public frames."""
+"""Pictures of a run: predictions, the course of trainings, the table of scores."""
 
 import argparse
 from pathlib import Path
@@ -9,7 +9,7 @@ from carpose.core import cars
 from carpose.core.errors import UserError
 from carpose.core.files import run_main
 from carpose.core.options import NAMED, commands, program, whole
-from carpose.drawing.figures import draw_frames, predictions_figure
+from carpose.drawing.figures import predictions_figure
 from carpose.kaggle.read import read_test_images, read_truth
 
 from .figures import evaluation_figure, history_figure, save
@@ -31,10 +31,6 @@ def main() -> None:
     sub = add("evaluation", "the table of scores as bars", evaluation)
     sub.add_argument("--table", type=Path, required=True, help="evaluation.csv of carpose.evaluation")
     sub.add_argument("--output", type=Path, required=True, help="PNG to write")
-    sub = add("frames", "true cars with their meshes on the public frames of the data set", frames)
-    parts = "frames/, train.csv, car_models_json/, car_model_ids.csv"
-    sub.add_argument("--real", type=Path, required=True, help=f"folder with {parts}")
-    sub.add_argument("--output", type=Path, required=True, help="folder for the PNGs")
     args = parser.parse_args()
     args.action(args)
 
@@ -57,10 +53,6 @@ def history(args: argparse.Namespace) -> None:
 
 def evaluation(args: argparse.Namespace) -> None:
     save(evaluation_figure(read_csv(args.table)), args.output)
-
-
-def frames(args: argparse.Namespace) -> None:
-    draw_frames(args.real, read_truth(args.real / "train.csv"), args.output)
 
 
 def read_csv(path: str | Path) -> pd.DataFrame:
