@@ -1,9 +1,8 @@
 """Training and prediction on a GPU: photos per second and memory of each model, size and number format.
 
 A training's steps, losses and all, stand beside the bare network on a constant batch; both as CUDA graphs,
-as trainings and predictions are where they can be, and each operation by itself. Without a GPU it does the
-same on the CPU, where there are no graphs. Each case is a process of its own; --jobs of them are made ready
-side by side, which takes memory for all of them, and measured one after the other.
+which a CPU does without. Each case is a process of its own; --jobs of them are made ready side by side, which
+takes memory for all of them, and measured one after the other.
 
     python -m benchmarks.gpu --config configs/pku.yaml
 """
@@ -115,14 +114,7 @@ def study(recipe: Recipe, repeats: int) -> Iterator[dict]:
     functions = {"training": step, "bare network": bare, "prediction": predict}
     memory = {f"{name} GiB": memory_of(function) for name, function in functions.items()}
     yield {}
-    found = figures(functions) | memory
-    if device().type == "cuda":
-        training.recorded, model = None, model.predictor
-        functions["bare network"] = Bare(training, inputs, targets["cell"])
-        for function in functions.values():
-            warm(function)
-        found |= {f"each by itself, {name}": value for name, value in figures(functions).items()}
-    yield found
+    yield figures(functions) | memory
 
 
 def case(connection, recipe: Recipe, repeats: int) -> None:

@@ -25,22 +25,16 @@ from carpose.geometry import camera
 ROOT = Path(__file__).parents[1]
 
 
-def alternately(
-    functions: dict[str, Callable], repeats: int, clock: Callable[[], float] = time.process_time
-) -> dict[str, float]:
-    """Median seconds of each function, all run in turn: a machine's slow minute then hits them all alike.
-
-    The clock is this process's own time on the processor unless another is given (functions that wait or
-    use several processes need time.perf_counter).
-    """
+def alternately(functions: dict[str, Callable], repeats: int) -> dict[str, float]:
+    """Median seconds on the processor of each function, all run in turn: a machine's slow minute hits all."""
     times = {name: [] for name in functions}
     for function in functions.values():
         function()
     for _ in range(repeats):
         for name, function in functions.items():
-            start = clock()
+            start = time.process_time()
             function()
-            times[name].append(clock() - start)
+            times[name].append(time.process_time() - start)
     return {name: statistics.median(values) for name, values in times.items()}
 
 

@@ -8,7 +8,6 @@ processor. On a GPU both are CUDA graphs.
     python -m benchmarks.training --workers 1
 """
 
-import itertools
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -58,9 +57,6 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, help="processes that prepare samples")
     parser.add_argument("--steps", type=int, default=100, help="steps of one epoch")
     parser.add_argument("--repeats", type=int, default=5, help="epochs")
-    parser.add_argument(
-        "--ready", action="store_true", help="ten batches made before, over and over; no workers"
-    )
     parser.add_argument("--cars", type=int, default=8, help="cars per photo")
     args = parser.parse_args()
     recipe = measure.recipe(args.model, args.config, pretrained="none")
@@ -74,8 +70,7 @@ def main() -> None:
         parser.error(f"--steps: a multiple of {block}")
     with tempfile.TemporaryDirectory() as folder:
         samples = made_up_samples(Path(folder), recipe, args.cars)
-        workers = None if args.ready else args.workers
-        times = timed(samples, device, args.steps, args.repeats + 1, workers, block)
+        times = timed(samples, device, args.steps, args.repeats + 1, args.workers, block)
     figures = {"model": args.model, "config": args.config, "workers": args.workers, "device": device.type}
     # (epochs, blocks, loop or network, clock); the first epoch warms up.
     times = 1e3 * np.array(times).reshape(args.repeats + 1, args.steps // block, 2, 2)[1:]
@@ -91,10 +86,9 @@ def main() -> None:
 
 
 def timed(
-    samples: Samples, device: torch.device, steps: int, epochs: int, workers: int | None, block: int
+    samples: Samples, device: torch.device, steps: int, epochs: int, workers: int, block: int
 ) -> list[tuple]:
-    """The times of `in_turn` in so many epochs of so many steps; without workers (None) ten batches are made
-    before, and come over and over."""
+    """The times of `in_turn` in so many epochs of so many steps."""
     recipe = samples.recipe
     training, alone = Training(recipe, None, device), Training(recipe, None, device)
     alone.model.train()
@@ -103,9 +97,7 @@ def timed(
     # The stream ends after so many times all photos, whatever the loop takes for an epoch.
     passes = range(1 + epochs * steps * recipe.batch_size // len(samples))
     fixed_shape = training.recorded is not None
-    batches = stream(samples, passes, 0, device, workers=workers or 0, fixed_shape=fixed_shape)
-    if workers is None:
-        batches = itertools.cycle(list(itertools.islice(batches, 10)))
+    batches = stream(samples, passes, 0, device, workers=workers, fixed_shape=fixed_shape)
     times: list[tuple] = []
     turns = in_turn(batches, bare, device, times, block)
     saver = Saver(Path("state.pt"), "", 1e9, print)
