@@ -37,19 +37,19 @@ rule data_check:
 rule weights:
     "The published weights that `pretrained: hub` begins with: fetched once, here."
     input:
-        expand(f"{RESULTS}/weights/{{model}}.safetensors", model=FETCHED),
+        expand(f"{RESULTS}/weights/{{published}}.safetensors", published=FETCHED),
 
 
 rule trained:
     "Round 0: every model trained on every fold."
     input:
-        models_of(range(1)),
+        checkpoints(range(1)),
 
 
 rule retrained:
     "All later rounds: every model trained again with the pseudo-labelled test photos."
     input:
-        models_of(range(1, ROUNDS)),
+        checkpoints(range(1, ROUNDS)),
 
 
 rule predictions:

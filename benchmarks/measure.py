@@ -84,8 +84,9 @@ def machine() -> str:
 
 def configuration(path: str = "config.yaml") -> dict:
     """config.yaml with a file of the repository laid over it, as `--configfile` does."""
-    contents = [yaml.safe_load((ROOT / name).read_text()) for name in dict.fromkeys(["config.yaml", path])]
-    return with_models(functools.reduce(laid_over, contents), contents, {})
+    files = [ROOT / name for name in dict.fromkeys(["config.yaml", path])]
+    contents = [yaml.safe_load(file.read_text()) for file in files]
+    return with_models(functools.reduce(laid_over, contents), files, {})
 
 
 def recipe(model: str, config: str = "config.yaml", **changes) -> Recipe:

@@ -1,6 +1,6 @@
 """The slow, literal versions of what carpose computes in arrays, and fusions that others published.
 
-Tests hold values against them, benchmarks speed and scores.
+Tests hold values against them.
 """
 
 import itertools

@@ -15,7 +15,8 @@ min_version("9.27")
 ROOT = Path(workflow.basedir).parent
 sys.path.insert(0, str(ROOT / "workflow"))
 
-from carpose.config.load import parsed
+from carpose.config.check import check
+from carpose.config.load import parsed, with_models
 from carpose.config.options import command_line
 from carpose.config.sections import Cache, Predict
 from carpose.core.errors import UserError
@@ -26,9 +27,11 @@ configfile: f"{ROOT}/config.yaml"
 configfile: f"{ROOT}/configs/studies.yaml"
 
 
-config = parsed(config)  # numbers that --config left as strings
+FILES = [ROOT / "config.yaml", ROOT / "configs" / "studies.yaml", *workflow.config_settings.configfiles]
 try:
+    config = parsed(with_models(config, FILES, workflow.config_settings.config or {}))
     SETTINGS = plan.settings(config)
+    check({key: value for key, value in config.items() if key not in SETTINGS})
     FOLDER = Path(SETTINGS["studies_folder"] or ROOT / "configs" / "studies")
     STUDIES = {found.name: found for found in plan.select(FOLDER, SETTINGS["studies"])}
     RUNS = {name: plan.runs(found, {**config, **SETTINGS}) for name, found in STUDIES.items()}
@@ -89,7 +92,7 @@ use rule fetch_weights from pipeline
 use rule train from pipeline with:
     input:
         unpack(samples),
-        weights=pipeline.fetched_weights,
+        weights=pipeline.pretrained_weights,
 
 
 # One fold is trained, and a variant that is predicted in another way shares the network of its base.

@@ -198,4 +198,4 @@ def test_command_line(prepared, tmp_path):
     }
     cars.write(tmp_path / "oof.parquet", found, image_ids=folds[1:])
     failed = run_module(*command, check=False)
-    assert failed.returncode == 2 and "oof.parquet: 1 of the 12 photos of the folds" in failed.stderr
+    assert failed.returncode == 2 and "oof.parquet: 1 of 12 photos were not" in failed.stderr

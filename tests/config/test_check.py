@@ -28,8 +28,8 @@ def test_nothing_of_the_demo_s_recipe_reaches_the_real_data(config):
 @pytest.mark.parametrize("overlay", ["ci", "pku", "real_poses"])
 def test_shipped_configurations_are_valid(config, overlay):
     check(config)
-    above = yaml.safe_load((REPOSITORY / "configs" / f"{overlay}.yaml").read_text())
-    check(with_models(laid_over(config, above), [config, above], {}))
+    files = [REPOSITORY / "config.yaml", REPOSITORY / "configs" / f"{overlay}.yaml"]
+    check(with_models(laid_over(config, yaml.safe_load(files[1].read_text())), files, {}))
 
 
 @pytest.mark.parametrize(

@@ -23,13 +23,15 @@ def config():
 
 
 def test_a_file_replaces_the_models_and_the_command_line_changes_them(config):
-    real = yaml.safe_load((REPOSITORY / "configs" / "pku.yaml").read_text())
-    found = with_models(config, [config, real], {"models": {"dla34": {"epochs": "3"}, "hourglass": None}})
+    files = [REPOSITORY / "config.yaml", REPOSITORY / "configs" / "pku.yaml"]
+    real = yaml.safe_load(files[1].read_text())
+    found = with_models(config, files, {"models": {"dla34": {"epochs": "3"}, "hourglass": None}})
     assert found["models"]["efficientnet"] == real["models"]["efficientnet"]  # nothing of the demo's network
     assert found["models"]["dla34"] == {**real["models"]["dla34"], "epochs": "3"}
     assert models_of(found) == ["efficientnet", "dla34"]
-    assert with_models(config, [config, {}], {})["models"] == config["models"]
-    assert with_models(config, [config], {"models": {"small": {"backbone": "dla34"}}})["models"]["small"]
+    without = REPOSITORY / "configs" / "real_poses.yaml"
+    assert with_models(config, [files[0], without], {})["models"] == config["models"]
+    assert with_models(config, files[:1], {"models": {"small": {"backbone": "dla34"}}})["models"]["small"]
 
 
 @pytest.mark.parametrize(
@@ -48,7 +50,7 @@ def test_a_file_replaces_the_models_and_the_command_line_changes_them(config):
 )
 def test_an_unknown_model_on_the_command_line_is_a_mistake(config, models, message):
     with pytest.raises(UserError, match=message):
-        with_models(config, [config], {"models": models})
+        with_models(config, [REPOSITORY / "config.yaml"], {"models": models})
 
 
 def test_later_rounds_are_laid_over_the_first(config):
@@ -94,6 +96,17 @@ def test_rows_names_and_switches_survive_the_command_line():
     assert options_of(Predict, {"tta_rotations_deg": []}) == Predict()
     reasons = {"images": {"ID_1": "broken, 'quoted' {x} = 1", "ID_2": "x"}, "max_depth": 200.0}
     assert options_of(Exclude, reasons) == Exclude(**reasons)
+
+
+def test_the_same_settings_are_the_same_text():
+    """However they are spelt: Snakemake compares the text."""
+    for one, other in (
+        ({"rotate_deg": [2, 1, 1], "lr": 1}, {"lr": 1.0, "rotate_deg": [2.0, 1.0, 1.0]}),
+        ({"loss_weights": {"depth": 1, "rotation": 2}}, {"loss_weights": {"rotation": 2.0, "depth": 1.0}}),
+        ({"revision": 0, "heads": []}, {}),
+    ):
+        assert command_line(Recipe, one) == command_line(Recipe, other)
+    assert options_of(Exclude, {"max_depth_reason": "-far"}).max_depth_reason == "-far"
 
 
 def test_options_out_of_range_name_the_key():

@@ -112,4 +112,4 @@ def test_by_hand_with_test_truth(tmp_path, command):
 def test_a_member_that_did_not_see_all_photos_is_refused(tmp_path, truth, folds, command):
     cars.write(tmp_path / "fused.parquet", near(truth, 0.01), image_ids=folds["ImageId"][:8])
     failed = run_module(*command, "--images", tmp_path / "images.parquet", check=False)
-    assert failed.returncode == 2 and "fused.parquet: 2 of the 10 photos of the folds" in failed.stderr
+    assert failed.returncode == 2 and "fused.parquet: 2 of 10 photos were not predicted" in failed.stderr

@@ -263,6 +263,6 @@ def test_command_lines(files, truth, views):
 def test_predictions_of_other_folds_are_not_fitted_to(files, views):
     cars.write(files / "b.parquet", views["b"], image_ids=[f"ID_{i:05d}" for i in range(78)])
     done, _ = fit_command(files)
-    assert done.returncode == 2 and "b.parquet: 2 of the 80 photos of the folds were not" in done.stderr
+    assert done.returncode == 2 and "b.parquet: 2 of 80 photos were not" in done.stderr
     assert "first ID_00078" in done.stderr and "-R predict" in done.stderr
     assert not (files / "fusion.json").exists()

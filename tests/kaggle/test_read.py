@@ -45,7 +45,7 @@ def test_predictions_say_which_photos_they_are_about(predictions, tmp_path):
 def test_a_table_must_cover_the_photos_of_the_folds(predictions):
     members = read_members([f"round0/a={predictions}"])
     check_coverage(members, ["a", "b"])
-    with pytest.raises(UserError, match=r"p.parquet: 2 of the 3 photos .* first d; .*-R predict"):
+    with pytest.raises(UserError, match=r"p.parquet: 2 of 3 photos .* first d; .*-R predict"):
         check_coverage(members, ["a", "d", "e"])
 
 

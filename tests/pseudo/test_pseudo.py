@@ -199,7 +199,7 @@ def test_members_must_be_the_same_and_cover_the_folds(files, world):
     _, folds, oof, _, _ = world
     cars.write(folder / "fit0.parquet", oof["round0/a"], image_ids=folds["ImageId"][1:])
     wrong = run(2, check=False)
-    assert wrong.returncode == 2 and "fit0.parquet: 1 of the 60 photos of the folds" in wrong.stderr
+    assert wrong.returncode == 2 and "fit0.parquet: 1 of 60 photos were not" in wrong.stderr
 
 
 def test_members_need_their_fold(tmp_path):

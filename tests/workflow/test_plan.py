@@ -23,7 +23,7 @@ RENDERED = {*CHECKED, "demo_data"}
 CHANGES = {
     "demo": {
         **{"train_images": 13, "test_images": 7, "seed": 2, "scale": 0.11, "max_distance": 41},
-        **{"poses_from": "a.csv", "car_models": "folder", "car_model_ids": "b.csv"},
+        **{"poses_from": str(CI[1]), "car_models": "folder", "car_model_ids": str(CI[1])},
     },
     "exclude": {"images": {"ID_1": "broken"}, "max_depth": 30, "max_depth_reason": "far"},
     "folds": {"count": 3, "hash_distance": 2, "seed": 5},
@@ -71,7 +71,8 @@ def cases() -> list[tuple[str, str, set[str], dict[str, str]]]:
                 "openvino"
             ):  # which is refused before anything is planned
                 continue
-            result.append((f"{section}.{key}", f"{section}={json.dumps({key: value})}", PLANS[section], {}))
+            plan = set() if key == "max_depth_reason" else PLANS[section]  # a reason is for the record alone
+            result.append((f"{section}.{key}", f"{section}={json.dumps({key: value})}", plan, {}))
     definitions = json.loads(schema_text())["$defs"]
     for key, schema in definitions["model"]["properties"].items():
         if key in ("retrain", "pretrained", "backbone"):  # files, and what changes the other keys' meaning

@@ -4,7 +4,6 @@ import shlex
 import sys
 from pathlib import Path
 
-import yaml
 from snakemake.exceptions import WorkflowError
 
 # Not workflow.basedir, which is another folder when a Snakefile elsewhere imports these rules.
@@ -13,22 +12,19 @@ ENVS = LIBRARY.parent / "envs"  # for --sdm conda
 sys.path.insert(0, str(LIBRARY))
 
 from carpose.config.check import check
-from carpose.config.load import gpus_of, parsed, recipe_of, with_models
+from carpose.config.load import gpus_of, models_of, parsed, recipe_of, with_models
 from carpose.config.options import command_line
 from carpose.config.recipe import Recipe
 from carpose.config.sections import Cache, Demo, Exclude, Folds, Fuse, Predict, Pseudo, Running
 from carpose.core.errors import UserError
 from carpose.kaggle.identity import data_identity
+from carpose.registry.backbones import published_name
 
 try:
     # Another workflow that uses these rules as a module hands over its own configuration, models settled.
     if not workflow.modifier.skip_configfile:
         files = [LIBRARY.parent / "config.yaml", *workflow.config_settings.configfiles]
-        config = with_models(
-            config,
-            [yaml.safe_load(Path(file).read_text(encoding="utf-8")) for file in files],
-            workflow.config_settings.config or {},
-        )
+        config = with_models(config, files, workflow.config_settings.config or {})
     config = parsed(config)
     check(config)
 except UserError as error:
@@ -46,9 +42,15 @@ for variable, folders in {
 RESULTS = f"results/{config['run']}"
 ROUNDS = config["rounds"]
 FOLDS = range(config["folds"]["count"])
-MODELS = [name for name, own in config["models"].items() if own]
+MODELS = models_of(config)
 GPUS = {name: gpus_of(config, name) for name in MODELS}
-FETCHED = [name for name in MODELS if recipe_of(config, name).get("pretrained") == "hub"]
+# Published weights to begin with: timm's name → the backbone and width that they are for.
+FETCHED = {
+    published_name(*network): network
+    for own in [recipe_of(config, model, round) for model in MODELS for round in range(min(ROUNDS, 2))]
+    if own.get("pretrained") == "hub"
+    for network in [(own["backbone"], own.get("width", Recipe.width))]
+}
 FUSED_ROUNDS = range(ROUNDS) if config["fuse"]["rounds"] == "all" else config["fuse"]["rounds"]
 DEMO = not config["data_root"]
 DATA = f"{RESULTS}/demo" if DEMO else config["data_root"]
@@ -62,8 +64,8 @@ for table in [] if DEMO else TABLES:
 # What the data are, wherever they lie: of the demo its settings say that.
 try:
     IDENTITY = "" if DEMO else data_identity(DATA)
-except UserError as error:
-    raise WorkflowError(str(error)) from None
+except OSError as error:
+    raise WorkflowError(f"data_root: {error.filename}: {error.strerror}") from None
 
 
 wildcard_constraints:
@@ -85,11 +87,10 @@ def settings(section, values):
 
 
 def exclusions():
-    """What the check leaves out. A function of the wildcards, since braces in a reason are no wildcards."""
+    """What the check leaves out, with reasons, which change nothing."""
     values = dict(config["exclude"])
     reasons = shlex.join(f"{image}={why}" for image, why in values.pop("images", {}).items())
-    text = f"--exclude {reasons} {command_line(Exclude, values)}"
-    return lambda wildcards: text
+    return unremembered(f"--exclude {reasons} {command_line(Exclude, values)}")
 
 
 def unremembered(value):
@@ -100,12 +101,16 @@ def unremembered(value):
 def recipe(wildcards):
     """A model's recipe in a round; published weights come from the file that `fetch_weights` made."""
     own = recipe_of(config, wildcards.model, int(wildcards.round))
-    return own | ({"pretrained": fetched_weights(wildcards)} if wildcards.model in FETCHED else {})
+    if own.get("pretrained") == "hub":
+        name = published_name(own["backbone"], own.get("width", Recipe.width))
+        own["pretrained"] = f"{RESULTS}/weights/{name}.safetensors"
+    return own
 
 
-def fetched_weights(wildcards):
-    """The backbone's published weights, where the recipe begins with them."""
-    return f"{RESULTS}/weights/{wildcards.model}.safetensors" if wildcards.model in FETCHED else []
+def pretrained_weights(wildcards):
+    """The file of weights that a training begins with, if any."""
+    source = recipe(wildcards).get("pretrained", "none")
+    return [] if source == "none" else source
 
 
 def from_round_before(wildcards):
@@ -124,7 +129,7 @@ def previous_pseudo(wildcards):
     return f"{RESULTS}/round{before}/pseudo.parquet" if before >= 0 else []
 
 
-def models_of(rounds):
+def checkpoints(rounds):
     """Checkpoints of all models and folds of these rounds."""
     return expand(
         f"{RESULTS}/round{{round}}/{{model}}/fold{{fold}}/model.pt", round=rounds, model=MODELS, fold=FOLDS

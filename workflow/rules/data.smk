@@ -4,9 +4,12 @@ if DEMO:
 
     rule demo_data:
         "Demo photos in the competition's layout, rendered; the truth of the test photos is kept apart."
+        input:
+            [config["demo"][key] for key in ("poses_from", "car_model_ids") if config["demo"].get(key)],
         output:
             [f"{DATA}/{table}" for table in TABLES],
             truth=f"{RESULTS}/demo_truth.csv",
+            identity=f"{RESULTS}/demo_identity.txt",
         log:
             f"{RESULTS}/logs/demo_data.log",
         conda:
@@ -18,15 +21,15 @@ if DEMO:
             folder=unremembered(DATA),
             demo=settings(Demo, {key: value for key, value in config["demo"].items() if value != ""}),
         shell:
-            "python -m carpose.synth --output {params.folder:q} --truth-output {output.truth} {params.demo}"
-            " --jobs {threads} 2>&1 | tee {log}"
+            "python -m carpose.synth --output {params.folder:q} --truth-output {output.truth}"
+            " --identity-output {output.identity} {params.demo} --jobs {threads} 2>&1 | tee {log}"
 
 
 rule check_data:
     "Read every photo, mask and label once; stop on what cannot be worked with."
     input:
         # Of a folder of the user's the identity says all; its path may change, and its times.
-        [f"{DATA}/{table}" for table in TABLES] if DEMO else [],
+        [rules.demo_data.output.identity, *(f"{DATA}/{table}" for table in TABLES)] if DEMO else [],
     output:
         images=f"{RESULTS}/data/images.parquet",
         labels=f"{RESULTS}/data/labels.parquet",
@@ -43,6 +46,7 @@ rule check_data:
         folder=unremembered(DATA),
         identity=f"--identity {IDENTITY}" if IDENTITY else "",
         exclude=exclusions(),
+        left_out=f"{sorted(config['exclude'].get('images', {}))} {config['exclude'].get('max_depth')}",
     shell:
         "python -m carpose.kaggle check {params.folder:q} --findings {log.findings}"
         " --images {output.images} --labels {output.labels} {params.identity} {params.exclude}"

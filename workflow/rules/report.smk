@@ -43,7 +43,7 @@ rule draw:
         cars=rules.fuse.output[0],
         images=rules.check_data.output.images,
         table=rules.evaluate.output.table,
-        histories=[path.replace("model.pt", "history.csv") for path in models_of(range(ROUNDS))],
+        histories=[path.replace("model.pt", "history.csv") for path in checkpoints(range(ROUNDS))],
         truth=TRUTH,
     output:
         predictions=PICTURES[0],

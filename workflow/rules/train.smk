@@ -2,24 +2,17 @@
 
 
 rule fetch_weights:
-    "Fetch the published weights of one model's backbone from the hub, where the compute nodes cannot."
+    "Fetch the published weights of a backbone from the hub, where the compute nodes cannot."
     output:
-        f"{RESULTS}/weights/{{model}}.safetensors",
+        f"{RESULTS}/weights/{{published}}.safetensors",
     log:
-        f"{RESULTS}/logs/weights/{{model}}.log",
+        f"{RESULTS}/logs/weights/{{published}}.log",
     conda:
         f"{ENVS}/torch.yaml"
     params:
-        backbone=lambda wildcards: command_line(
-            Recipe,
-            {
-                key: value
-                for key, value in recipe_of(config, wildcards.model).items()
-                if key in ("backbone", "width")
-            },
-        ),
+        network=lambda wildcards: "--backbone {} --width {}".format(*FETCHED[wildcards.published]),
     shell:
-        "python -m carpose.network.weights {params.backbone} --output {output} 2>&1 | tee {log}"
+        "python -m carpose.network.weights {params.network} --output {output} 2>&1 | tee {log}"
 
 
 # On a cluster it runs beside Snakemake itself.
@@ -36,7 +29,7 @@ rule train:
         images=rules.check_data.output.images,
         labels=rules.check_data.output.labels,
         folds=rules.split_folds.output[0],
-        weights=fetched_weights,
+        weights=pretrained_weights,
     output:
         model=f"{RESULTS}/round{{round}}/{{model}}/fold{{fold}}/model.pt",
         history=f"{RESULTS}/round{{round}}/{{model}}/fold{{fold}}/history.csv",

@@ -35,7 +35,7 @@ def contradictions(config: dict) -> list[str]:
     """What the schema cannot say: one line per key that does not go with another, or with this machine."""
     if not models_of(config):
         return ["models: at least one model is needed"]
-    return [line for part in PARTS for line in part(config)]
+    return list(dict.fromkeys(line for part in PARTS for line in part(config)))
 
 
 def _of_rounds(config: dict) -> list[str]:
@@ -59,14 +59,14 @@ def _of_models(config: dict) -> list[str]:
             for size in {first.batch_size, later.batch_size}
             if size % max(gpus, 1)
         ]
-        entry = backbone_of(first.backbone)
-        if entry.fixed_width and first.width != 1:
-            lines.append(f"models.{name}.width: {first.backbone} can be had at width 1 alone")
-        elif first.pretrained == "hub" and not on_hub(first.backbone, first.width):
-            lines.append(
-                f"models.{name}.pretrained: the hub has no weights of {first.backbone} at width"
-                f" {first.width:g}; take none, or the path of a file"
-            )
+        for own in [first, later][: config["rounds"]]:
+            if backbone_of(own.backbone).fixed_width and own.width != 1:
+                lines.append(f"models.{name}.width: {own.backbone} can be had at width 1 alone")
+            elif own.pretrained == "hub" and not on_hub(own.backbone, own.width):
+                lines.append(
+                    f"models.{name}.pretrained: the hub has no weights of {own.backbone} at width"
+                    f" {own.width:g}; take none, or the path of a file"
+                )
     return lines
 
 

@@ -1,6 +1,7 @@
 """YAML files and the command line → one configuration → the recipe of each training."""
 
-from copy import deepcopy
+from collections.abc import Sequence
+from pathlib import Path
 
 import yaml
 
@@ -14,17 +15,18 @@ from .schema import config_schema
 from .sections import Hardware
 
 
-def with_models(config: dict, contents: list[dict], given: dict) -> dict:
+def with_models(config: dict, files: Sequence[Path], given: dict) -> dict:
     """The configuration with its models settled.
 
-    contents: of config.yaml and the files laid over it, in order; given: of the command line. A file that
-    has `models:` replaces those of the files before it, so that nothing of another run's networks is
-    inherited; the command line changes what is there. Raises UserError where it names a model that is not.
+    files: config.yaml and what is laid over it, in order; given: of the command line. A file that has
+    `models:` replaces those of the files before it, so that nothing of another run's networks is inherited;
+    the command line changes what is there. Raises UserError where it names a model that is not.
     """
     models: dict = {}
-    for content in contents:
+    for file in files:
+        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
         if isinstance(content, dict) and "models" in content:
-            models = deepcopy(content["models"])
+            models = content["models"]
     changes = given.get("models", {})
     if not isinstance(models, dict) or not isinstance(changes, dict):
         return {
@@ -52,7 +54,7 @@ def laid_over(below: dict, above: dict) -> dict:
 
 def models_of(config: dict) -> list[str]:
     """The names of the models that are trained."""
-    return [name for name, own in config["models"].items() if own]
+    return [name for name, own in config["models"].items() if own is not None]
 
 
 def recipe_of(config: dict, model: str, round_: int = 0) -> dict:

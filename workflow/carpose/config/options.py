@@ -63,7 +63,7 @@ def command_line(section: type, values: dict) -> str:
     items = {item.name: item for item in fields(section)}
     if unknown := sorted(set(values) - set(items)):
         raise ValueError(f"unknown keys of {section.__name__}: {', '.join(unknown)}")
-    chosen = {name: values[name] for name in items if name in values}
+    chosen = {name: _of_type(values[name], items[name].type) for name in items if name in values}
     words = []
     for name, value in chosen.items():
         if value == default_of(items[name]):
@@ -76,8 +76,17 @@ def command_line(section: type, values: dict) -> str:
         elif isinstance(value, dict):
             words += [_option(name), *(f"{key}={_text(item)}" for key, item in value.items())]
         else:
-            words += [_option(name), _text(value)]
+            words += [f"{_option(name)}={value}"] if str(value)[:1] == "-" else [_option(name), _text(value)]
     return shlex.join(words)
+
+
+def _of_type(value: Any, kind: Any) -> Any:
+    """2 as 2.0 where numbers are meant, names in order: what is the same is written alike."""
+    if get_origin(kind) is list:
+        return [_of_type(item, get_args(kind)[0]) for item in value]
+    if get_origin(kind) is dict:
+        return {key: _of_type(value[key], get_args(kind)[1]) for key in sorted(value)}
+    return float(value) if kind is float else value
 
 
 def _option(name: str) -> str:

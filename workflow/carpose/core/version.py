@@ -15,6 +15,8 @@ LIBRARY = Path(__file__).parents[1]
 @functools.cache
 def code_version() -> str:
     """The commit of the code (with `-dirty` where files differ), or the package's version."""
+    if not (LIBRARY.parents[1] / ".git").exists():  # installed: another repository may lie around it
+        return __version__
     try:
         answer = subprocess.run(
             ["git", "describe", "--always", "--dirty"],

@@ -131,6 +131,8 @@ def main() -> None:
     read.note_code(members, test_members)
     truth = read.read_truth(args.test_truth) if test_members else None
     test_ids = read.read_test_images(args.images) if test_members else None
+    if test_members:
+        read.check_coverage(test_members, read.read_test_images(args.images, excluded=False))
     both = read.tables_of(members), truth, test_ids, read.tables_of(test_members)
     table, distance = evaluate(cars.read(args.labels), folds, *both)
     write_text(args.output, table.to_csv(index=False))

@@ -10,7 +10,7 @@ from carpose.core import cars
 from carpose.core.errors import UserError
 from carpose.core.files import check_outputs, run_main
 from carpose.core.options import NAMED, program
-from carpose.kaggle.read import images_of, note_code, read_members, tables_of
+from carpose.kaggle.read import check_coverage, images_of, note_code, read_members, tables_of
 from carpose.kaggle.submission import write_submission
 
 from .combine import fuse
@@ -28,6 +28,7 @@ def main() -> None:
     check_outputs(Path(args.output))
     members = read_members(args.inputs)
     note_code(members)
+    check_coverage(members, images_of({name: one for name, one in members.items() if one.image_ids}))
     fused = fuse(tables_of(members), read_fit(args.fit) if args.fit else None)
     image_ids = images_of(members)
     if suffix == ".csv":

@@ -17,7 +17,7 @@ def data_identity(folder: str | Path) -> str:
     digest = hashlib.sha256()
     for name in PHOTO_FOLDERS:
         for file, size in _sizes(os.path.join(folder, name)):
-            digest.update(f"{name}/{file}\0{size}\n".encode())
+            digest.update(os.fsencode(f"{name}/{file}\0{size}\n"))
     for name in TABLES:
         path = Path(folder, name)
         content = path.read_bytes() if path.is_file() else b""
@@ -30,4 +30,5 @@ def _sizes(folder: str) -> list[tuple[str, int]]:
     if not os.path.isdir(folder):
         return []
     with os.scandir(folder) as entries:
-        return sorted((entry.name, entry.stat().st_size) for entry in entries if entry.is_file())
+        photos = [entry for entry in entries if entry.name.endswith(".jpg") and entry.name[0] != "."]
+        return sorted((entry.name, entry.stat().st_size) for entry in photos)

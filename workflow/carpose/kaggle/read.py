@@ -83,9 +83,8 @@ def check_coverage(members: Mapping[str, Predictions], image_ids: Iterable[str])
         missing = image_ids[~image_ids.isin(image_ids if member.image_ids is None else member.image_ids)]
         if len(missing):
             raise UserError(
-                f"{member.path}: {len(missing)} of the {len(image_ids)} photos of the folds were not"
-                f" predicted, first {missing[0]}; the table is of other photos or folds: predict again"
-                " (snakemake … -R predict)"
+                f"{member.path}: {len(missing)} of {len(image_ids)} photos were not predicted, first"
+                f" {missing[0]}; it is of other photos or folds: predict again (snakemake … -R predict)"
             )
 
 

@@ -11,8 +11,9 @@ import numpy as np
 
 from carpose.config.options import add_options, from_options
 from carpose.config.sections import Demo
-from carpose.core.files import run_main
+from carpose.core.files import run_main, write_text
 from carpose.core.options import program, whole
+from carpose.kaggle.identity import data_identity
 from carpose.kaggle.tables import read_labels
 
 from .demo import Scenes, given_poses, make, real_meshes, scaled_camera
@@ -23,6 +24,7 @@ def main() -> None:
     parser = program("carpose.synth", __doc__)
     parser.add_argument("--output", type=Path, required=True, help="folder of the competition's layout")
     parser.add_argument("--truth-output", type=Path, required=True, help="CSV of the test photos' cars")
+    parser.add_argument("--identity-output", type=Path, help="text file: what carpose.kaggle.identity says")
     parser.add_argument("--jobs", type=whole(1), default=os.cpu_count(), help="processes")
     add_options(parser, Demo)
     args = parser.parse_args()
@@ -40,6 +42,8 @@ def main() -> None:
     size, intrinsics = scaled_camera(demo.scale)
     scenes = Scenes(args.output, demo.seed, size, intrinsics, demo.max_distance, meshes, numbers, poses)
     make(scenes, counts, names, args.truth_output, args.jobs)
+    if args.identity_output:
+        write_text(args.identity_output, data_identity(args.output) + "\n")
 
 
 if __name__ == "__main__":

@@ -116,7 +116,8 @@ def work_digest(files: TrainFiles, fold: int, recipe: Recipe) -> str:
     for table in (files.labels, files.folds, files.pseudo):
         if table is not None:
             hasher.update(parquet.content_digest(table).encode())
-    for path in (files.start_weights, files.cache / "cache.json"):
+    pretrained = None if recipe.pretrained in ("none", "hub") else Path(recipe.pretrained)
+    for path in (files.start_weights, pretrained, files.cache / "cache.json"):
         if path is not None:
             hasher.update(hashlib.sha256(path.read_bytes()).digest())
     return hasher.hexdigest()[:16]
