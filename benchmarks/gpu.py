@@ -133,20 +133,11 @@ def case(connection, recipe: Recipe, repeats: int) -> None:
         connection.send(f"{type(error).__name__}: {error}"[:300])
 
 
-def received(connection):
-    """What the process sends; a sentence where it ends without a word."""
-    try:
-        return connection.recv()
-    except EOFError:
-        return "its process ended"
-
-
 def main() -> None:
     parser = measure.begin(__doc__.splitlines()[0])
     parser.add_argument("--config", default="configs/pku.yaml")
     parser.add_argument("--models", nargs="+", default=["efficientnet", "dla34", "hourglass"])
     parser.add_argument("--sizes", nargs="+", default=["1536x512", "2560x1024"])
-    parser.add_argument("--batch", type=int, help="photos; without it the recipe's")
     parser.add_argument("--formats", nargs="+", default=["off", "bf16"], help="off is float32")
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--jobs", type=int, default=1, help="cases that are made ready at once")
@@ -160,20 +151,18 @@ def main() -> None:
         for size, model, amp in batch:
             width, height = map(int, size.split("x"))
             changes = {"input_width": width, "input_height": height, "amp": amp, "pretrained": "none"}
-            changes |= {"batch_size": args.batch} if args.batch else {}
             recipe = measure.recipe(model, args.config, **changes)
             connection, end = processes.Pipe()
             processes.Process(target=case, args=(end, recipe, args.repeats), daemon=True).start()
             end.close()
             running[f"{model} {size} {amp}"] = connection
-        ready = {name: received(connection) for name, connection in running.items()}
+        ready = {name: connection.recv() for name, connection in running.items()}
         for name, connection in running.items():
             if not ready[name]:
                 connection.send("go")
-                ready[name] = received(connection)
+                ready[name] = connection.recv()
             figures[name] = ready[name]
             print(name, figures[name], flush=True)
-            measure.keep(args.output, figures)
     measure.finish(args.output, figures)
 
 

@@ -19,6 +19,7 @@ import yaml
 from carpose.config.load import laid_over, recipe_of, with_models
 from carpose.config.recipe import Recipe
 from carpose.core import cars
+from carpose.core.files import write_text
 from carpose.core.memory import keep_freed_memory
 from carpose.geometry import camera
 
@@ -41,57 +42,41 @@ def alternately(functions: dict[str, Callable], repeats: int) -> dict[str, float
 def begin(doc: str) -> argparse.ArgumentParser:
     """A parser with --output, which `finish` needs. From here on freed memory is kept, as in every stage."""
     keep_freed_memory()
-    result = argparse.ArgumentParser(description=doc, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    result.add_argument("--output", type=Path, help="JSON file for the figures")
-    return result
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--output", type=Path, help="JSON file for the figures")
+    return parser
 
 
 def finish(output: Path | None, figures: dict) -> None:
-    """Print the figures with machine and command, and write them to the file of --output."""
-    print(keep(output, figures))
-
-
-def keep(output: Path | None, figures: dict) -> str:
-    """The figures so far with machine and command, as JSON; to the file of --output, too."""
-    module = Path(sys.argv[0]).stem
-    record = {
-        "command": shlex.join(["python", "-m", f"benchmarks.{module}", *sys.argv[1:]]),
-        "machine": machine(),
-        "figures": figures,
-    }
+    """Print the figures with machine and command as JSON, and write them to the file of --output."""
+    command = shlex.join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
+    record = {"command": command, "machine": machine(), "figures": figures}
     text = json.dumps(record, indent=1, default=lambda number: number.item())
+    print(text)
     if output:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(text + "\n")
-    return text
+        write_text(output, text + "\n")
 
 
 def machine() -> str:
     """Processor, cores, memory and what was computed with."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     model = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "")
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    words = [model or platform.processor(), f"{os.cpu_count()} cores", f"{memory:.0f} GiB"]
+    words = [model or platform.processor(), f"{os.cpu_count()} cores"]
     words.append(f"Python {platform.python_version()}, NumPy {np.__version__}")
     if "torch" in sys.modules:
         torch = sys.modules["torch"]
         words.append(f"PyTorch {torch.__version__}")
         if torch.cuda.is_available():
             words.append(torch.cuda.get_device_name())
-            words.append(f"cuDNN {torch.backends.cudnn.version()}")
     return ", ".join(words)
 
 
-def configuration(path: str = "config.yaml") -> dict:
-    """config.yaml with a file of the repository laid over it, as `--configfile` does."""
-    files = [ROOT / name for name in dict.fromkeys(["config.yaml", path])]
-    contents = [yaml.safe_load(file.read_text()) for file in files]
-    return with_models(functools.reduce(laid_over, contents), files, {})
-
-
 def recipe(model: str, config: str = "config.yaml", **changes) -> Recipe:
-    """The recipe of one model of a configuration, with changes."""
-    return Recipe(**{**recipe_of(configuration(config), model), **changes})
+    """The recipe, with changes, of one model of config.yaml with a file laid over it."""
+    files = [ROOT / "config.yaml", ROOT / config]
+    contents = [yaml.safe_load(file.read_text()) for file in files]
+    whole = with_models(functools.reduce(laid_over, contents), files, {})
+    return Recipe(**{**recipe_of(whole, model), **changes})
 
 
 def made_up_cars(image_ids: list[str], per_image: int, seed: int = 0) -> pd.DataFrame:
@@ -109,18 +94,13 @@ def made_up_cars(image_ids: list[str], per_image: int, seed: int = 0) -> pd.Data
     return table.assign(weight=1.0)
 
 
-def made_up_cache(folder: Path, count: int, crop: list[float], scale: float, written: int = 64) -> list[str]:
-    """A picture cache of `count` photos, of which the first few hold noise; the file is sparse, so that
-    any number of photos fits on any disk. Returns the ImageIds."""
+def made_up_cache(folder: Path, count: int, crop: list[float], scale: float) -> list[str]:
+    """A picture cache of `count` photos of noise. Returns the ImageIds."""
     (width, height), (left, top, right, bottom) = camera.PHOTO_SIZE, crop
     size = (round((right - left) * width * scale), round((bottom - top) * height * scale))
     folder.mkdir(parents=True, exist_ok=True)
-    shape = (count, size[1], size[0], 4)
-    photos = np.lib.format.open_memmap(folder / "photos.npy", "w+", np.uint8, shape)
-    rng = np.random.default_rng(0)
-    for row in range(min(written, count)):
-        photos[row] = rng.integers(0, 255, shape[1:], np.uint8)
-    photos.flush()
+    photos = np.random.default_rng(0).integers(0, 255, (count, size[1], size[0], 4), np.uint8)
+    np.save(folder / "photos.npy", photos)
     image_ids = [f"photo{number:06d}" for number in range(count)]
     meta = {
         "image_ids": image_ids,

@@ -57,7 +57,6 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, help="processes that prepare samples")
     parser.add_argument("--steps", type=int, default=100, help="steps of one epoch")
     parser.add_argument("--repeats", type=int, default=5, help="epochs")
-    parser.add_argument("--cars", type=int, default=8, help="cars per photo")
     args = parser.parse_args()
     recipe = measure.recipe(args.model, args.config, pretrained="none")
     torch.set_num_threads(recipe.threads)
@@ -69,7 +68,7 @@ def main() -> None:
     if args.steps % block:
         parser.error(f"--steps: a multiple of {block}")
     with tempfile.TemporaryDirectory() as folder:
-        samples = made_up_samples(Path(folder), recipe, args.cars)
+        samples = made_up_samples(Path(folder), recipe)
         times = timed(samples, device, args.steps, args.repeats + 1, args.workers, block)
     figures = {"model": args.model, "config": args.config, "workers": args.workers, "device": device.type}
     # (epochs, blocks, loop or network, clock); the first epoch warms up.
@@ -108,13 +107,13 @@ def timed(
     return times
 
 
-def made_up_samples(folder: Path, recipe: Recipe, cars: int) -> Samples:
-    """64 photos of noise with so many cars each."""
+def made_up_samples(folder: Path, recipe: Recipe) -> Samples:
+    """64 photos of noise with eight cars each."""
     left, top, right, bottom = recipe.crop
     # Two network pixels per cache pixel at most, as in the demo.
     scale = min(recipe.input_width / camera.PHOTO_SIZE[0] * 1.1, 1.0)
     image_ids = measure.made_up_cache(folder, 64, [left, top - 0.06, right, bottom + 0.05], scale)
-    return Samples(folder, image_ids, measure.made_up_cars(image_ids, cars), recipe)
+    return Samples(folder, image_ids, measure.made_up_cars(image_ids, 8), recipe)
 
 
 def in_turn(
