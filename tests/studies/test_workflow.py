@@ -82,13 +82,13 @@ def test_crops_of_the_command_line_are_numbers_to_the_studies(tmp_path):
         return studies(tmp_path, "-n", "studies", "--config", *options, check=check)
 
     assert "measure" in plan("[0.0, 0.592, 1.0, 0.872]")
-    assert "radius" in (text := plan("[0.0, 0.592, 1.0, 0.95]", False)) and "cache.crop leaves out" in text
-    assert "crop" in (text := plan("5", False)) and "it must be of type array" in text
+    assert "leaves out of the photos; widen cache.crop" in plan("[0.0, 0.592, 1.0, 0.95]", False)
+    assert "train.crop: 5 is not right; it must be of type array" in plan("5", False)
 
 
 def test_published_weights_are_fetched_for_the_base_that_begins_with_them(tmp_path):
     planned = jobs(studies(tmp_path, "-n", "studies", "--config", "studies=[pretrained]"))
-    assert planned["fetch_weights"] == "3" and planned["train"] == "6"
+    assert planned["fetch_weights"] == "1" and planned["train"] == "6"
 
 
 def test_a_wrong_study_stops_at_once(tmp_path):
