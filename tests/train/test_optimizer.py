@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from carpose.config.keys import properties
 from carpose.config.recipe import Recipe
-from carpose.train.optimizer import MovingAverage, rate_schedule, scaled_rate
+from carpose.train import state
+from carpose.train.optimizer import MovingAverage, make_optimizer, rate_schedule, scaled_rate
 
 from timm.utils import ModelEmaV3  # isort: skip
 
@@ -45,3 +47,18 @@ def test_the_moving_average_is_timm_s_bit_for_bit():
         theirs.update(model, step)
     for name, tensor in theirs.module.state_dict().items():
         torch.testing.assert_close(ours.module.state_dict()[name], tensor, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", properties(Recipe)["optimizer"]["enum"])
+def test_every_optimiser_trains_and_its_state_is_plain(name, tmp_path):
+    """What is saved is read without running code."""
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Conv2d(8, 4, 1))
+    optimizer = make_optimizer(model, Recipe(optimizer=name), 0.1)
+    before = model[0].weight.detach().clone()
+    for _ in range(2):  # some only measure in the first step
+        optimizer.zero_grad()
+        model(torch.ones(1, 3, 4, 4)).square().mean().backward()
+        optimizer.step()
+    assert not torch.equal(before, model[0].weight) and model[0].weight.isfinite().all()
+    state.save(tmp_path / "state.pt", "a", optimizer.state_dict())
+    optimizer.load_state_dict(state.load(tmp_path / "state.pt", "a"))

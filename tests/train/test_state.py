@@ -1,5 +1,9 @@
 """The state file: whole, checked, bound to its training."""
 
+import hashlib
+import io
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -46,3 +50,12 @@ def test_failed_write_leaves_the_state_before(path, monkeypatch):
     monkeypatch.undo()
     assert state.load(path, "a") == {"x": 1}
     assert not list(path.parent.glob(".*")), "nothing half-written stays"
+
+
+def test_a_state_that_would_run_code_is_not_used(tmp_path, capsys):
+    payload = io.BytesIO()
+    torch.save({"digest": "a", "state": Path("x")}, payload)
+    data = payload.getvalue()
+    (tmp_path / "state.pt").write_bytes(hashlib.sha256(data).digest() + data)
+    assert state.load(tmp_path / "state.pt", "a") is None
+    assert "not used" in capsys.readouterr().err

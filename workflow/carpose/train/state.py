@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import io
 import os
+import pickle
 import signal
 import sys
 import time
@@ -47,8 +48,8 @@ def load(path: Path, digest: str) -> dict | None:
             data = candidate.read_bytes()
             if hashlib.sha256(data[32:]).digest() != data[:32]:
                 raise ValueError("the file is damaged or cut short")
-            content = torch.load(io.BytesIO(data[32:]), map_location="cpu", weights_only=False)
-        except (OSError, ValueError, RuntimeError) as error:
+            content = torch.load(io.BytesIO(data[32:]), map_location="cpu", weights_only=True)
+        except (OSError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
             _say(f"{candidate}: not used ({error})")
             continue
         if content["digest"] != digest:
