@@ -27,14 +27,14 @@ class Hourglass(nn.Module):
 
     def __init__(self, channels: Sequence[int], modules: Sequence[int]):
         super().__init__()
-        here, below = channels[:2]
+        outer, inner = channels[:2]
         count = modules[0]
-        self.beside = residuals(here, here, count)
-        self.down = residuals(here, below, count, stride=2)
+        self.beside = residuals(outer, outer, count)
+        self.down = residuals(outer, inner, count, stride=2)
         deeper = len(channels) > 2
-        self.inner = Hourglass(channels[1:], modules[1:]) if deeper else residuals(below, below, modules[1])
+        self.inner = Hourglass(channels[1:], modules[1:]) if deeper else residuals(inner, inner, modules[1])
         # CornerNet's way up keeps the channels until its last block.
-        self.up = nn.Sequential(*(Residual(below, below) for _ in range(count - 1)), Residual(below, here))
+        self.up = nn.Sequential(*(Residual(inner, inner) for _ in range(count - 1)), Residual(inner, outer))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         beside = self.beside(x)
@@ -60,15 +60,15 @@ class HourglassNet(nn.Module):
         modules: residual blocks per scale (twice as many at the innermost, as CornerNet has it)."""
         super().__init__()
         stem, channels = scaled(STEM, width), [scaled(c, width) for c in CHANNELS]
-        here, blocks = channels[0], [modules] * (len(channels) - 1) + [2 * modules]
-        self.stem = nn.Sequential(conv(in_channels, stem, 7, 2), Residual(stem, here, 2))
+        outer, blocks = channels[0], [modules] * (len(channels) - 1) + [2 * modules]
+        self.stem = nn.Sequential(conv(in_channels, stem, 7, 2), Residual(stem, outer, 2))
         self.hourglasses = nn.ModuleList(Hourglass(channels, blocks) for _ in range(stacks))
-        self.after = nn.ModuleList(conv(here, here) for _ in range(stacks))
-        self.heads = nn.ModuleList(Heads(here, hidden, heads) for _ in range(stacks))
+        self.after = nn.ModuleList(conv(outer, outer) for _ in range(stacks))
+        self.heads = nn.ModuleList(Heads(outer, hidden, heads) for _ in range(stacks))
         between = range(stacks - 1)
-        self.carry = nn.ModuleList(conv(here, here, 1, act=False) for _ in between)
-        self.feed = nn.ModuleList(conv(here, here, 1, act=False) for _ in between)
-        self.between = nn.ModuleList(Residual(here, here) for _ in between)
+        self.carry = nn.ModuleList(conv(outer, outer, 1, act=False) for _ in between)
+        self.feed = nn.ModuleList(conv(outer, outer, 1, act=False) for _ in between)
+        self.between = nn.ModuleList(Residual(outer, outer) for _ in between)
 
     @property
     def last_heads(self) -> Heads:

@@ -57,11 +57,15 @@ def fold_batch_norms(model: nn.Module, channels: int = 3) -> nn.Module:
             pairs[layer] = convolution
 
     hooks = [
-        *(one.register_forward_hook(convolved) for one in model.modules() if isinstance(one, nn.Conv2d)),
         *(
-            one.register_forward_pre_hook(normalised)
-            for one in model.modules()
-            if isinstance(one, nn.BatchNorm2d | nn.SyncBatchNorm)
+            layer.register_forward_hook(convolved)
+            for layer in model.modules()
+            if isinstance(layer, nn.Conv2d)
+        ),
+        *(
+            layer.register_forward_pre_hook(normalised)
+            for layer in model.modules()
+            if isinstance(layer, nn.BatchNorm2d | nn.SyncBatchNorm)
         ),
     ]
     with torch.no_grad():

@@ -62,14 +62,14 @@ def analyse_errors(args: argparse.Namespace) -> None:
         tables_of[name] = errors(truth, predictions, intrinsics, photo_size)
     shown, tables = next(iter(tables_of.items()))
     for kind in tables:
-        together = pd.concat([own[kind].assign(name=name) for name, own in tables_of.items()])
+        together = pd.concat([tables[kind].assign(name=name) for name, tables in tables_of.items()])
         write(args.output / f"{kind}.csv", together[["name", *tables[kind].columns]])
 
     worst = tables["worst"]["ImageId"].head(args.worst)
     photos = {image_id: args.data / "train_images" / f"{image_id}.jpg" for image_id in worst}
     layers = [(truth, TRUE), (submitted(members[shown].cars), PREDICTED)]
     figures = {
-        "groups": groups_figure({name: own["groups"] for name, own in tables_of.items()}),
+        "groups": groups_figure({name: tables["groups"] for name, tables in tables_of.items()}),
         "causes": causes_figure(tables["thresholds"], tables["oracles"]),
         "calibration": calibration_figure(tables["scores"], tables["depth"]),
         "worst": cars_figure(photos, intrinsics, layers),

@@ -74,12 +74,12 @@ def hidden_share(
 
     Shares of several are added: an upper bound where these overlap each other.
     """
-    boxes, others = (rectangles(each, intrinsics, photo_size) for each in (table, truth))
-    reach, other_reach = (np.linalg.norm(each[cars.POSITION], axis=1) for each in (table, truth))
+    boxes, true_boxes = (rectangles(rows, intrinsics, photo_size) for rows in (table, truth))
+    reach, true_reach = (np.linalg.norm(rows[cars.POSITION], axis=1) for rows in (table, truth))
     i, j = _pairs(table, truth)[["p", "t"]].to_numpy().T
-    nearer = other_reach[j] < IN_FRONT * reach[i]
+    nearer = true_reach[j] < IN_FRONT * reach[i]
     i, j = i[nearer], j[nearer]
-    overlap = np.minimum(boxes[i, 2:], others[j, 2:]) - np.maximum(boxes[i, :2], others[j, :2])
+    overlap = np.minimum(boxes[i, 2:], true_boxes[j, 2:]) - np.maximum(boxes[i, :2], true_boxes[j, :2])
     covered = np.bincount(i, overlap.clip(0).prod(axis=1), minlength=len(table))
     area = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
     return np.clip(covered / np.maximum(area, 1e-9), 0, 1)
@@ -109,24 +109,26 @@ def by_group(
     """
     assigned = metric.assign(truth, predictions)
     scores = predictions["score"].to_numpy(float)
-    own, others = (groups(each, truth, intrinsics, photo_size) for each in (truth, predictions))
+    of_truth, of_predictions = (
+        groups(table, truth, intrinsics, photo_size) for table in (truth, predictions)
+    )
     rows = []
 
     def add(kind, name, members, false):
-        found = [np.isin(np.flatnonzero(members), assigned[:, level]) for level in range(10)]
+        hits = [np.isin(np.flatnonzero(members), assigned[:, level]) for level in range(10)]
         levels = range(10) if false is not None and members.any() else []
         ap = 0.0 if levels else np.nan
         for level in levels:
             hit = assigned[:, level] >= 0
             counts = np.where(hit, members[assigned[:, level]], false)
             ap += metric.average_precision(hit[counts, None], scores[counts], members.sum())[0] / 10
-        recall = [each.mean() if len(each) else np.nan for each in found]
+        recall = [hit.mean() if len(hit) else np.nan for hit in hits]
         recalls = np.mean(recall), recall[LOOSEST], recall[MIDDLE]
         rows.append((kind, name, int(members.sum()), ap, *recalls))
 
     for kind, names in GROUPS.items():
         for name in names:
-            add(kind, name, (own[kind] == name).to_numpy(), (others[kind] == name).to_numpy())
+            add(kind, name, (of_truth[kind] == name).to_numpy(), (of_predictions[kind] == name).to_numpy())
     if "model_type" in truth:
         for model_type in sorted(truth["model_type"].unique()):
             add("model type", str(model_type), (truth["model_type"] == model_type).to_numpy(), None)
@@ -139,11 +141,11 @@ def by_threshold(truth: pd.DataFrame, predictions: pd.DataFrame, meant: np.ndarr
 
     meant: from `pair`. The metric's own matching can differ from it by a few cars.
     """
-    found = meant >= 0
-    at = predictions[cars.POSITION].to_numpy(float)[found]
-    true = truth[cars.POSITION].to_numpy(float)[meant[found]]
+    paired = meant >= 0
+    at = predictions[cars.POSITION].to_numpy(float)[paired]
+    true = truth[cars.POSITION].to_numpy(float)[meant[paired]]
     distance = np.linalg.norm(at - true, axis=1) / np.linalg.norm(true, axis=1)
-    angle = rotation.distance(quaternion(predictions)[found], quaternion(truth)[meant[found]])
+    angle = rotation.distance(quaternion(predictions)[paired], quaternion(truth)[meant[paired]])
     near = distance[:, None] < TRANSLATION
     turned = np.degrees(angle)[:, None] < ROTATION_DEG
     shares = {"hit": near & turned, "fails_distance": ~near & turned}
@@ -151,7 +153,7 @@ def by_threshold(truth: pd.DataFrame, predictions: pd.DataFrame, meant: np.ndarr
     table = pd.DataFrame({"distance_%": 100 * TRANSLATION, "rotation_deg": ROTATION_DEG})
     for name, share in shares.items():
         table[name] = share.sum(axis=0) / max(len(truth), 1)
-    return table.assign(missed=1 - found.sum() / max(len(truth), 1))
+    return table.assign(missed=1 - paired.sum() / max(len(truth), 1))
 
 
 def oracles(truth: pd.DataFrame, predictions: pd.DataFrame, meant: np.ndarray) -> pd.DataFrame:

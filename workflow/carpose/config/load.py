@@ -54,7 +54,7 @@ def laid_over(below: dict, above: dict) -> dict:
 
 def models_of(config: dict) -> list[str]:
     """The names of the models that are trained."""
-    return [name for name, own in config["models"].items() if own is not None]
+    return [name for name, keys in config["models"].items() if keys is not None]
 
 
 def recipe_of(config: dict, model: str, round_: int = 0) -> dict:
@@ -64,9 +64,9 @@ def recipe_of(config: dict, model: str, round_: int = 0) -> dict:
     `retrain:` over that. Keys of another backbone are left out: nothing depends on them.
     """
     settings = laid_over(config["train"], config["models"][model])
-    own = settings.pop("retrain", {})
+    retrain = settings.pop("retrain", {})
     if round_ > 0:
-        settings = laid_over(laid_over(settings, config["retrain"]), own)
+        settings = laid_over(laid_over(settings, config["retrain"]), retrain)
     taken = backbone_of(settings.get("backbone", Recipe.backbone)).keys
     others = {key for entry in BACKBONES.values() for key in entry.keys} - set(taken)
     return {key: value for key, value in settings.items() if key not in {*properties(Hardware), *others}}
@@ -77,18 +77,18 @@ def gpus_of(config: dict, model: str) -> int:
     return {**config["train"], **config["models"][model]}.get("gpus", Hardware.gpus)
 
 
-def parsed(config: dict, whole: dict | None = None) -> dict:
+def parsed(config: dict, root: dict | None = None) -> dict:
     """The same with numbers where `--config 'train={"epochs": 8}'` left strings, as Snakemake does.
 
-    whole: the schema, by default the configuration's own.
+    root: the schema, by default the configuration's own.
     """
-    whole = whole or config_schema()
+    root = root or config_schema()
 
     def value(item, schema: dict):
-        schema = _resolve(schema, whole["$defs"])
+        schema = _resolve(schema, root["$defs"])
         if isinstance(item, dict):
-            known, other = schema.get("properties", {}), schema.get("additionalProperties")
-            return {key: value(part, known.get(key, other or {})) for key, part in item.items()}
+            keys, rest = schema.get("properties", {}), schema.get("additionalProperties")
+            return {key: value(part, keys.get(key, rest or {})) for key, part in item.items()}
         if isinstance(item, list):
             return [value(part, schema.get("items", {})) for part in item]
         if isinstance(item, str) and schema.get("type", "string") != "string":
@@ -97,7 +97,7 @@ def parsed(config: dict, whole: dict | None = None) -> dict:
             return "off"  # YAML's word for false
         return item
 
-    return value(config, whole)
+    return value(config, root)
 
 
 def _number(text: str):

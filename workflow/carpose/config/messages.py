@@ -53,12 +53,12 @@ def problems(content, schema: dict) -> list[str]:
     return [line for error in errors for line in _explain(error)]
 
 
-def no_such_key(name: str, known: list[str], what: str = "key", above: str = "") -> str:
+def no_such_key(name: str, allowed: list[str], what: str = "key", above: str = "") -> str:
     """`above`: the path of the section with a dot behind it."""
     advice = BY_SECTION.get(f"{above}{name}") or (RENAMED.get(name) if what == "key" else None)
     if advice is None:
-        near = difflib.get_close_matches(name, known, 1)
-        advice = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+        near = difflib.get_close_matches(name, allowed, 1)
+        advice = f"did you mean {near[0]}?" if near else f"known are {', '.join(allowed)}"
     return f"{above}{name}: no such {what}; {advice}"
 
 
@@ -71,9 +71,11 @@ def _explain(error: jsonschema.ValidationError) -> list[str]:
         if further or deepest.validator == "additionalProperties":
             return _explain(deepest)
     if error.validator == "additionalProperties":
-        known = list(error.schema.get("properties", {}))
+        allowed = list(error.schema.get("properties", {}))
         above = f"{key}." if key else ""
-        return [no_such_key(name, known, above=above) for name in sorted(set(error.instance) - set(known))]
+        return [
+            no_such_key(name, allowed, above=above) for name in sorted(set(error.instance) - set(allowed))
+        ]
     if error.validator == "required":
         return [f"{error.message}; take it from config.yaml"]
     said = f"{key}: {error.instance!r} is not right"

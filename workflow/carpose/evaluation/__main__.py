@@ -41,8 +41,10 @@ def score_member(truth: pd.DataFrame, predictions: pd.DataFrame, folds: pd.DataF
     """
     row = {}
     if "sure" not in predictions:
-        labels, found = (table[table["ImageId"].isin(folds["ImageId"])] for table in (truth, predictions))
-        row["equal_from"] = metric.best_threshold(labels, found)
+        true_cars, predicted = (
+            table[table["ImageId"].isin(folds["ImageId"])] for table in (truth, predictions)
+        )
+        row["equal_from"] = metric.best_threshold(true_cars, predicted)
     row = score(truth, predictions, folds["ImageId"], "oof", row.get("equal_from", -np.inf)) | row
     for fold, images in folds.groupby("fold"):
         row[f"fold{fold}_mAP"] = metric.evaluate(truth, predictions, images["ImageId"])["mAP"]
@@ -57,8 +59,8 @@ def bands(truth: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
     assigned = metric.assign(truth, predictions)
 
     def recall(level):
-        found = np.isin(np.arange(len(truth)), assigned[:, level])
-        return [found[band == i].mean() if (band == i).any() else np.nan for i in range(len(BAND_NAMES))]
+        is_hit = np.isin(np.arange(len(truth)), assigned[:, level])
+        return [is_hit[band == i].mean() if (band == i).any() else np.nan for i in range(len(BAND_NAMES))]
 
     matched = assigned[:, LOOSEST]
     hit = matched >= 0

@@ -119,7 +119,7 @@ def choose_members(trial: Trial, members: Members, parts: Collection[str]) -> tu
     def value(count):
         best = {name: members[name] for name in ranked[:count]}
         scored = trial.scored(best, trial.halves(best), parts)
-        return trial.value(finish(*one, ["calibration", "threshold"]) for one in scored)
+        return trial.value(finish(*half, ["calibration", "threshold"]) for half in scored)
 
     values = [value(count) for count in counts]
     part = _part(max(values) - values[0], values[0])
@@ -135,7 +135,7 @@ def choose_scores(trial: Trial, scored: list, parts: Collection[str]) -> dict[st
     """
 
     def value(*more):
-        return trial.value(finish(*one, [*parts, *more]) for one in scored)
+        return trial.value(finish(*half, [*parts, *more]) for half in scored)
 
     cut = value("threshold")
     calibration = _part(value("threshold", "calibration") - cut, cut)
@@ -175,7 +175,7 @@ def fit(
     parts |= choose_scores(trial, scored, on)
 
     kept = [part for part, chosen in parts.items() if chosen.on and part != "threshold"]
-    tables = [finish(one, fused.assign(hit=one.hit.predict(x)), x, kept) for one, fused, x in scored]
+    tables = [finish(half, fused.assign(hit=half.hit.predict(x)), x, kept) for half, fused, x in scored]
     oof = cars.concat(tables)
     geometry = trial.geometry(members, image_ids)
     geometry = replace(geometry, members=everyone | geometry.members, used=names)

@@ -135,11 +135,11 @@ def select(folder: Path, names: str | list[str]) -> list[Study]:
 def settings(config: dict) -> dict:
     """The studies' own settings, which the main configuration does not know; checked."""
     schema = settings_schema()
-    own = parsed({name: config[name] for name in schema["properties"] if name in config}, schema)
-    lines = problems(own, schema)
+    result = parsed({name: config[name] for name in schema["properties"] if name in config}, schema)
+    lines = problems(result, schema)
     if lines:
         raise UserError("the configuration of the studies is not valid\n  " + "\n  ".join(lines))
-    return own
+    return result
 
 
 def flat(change: dict) -> dict:
@@ -167,24 +167,24 @@ def runs(study: Study, config: dict) -> dict[tuple[str, int], Run]:
         if beyond_cache(recipe.get("crop", Recipe().crop), scopes["cache"]["crop"]):
             raise UserError(f"study {study.name}: {variant} shows what cache.crop leaves out of the photos")
         of_base = f"{BASE}-{study.base}"
-        own = of_base if variant == BASE else f"{study.name}-{variant}"
+        name = of_base if variant == BASE else f"{study.name}-{variant}"
         retrained = any(not name.startswith("predict.") for name in change)
         for seed in range(config["seeds"]):
-            trained = f"{own if retrained else of_base}-seed{seed}"
-            result[variant, seed] = Run(f"{own}-seed{seed}", trained, {**recipe, "seed": seed}, **scopes)
+            trained = f"{name if retrained else of_base}-seed{seed}"
+            result[variant, seed] = Run(f"{name}-seed{seed}", trained, {**recipe, "seed": seed}, **scopes)
     return result
 
 
 def _base(study: Study, config: dict) -> dict:
     """All settings of the base, flat: its model's recipe with its own changes, `predict:` and `cache:`."""
-    own = config["bases"].get(study.base)
-    if own is None:
+    base = config["bases"].get(study.base)
+    if base is None:
         raise UserError(f"study {study.name}: no base {study.base}; known are {', '.join(config['bases'])}")
-    model = own.get("model")
+    model = base.get("model")
     if not config["models"].get(model):
         raise UserError(f"bases.{study.base}.model: {model!r} is no model of the configuration")
     recipe = {**recipe_of(config, model), "epochs": config["studies_epochs"]}
-    recipe = laid_over(recipe, {name: value for name, value in own.items() if name != "model"})
+    recipe = laid_over(recipe, {name: value for name, value in base.items() if name != "model"})
     return recipe | flat({scope: config[scope] for scope in SCOPES})
 
 
