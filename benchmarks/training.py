@@ -99,7 +99,7 @@ def timed(
     batches = stream(samples, passes, 0, device, workers=workers, fixed_shape=fixed_shape)
     times: list[tuple] = []
     turns = in_turn(batches, bare, device, times, block)
-    saver = Saver(Path("state.pt"), "", 1e9, print)
+    saver = Saver(samples.cache_folder / "state.pt", "", 1e9, print)
     for _ in range(epochs):
         training.progress.batch = 0
         train_epoch(training, turns, steps, lambda step: 1e-3, saver)

@@ -101,7 +101,7 @@ use rule predict from pipeline with:
         unpack(samples),
         models=lambda wildcards: [f"{RESULTS}/round0/{BY_NAME[wildcards.model].trained}/fold{FOLD}/model.pt"],
     params:
-        predict=lambda wildcards: command_line(Predict, BY_NAME[wildcards.model].predict),
+        predict=lambda wildcards: f"--fewer-folds {command_line(Predict, BY_NAME[wildcards.model].predict)}",
 
 
 def predictions(wildcards, table):

@@ -82,7 +82,7 @@ def losses_of(stacks, targets, recipe):
 
 
 def totals(targets):
-    return loss.as_totals(loss.own_counts(targets).clamp(min=1))
+    return loss.as_totals(loss.local_counts(targets).clamp(min=1))
 
 
 def decoded(maps, recipe, threshold):

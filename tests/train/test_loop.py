@@ -57,7 +57,7 @@ def test_tensorboard_has_the_history(undisturbed):
 def test_killed_at_random_it_ends_bit_identical(prepared, undisturbed, tmp_path):
     """SIGKILL at random moments, with a state written after nearly every step."""
     random.seed(4)
-    command = patched("state.MINUTE = 0.006", options(prepared, tmp_path, "--save-minutes", 1))
+    command = [sys.executable, "-m", *map(str, options(prepared, tmp_path, "--save-minutes", 0.0001))]
     kills, path = 0, tmp_path / "state.pt"
     for _ in range(3):
         waited = random.uniform(0.1, 1.5)

@@ -55,7 +55,7 @@ class Running:
     """How, not what: nothing here changes a result, or makes anything run again."""
 
     validate_every: int = key(1, "epochs between measurements of the metric; 0: the last alone", 0)
-    save_minutes: int = key(10, "minutes between saved states within an epoch", 1)
+    save_minutes: float = key(10.0, "minutes between saved states within an epoch", 0)
     workers: int = key(0, "processes that prepare samples, per training", 0, 256)
     tensorboard: bool = key(False, "write TensorBoard events beside the models")
     graphs: bool = key(True, "on a GPU issue a step's operations all at once, as a CUDA graph")

@@ -70,8 +70,8 @@ def stream(
             order = epoch_order(epoch, samples.labelled, unlabelled, recipe.pseudo_share, recipe.seed)
             yield from batches(epoch, order, recipe.batch_size, first if epoch == epochs.start else 0)
 
-    def collate(some: list[Sample]) -> Batch:
-        pictures, targets, image_ids = samples.collate(some)
+    def collate(batch: list[Sample]) -> Batch:
+        pictures, targets, image_ids = samples.collate(batch)
         if fixed_shape:
             targets = pad_targets(targets, max_cars)
         return normalised(pictures, recipe) if on_cpu else pictures, targets, image_ids

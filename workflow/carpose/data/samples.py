@@ -136,7 +136,7 @@ class Samples(Photos):
         comes through a pipe: as a tensor it would cost more than all the rest.
         """
         pictures, xyz, turn, weight, noise, intrinsics, indices = zip(*samples, strict=True)
-        pictures, half = np.stack(pictures), STRIDE // 2
+        pictures = np.stack(pictures)
         targets = encode(
             np.concatenate(xyz),
             np.concatenate(turn),
@@ -148,11 +148,17 @@ class Samples(Photos):
             np.concatenate(noise) if self.noise.any() else None,  # in all batches or in none
             np.repeat(np.arange(len(xyz)), [len(positions) for positions in xyz]),
         )
-        masked = pictures[:, half::STRIDE, half::STRIDE, 3] > MASKED
+        masked = masked_cells(pictures)
         masked.reshape(-1)[targets["peak"]] = False
         targets["ignore"] |= masked
         batch = {n: torch.from_numpy(value) if value.ndim > 2 else value for n, value in targets.items()}
         return torch.from_numpy(pictures), batch, [self.image_ids[index] for index in indices]
+
+
+def masked_cells(pictures):
+    """(B, H, W, 4) uint8, array or tensor → (B, H/4, W/4) bool: whether the middle of a cell is masked."""
+    middle = STRIDE // 2
+    return pictures[:, middle::STRIDE, middle::STRIDE, 3] > MASKED
 
 
 def network_input(pictures: torch.Tensor, device: torch.device, recipe: Recipe) -> torch.Tensor:

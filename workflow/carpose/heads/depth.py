@@ -49,7 +49,7 @@ class DepthHead(Head):
     ) -> list[torch.Tensor]:
         """Laplace likelihood: |error|/b + log b, with s = log b held in a sane range; the variance of a
         pseudo label's own error is not the network's to explain. All depths at once: so few numbers cost less
-        than the calls."""
+        than the calls; one by one the last bits of logaddexp would differ."""
         output = torch.stack(outputs)
         error = (output[..., :1] - torch.stack([targets[head.name] for head in heads])).abs()
         s = output[..., 1:].clamp(-6, 4)

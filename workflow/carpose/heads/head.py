@@ -70,8 +70,8 @@ class Head:
         return {}
 
     def loss(self, output: torch.Tensor, targets: Tensors, totals: Tensors) -> torch.Tensor:
-        """The mean error of all cells, by their weight; summed over the shares of several
-        processes it is the batch's.
+        """The mean error of all cells, by their weight; averaged over the processes of a training it is the
+        batch's.
 
         output (M, channels) float32; targets: all of the batch, see heads.targets; totals: see heads.loss.
         Default: L1, the mean over the channels.

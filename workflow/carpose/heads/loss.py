@@ -11,8 +11,8 @@ from .head import Head, Tensors, make_heads
 TOTALS = ("cars", "cells", "positive", "negative")
 
 
-def own_counts(targets: Tensors) -> torch.Tensor:
-    """(4,): TOTALS of these targets alone, where they are; the trainer sums them over its processes."""
+def local_counts(targets: Tensors) -> torch.Tensor:
+    """(4,): TOTALS of these targets alone, where they are; the trainer takes the mean of its processes."""
     heat = targets[DENSE]
     cars, cells, positive = targets["peak_weight"].sum(), targets["weight"].sum(), heat.sum()
     return torch.stack([cars, cells, positive, heat.numel() - positive])
@@ -27,8 +27,8 @@ def compute(outputs: list[Tensors], targets: Tensors, recipe: Recipe, totals: Te
     """Unweighted losses (scalars) by name, averaged over the network's stacks.
 
     outputs: of each stack the logits of the heat map (B, 1, H, W), and what the other heads say at the
-    targets' cells (M, channels); totals: of the whole batch, each at least 1, also where this is the share of
-    one of several processes: their losses sum to the batch's.
+    targets' cells (M, channels); totals: of the whole batch, at least 1, divided by the number of
+    processes that share it: the mean of their losses is the batch's.
     """
     totals = {name: value * len(outputs) for name, value in totals.items()}
     heads = make_heads(recipe)

@@ -46,19 +46,19 @@ class Recorded:
             if self.calls[shapes] <= UNRECORDED:
                 return self.function(**inputs)
             self.graphs[shapes] = self.record(inputs)
-        graph, own, outputs = self.graphs[shapes]
+        graph, static_inputs, outputs = self.graphs[shapes]
         for name, value in inputs.items():
-            own[name].copy_(value, non_blocking=True)
+            static_inputs[name].copy_(value, non_blocking=True)
         graph.replay()
         return outputs
 
     def record(self, inputs: dict[str, torch.Tensor]) -> tuple:
         graph = torch.cuda.CUDAGraph()
-        own = {name: torch.empty_like(value, device="cuda") for name, value in inputs.items()}
+        static_inputs = {name: torch.empty_like(value, device="cuda") for name, value in inputs.items()}
         try:
             # Of this thread alone: another one pins the memory of coming batches meanwhile.
             with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
-                outputs = self.function(**own)
+                outputs = self.function(**static_inputs)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:  # to go on would be to go on with a damaged allocator
@@ -67,7 +67,7 @@ class Recorded:
                 "set running: {graphs: false}, and each operation is issued by itself"
             ) from error
         self.pool = graph.pool()
-        return graph, own, outputs
+        return graph, static_inputs, outputs
 
 
 class Replayed(torch.nn.Module):

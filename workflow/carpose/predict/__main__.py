@@ -13,8 +13,10 @@ import torch
 from carpose.config.options import add_options, from_options
 from carpose.config.sections import Predict, Running
 from carpose.core import cars, parquet
+from carpose.core.errors import UserError
 from carpose.core.files import check_outputs, run_main
 from carpose.core.options import program, whole
+from carpose.kaggle.read import read_test_images
 from carpose.network.device import lease, worker_count
 
 from .cars import predict_cars
@@ -28,15 +30,19 @@ def main() -> int:
     settings, running = from_options(args, Predict), from_options(args, Running, TRAINING_ONLY)
     torch.set_num_threads(args.threads)
     check_outputs(args.oof, args.test, args.test_folds)
-    folds, images = parquet.read_folds(args.folds), parquet.read_images(args.images)
-    test_ids = images.ImageId[(images.split == "test") & (images.excluded == "")].tolist()
+    folds, test_ids = parquet.read_folds(args.folds), read_test_images(args.images, excluded=False)
+    if (count := folds["fold"].nunique()) > len(args.checkpoints) and not args.fewer_folds:
+        raise UserError(
+            f"--checkpoints: {len(args.checkpoints)} for the {count} folds of {args.folds}; name each fold's"
+            " model, or give --fewer-folds to leave the photos of the others out"
+        )
     out_of_fold, train_ids = [], []
     with lease(args.gpus) as device:
         networks, recipe = load_networks(args.checkpoints, device, settings.runtime, running.graphs)
 
-        def predict(some: list[torch.nn.Module], image_ids: list[str], label: str):
+        def predict(members: list[torch.nn.Module], image_ids: list[str], label: str):
             options = {"workers": worker_count(running.workers), "label": label}
-            return predict_cars(some, recipe, args.cache, image_ids, device, settings, **options)
+            return predict_cars(members, recipe, args.cache, image_ids, device, settings, **options)
 
         for fold, network in enumerate(networks):
             image_ids = folds.ImageId[folds.fold == fold].tolist()
@@ -48,8 +54,7 @@ def main() -> int:
     cars.write(args.test, together, test_ids)
     by_fold = [table.assign(fold=fold) for fold, table in enumerate(alone)]
     cars.write(args.test_folds, cars.concat(by_fold), test_ids)
-    found = sum(map(len, out_of_fold))
-    print(f"{len(train_ids)} training photos, {found} cars", end="; ")
+    print(f"{len(train_ids)} training photos, {sum(map(len, out_of_fold))} cars", end="; ")
     print(f"{len(test_ids)} test photos, {len(together)} cars")
     return 0
 
@@ -58,6 +63,9 @@ def parse() -> argparse.Namespace:
     parser = program("carpose.predict", __doc__)
     parser.add_argument(
         "--checkpoints", type=Path, nargs="+", required=True, help="model.pt of fold 0, 1, … of one model"
+    )
+    parser.add_argument(
+        "--fewer-folds", action="store_true", help="predict with the first folds' models alone"
     )
     parser.add_argument("--cache", type=Path, required=True, help="folder of the picture cache")
     parser.add_argument("--images", type=Path, required=True, help="images.parquet of the check")

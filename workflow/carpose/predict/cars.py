@@ -13,11 +13,10 @@ from carpose.config.sections import Predict
 from carpose.core import cars
 from carpose.data.augment import turned
 from carpose.data.loader import photo_batches
-from carpose.data.samples import MASKED, Photos, View
+from carpose.data.samples import Photos, View, masked_cells
 from carpose.fuse.combine import fuse
 from carpose.geometry import rotation
 from carpose.heads.decode import decode
-from carpose.heads.head import STRIDE
 
 from .networks import RawPrediction, flipped_forward, forward, mean
 
@@ -67,12 +66,11 @@ def predict_view(
         pictures = pictures.to(device)
         predictions = [run(network, pictures, recipe, device) for network in networks]
         if settings.mask_filter:
-            half = STRIDE // 2
-            visible = pictures[:, half::STRIDE, half::STRIDE, 3] <= MASKED
+            visible = ~masked_cells(pictures)
             for prediction in predictions:
                 prediction.heatmap = prediction.heatmap * visible[:, None]
         predictions = [mean(predictions), *(predictions if len(networks) > 1 else [])]
-        return [to_table(one, view, recipe, names, settings.threshold, photos.scene) for one in predictions]
+        return [to_table(p, view, recipe, names, settings.threshold, photos.scene) for p in predictions]
 
     total = -(-len(photos) // settings.batch_size)
     batches = photo_batches(photos, settings.batch_size, workers)
@@ -92,12 +90,12 @@ def to_table(
 ) -> pd.DataFrame:
     """A batch → table of cars in the photo's own camera frame; scene: how that was turned."""
     intrinsics, focal = view.map_intrinsics, view.focal_reference
-    found = decode(prediction.heatmap, prediction.poses, intrinsics, focal, recipe, threshold)
-    picture, xyz, angles = (found.pop(name) for name in ("picture", "xyz", "angles"))
+    columns = decode(prediction.heatmap, prediction.poses, intrinsics, focal, recipe, threshold)
+    picture, xyz, angles = (columns.pop(name) for name in ("picture", "xyz", "angles"))
     angles = rotation.angles(scene.T @ rotation.matrix(angles))
     table = pd.DataFrame(np.column_stack([angles, xyz @ scene]), columns=cars.POSE)
     table.insert(0, "ImageId", np.array(image_ids, dtype=object)[picture])
-    return table.assign(score=found.pop("score"), depth_sigma=found.pop("depth_sigma"), **found)
+    return table.assign(score=columns.pop("score"), depth_sigma=columns.pop("depth_sigma"), **columns)
 
 
 def fuse_views(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:

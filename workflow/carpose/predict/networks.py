@@ -44,7 +44,7 @@ def load_networks(
     runtime, graphs: as in `placed`. Raises UserError where a checkpoint is another fold's, where recipes
     differ, or where the runtime is not installed. Says so where other code than this trained one.
     """
-    networks, recipes, made = [], [], {}
+    networks, first, made = [], None, {}
     for fold, path in enumerate(checkpoints):
         model, recipe, provenance = load_checkpoint(path)
         if (trained := provenance.get("fold", fold)) != fold:
@@ -52,13 +52,13 @@ def load_networks(
                 f"{path}: is the model of fold {trained} given as fold {fold}'s, whose photos it knows;"
                 " name the checkpoints of fold 0, 1, … in order"
             )
-        if recipes and recipe != recipes[0]:
+        first = first or recipe
+        if recipe != first:
             raise UserError(f"{path}: its recipe differs from {checkpoints[0]}'s; retrain one of them")
         networks.append(placed(model, recipe, device, runtime, graphs))
-        recipes.append(recipe)
         made[path] = provenance
     note_other_code(made, "-R train")
-    return networks, recipes[0]
+    return networks, first
 
 
 @dataclass
@@ -97,7 +97,7 @@ def flipped_forward(
     An array flip is what a camera with mirrored cx sees of the mirrored scene: exact, no resampling.
     """
     heads = make_heads(recipe)
-    plain, mirrored = (forward(model, each, recipe, device) for each in (pictures, pictures.flip(2)))
+    plain, mirrored = (forward(model, view, recipe, device) for view in (pictures, pictures.flip(2)))
     width = plain.heatmap.shape[3]
 
     def poses(cells: torch.Tensor) -> Tensors:

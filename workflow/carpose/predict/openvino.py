@@ -55,17 +55,17 @@ class Network(torch.nn.Module):
     poses are left to torch.
 
     One photo after another, whose size is known when it is compiled: as fast as batches, and it needs no
-    more memory for long ones. precision: f32, which agrees with torch to 1e-6, whatever the recipe's amp is;
-    bf16 would round the maps themselves too, logits by 0.02.
+    more memory for long ones. In float32, which agrees with torch to 1e-6, whatever the recipe's amp is; bf16
+    would round the maps themselves too, logits by 0.02.
     """
 
-    def __init__(self, model: torch.nn.Module, recipe: Recipe, precision: str = "f32"):
+    def __init__(self, model: torch.nn.Module, recipe: Recipe):
         super().__init__()
         converted = convert(Prediction(model), recipe)
         converted.reshape([1, *list(converted.input(0).partial_shape)[1:]])
         settings = {
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-            "INFERENCE_PRECISION_HINT": precision,
+            "INFERENCE_PRECISION_HINT": "f32",
             "NUM_STREAMS": 1,
             "PERFORMANCE_HINT": "LATENCY",
         }

@@ -38,6 +38,7 @@ def main() -> None:
         names = f"--fit-members names {', '.join(fit_members)} and --test-members {', '.join(test_members)}"
         raise UserError(f"{names}; name the same members in the same order")
     read.check_coverage(fit_members, folds["ImageId"])
+    read.check_coverage(test_members, read.images_of(test_members))
     read.note_code(fit_members, test_members)
     roles = {"fold": parquet.NUMBER, "role": parquet.TEXT}
     previous = cars.read(args.previous, columns=roles) if args.previous else None

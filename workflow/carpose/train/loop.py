@@ -21,10 +21,10 @@ from carpose.core import cars, parquet
 from carpose.core.cars import POSE
 from carpose.core.errors import UserError
 from carpose.core.files import atomic
-from carpose.core.version import provenance
 from carpose.data.loader import stream
 from carpose.data.samples import Batch, Samples
 from carpose.heads import loss
+from carpose.kaggle.read import read_test_images
 from carpose.metric import evaluate
 from carpose.network.checkpoint import save_checkpoint
 from carpose.predict.cars import predict_cars
@@ -87,8 +87,8 @@ class Log:
                     writer.add_scalar(name, value, row["epoch"])
 
 
-def read_files(files: TrainFiles, fold: int, recipe: Recipe) -> tuple[Samples, list[str]]:
-    """The samples of a training, and the photos that it is measured on.
+def read_files(files: TrainFiles, fold: int, recipe: Recipe) -> tuple[Samples, list[str], pd.DataFrame]:
+    """The samples of a training, the photos that it is measured on, and these photos' true cars.
 
     Raises UserError where a file is not right or the fold leaves nothing to learn from.
     """
@@ -100,14 +100,14 @@ def read_files(files: TrainFiles, fold: int, recipe: Recipe) -> tuple[Samples, l
         raise UserError(f"{files.folds}: fold {fold} leaves nothing to train or to validate on")
     table, pseudo_ids = labels.assign(weight=1.0, depth_sigma=0.0), []
     if files.pseudo is not None:
-        images = parquet.read_images(files.images)
         needed = dict.fromkeys(["fold", "weight", "depth_sigma"], parquet.NUMBER)
         pseudo = cars.read(files.pseudo, columns=needed)
         pseudo = pseudo[pseudo.fold == fold]
-        pseudo_ids = sorted(images.ImageId[(images.split == "test") & (images.excluded == "")])
+        pseudo_ids = sorted(read_test_images(files.images, excluded=False))
         columns = ["ImageId", *POSE, "weight", "depth_sigma"]
         table = pd.concat([table[columns], pseudo[columns]], ignore_index=True)
-    return Samples(files.cache, train_ids + pseudo_ids, table, recipe, len(pseudo_ids)), valid_ids
+    samples = Samples(files.cache, train_ids + pseudo_ids, table, recipe, len(pseudo_ids))
+    return samples, valid_ids, labels[labels.ImageId.isin(valid_ids)]
 
 
 def work_digest(files: TrainFiles, fold: int, recipe: Recipe) -> str:
@@ -132,7 +132,7 @@ def run(
     """
     pyarrow.set_memory_pool(pyarrow.system_memory_pool())  # its own keeps several times what tables take
     log = Log(name, files.events if running.tensorboard else None)
-    samples, valid_ids = read_files(files, fold, recipe)
+    samples, valid_ids, truth = read_files(files, fold, recipe)
     steps = max(samples.labelled // recipe.batch_size, 1)  # of an epoch
     distributed.check(min(samples.labelled, recipe.batch_size), distributed.size())
     digest = work_digest(files, fold, recipe)
@@ -145,17 +145,18 @@ def run(
         log.say(f"going on at epoch {training.progress.epoch + 1}, batch {training.progress.batch}")
 
     def validate() -> float:
-        model = placed(training.ema.module, recipe, device, "torch", running.graphs)
-        options = {"workers": running.workers}
-        found, _ = predict_cars([model], recipe, files.cache, valid_ids, device, VALIDATION, **options)
-        return evaluate(cars.read(files.labels), found, image_ids=valid_ids)["mAP"]
+        model = placed(training.ema.module, recipe, device, graphs=running.graphs)
+        predictions, _ = predict_cars(
+            [model], recipe, files.cache, valid_ids, device, VALIDATION, workers=running.workers
+        )
+        return evaluate(truth, predictions, image_ids=valid_ids)["mAP"]
 
     train(training, samples, steps, running, saver, log, validate)
     if distributed.is_main_process():
         with atomic(files.history) as temporary:
             pd.DataFrame(training.progress.history).to_csv(temporary, index=False)
         about = {"data": digest, "fold": fold, "round": "later" if files.pseudo else "first"}
-        save_checkpoint(files.output, training.ema.module.state_dict(), recipe, provenance() | about)
+        save_checkpoint(files.output, training.ema.module.state_dict(), recipe, about)
         remove(files.state)
 
 

@@ -23,8 +23,6 @@ from carpose.core.files import atomic
 from . import distributed
 from .step import Training
 
-MINUTE = 60  # seconds
-
 
 def save(path: Path, digest: str, state: dict) -> None:
     """Write `state` for the training with this digest; the state of before becomes `*.previous`."""
@@ -107,7 +105,7 @@ class Saver:
 
     def __init__(self, path: Path, digest: str, minutes: float, say: Callable[[str], None]):
         """digest: what the state belongs to; minutes: between two states within an epoch; say: in the log."""
-        self.path, self.digest, self.seconds, self.say = path, digest, MINUTE * minutes, say
+        self.path, self.digest, self.seconds, self.say = path, digest, 60 * minutes, say
         self.stopping, self.saved_at = False, time.monotonic()
         for number in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, self._stop)

@@ -79,7 +79,7 @@ class Training:
         On a GPU the next step can start before that, so many as `max_in_flight` says.
         """
         if not self.network.training:
-            self.network.train()  # goes through all layers, a hundredth of a small network's step
+            self.network.train()  # goes through all layers, a fiftieth of a small network's step
         targets = {name: torch.as_tensor(value) for name, value in targets.items()}
         forward_backward = self.recorded or self.forward_backward
         losses, gradients = forward_backward(pictures=pictures, **targets)
@@ -99,7 +99,7 @@ class Training:
         """Forward and backward passes → float64 (loss, its terms, the norm of the gradients), and of each
         parameter the gradient, clipped."""
         recipe = self.recipe
-        counts = loss.own_counts(targets).to(self.device, non_blocking=True)
+        counts = loss.local_counts(targets).to(self.device, non_blocking=True)
         totals = loss.as_totals(distributed.count(counts))
         targets = {name: value.to(self.device, non_blocking=True) for name, value in targets.items()}
         for parameter in self.parameters:
