@@ -90,13 +90,6 @@ def jobs(text: str) -> dict[str, str]:
     return dict(re.findall(r"^(\w+) +(\d+)$", table[1], re.M)) if table else {}
 
 
-def merged(base: dict, overlay: dict) -> dict:
-    """`base` with `overlay` laid over it, as Snakemake does with several configuration files."""
-    for key, value in overlay.items():
-        base[key] = merged(base.get(key, {}), value) if isinstance(value, dict) else value
-    return base
-
-
 # Documentation
 
 

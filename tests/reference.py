@@ -6,12 +6,16 @@ Tests hold values against them.
 import itertools
 from math import acos, pi
 
+import cv2
 import numpy as np
 import pandas as pd
 from scipy.spatial.transform import Rotation
 
 from carpose.core import cars
-from carpose.geometry import camera
+from carpose.geometry import camera, meshes
+
+FINE = 4  # an outline is traced in squares of 1/FINE pixel
+MARGIN = 50  # pixels around the picture within which outlines are traced
 
 
 def rotation_distance(p, g):
@@ -93,15 +97,43 @@ def targets(xyz, turn, intrinsics, size, focal_reference, recipe):
 def peaks(heat, threshold):
     """Cells above the threshold and all their neighbours, found cell by cell: a list of (row, column)."""
     height, width = heat.shape
-    found = []
+    cells = []
     for row, column in itertools.product(range(height), range(width)):
         value = heat[row, column]
         if value < threshold:
             continue
         around = heat[max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2]
         if value == around.max():
-            found.append((row, column))
-    return found
+            cells.append((row, column))
+    return cells
+
+
+def outline(intrinsics, rotation, position, mesh, size):
+    """The silhouette of a car: the union of its projected faces, traced.
+
+    intrinsics: 3×3 of this picture; rotation: 3×3; position: (3,) metres, camera frame; size: width and
+    height of the picture → polygons (P, 2) in pixels, cut at MARGIN pixels outside the picture. Faces
+    nearer than meshes.NEAR are left out; nothing visible gives an empty list.
+    """
+    points = mesh.vertices @ rotation.T + position
+    faces = mesh.faces[(points[mesh.faces, 2] > meshes.NEAR).all(axis=1)]
+    if not len(faces):
+        return []
+    used = np.unique(faces)
+    pixels = np.zeros((len(points), 2))
+    pixels[used] = camera.project(intrinsics, points[used])
+    # The canvas is a FINE times finer picture of the part of the frame that the car covers.
+    low = np.floor(np.maximum(pixels[used].min(axis=0) - 1, -MARGIN))
+    high = np.ceil(np.minimum(pixels[used].max(axis=0) + 1, np.array(size) + MARGIN))
+    if (high <= low).any():
+        return []
+    width, height = ((high - low) * FINE).astype(int)
+    canvas = np.zeros((height, width), np.uint8)
+    corners = (pixels[faces] - low) * FINE
+    for triangle in meshes.fixed_point(corners):
+        cv2.fillConvexPoly(canvas, triangle, 1, shift=meshes.FIXED_POINT)
+    contours, _ = cv2.findContours(canvas, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    return [contour[:, 0] / FINE + low for contour in contours]
 
 
 def fuse_image(rows: list[dict], gate: float = 0.1) -> list[dict]:
@@ -109,15 +141,15 @@ def fuse_image(rows: list[dict], gate: float = 0.1) -> list[dict]:
     replaced by the mean of all."""
     rows, fused = sorted(rows, key=lambda car: -car["score"]), []
     while rows:
-        seed, near, rest = rows[0], [], []
+        seed, near, far = rows[0], [], []
         for car in rows:
             distance = sum((car[k] - seed[k]) ** 2 for k in "xyz") ** 0.5
-            (near if distance < gate * seed["z"] else rest).append(car)
+            (near if distance < gate * seed["z"] else far).append(car)
         mean = {k: sum(car[k] for car in near) / len(near) for k in ("x", "y", "z", "score")}
         turns = [Rotation.from_euler("yxz", [car["yaw"], car["pitch"], car["roll"]]) for car in near]
         mean["rotation"] = Rotation.concatenate(turns).mean().as_quat()
         fused.append(mean)
-        rows = rest
+        rows = far
     return fused
 
 
@@ -140,8 +172,8 @@ def concatenate_nms(members: dict[str, pd.DataFrame], gate: float = 0.1) -> pd.D
         table = table.sort_values("score", ascending=False, kind="stable")
         position = table[cars.POSITION].to_numpy()
         keep = []
-        for row, here in enumerate(position):
-            apart = np.linalg.norm(position[keep] - here, axis=1) / np.linalg.norm(here)
+        for row, point in enumerate(position):
+            apart = np.linalg.norm(position[keep] - point, axis=1) / np.linalg.norm(point)
             if not (apart < gate).any():
                 keep.append(row)
         kept.append(table.iloc[keep])

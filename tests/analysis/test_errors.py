@@ -36,13 +36,13 @@ def truth():
 def predictions(truth):
     """Some missed, some false, all others off in depth, direction and angle."""
     rng = np.random.default_rng(2)
-    found = truth[rng.random(len(truth)) < 0.8].reset_index(drop=True)
-    found[cars.POSITION] *= np.exp(rng.normal(0, 0.05, (len(found), 1)))
-    found["yaw"] += rng.normal(0, 0.3, len(found))
-    found["x"] += rng.normal(0, 0.1, len(found))
-    false = found.sample(8, random_state=0).assign(z=lambda t: t["z"] * 2, x=lambda t: t["x"] - 30)
-    every = cars.concat([found, false])
-    return every.assign(score=rng.uniform(0.1, 1, len(every)), depth_sigma=0.05)
+    true = truth[rng.random(len(truth)) < 0.8].reset_index(drop=True)
+    true[cars.POSITION] *= np.exp(rng.normal(0, 0.05, (len(true), 1)))
+    true["yaw"] += rng.normal(0, 0.3, len(true))
+    true["x"] += rng.normal(0, 0.1, len(true))
+    false = true.sample(8, random_state=0).assign(z=lambda t: t["z"] * 2, x=lambda t: t["x"] - 30)
+    table = cars.concat([true, false])
+    return table.assign(score=rng.uniform(0.1, 1, len(table)), depth_sigma=0.05)
 
 
 def test_pairs_are_the_cars_that_were_meant(truth, predictions):
@@ -179,8 +179,8 @@ def test_worst_images(truth):
 def test_command_line(prepared, tmp_path):
     labels = cars.read(prepared / "labels.parquet")
     folds = parquet.read_folds(prepared / "folds.parquet")["ImageId"]
-    found = noisy_view(labels, np.random.default_rng(0)).assign(depth_sigma=0.05)
-    cars.write(tmp_path / "oof.parquet", found, image_ids=folds)
+    predicted = noisy_view(labels, np.random.default_rng(0)).assign(depth_sigma=0.05)
+    cars.write(tmp_path / "oof.parquet", predicted, image_ids=folds)
     command = ["carpose.analysis", "errors", "--data", prepared / "data", "--output", tmp_path / "out"]
     for name in ("labels", "images", "folds"):
         command += [f"--{name}", prepared / f"{name}.parquet"]
@@ -196,6 +196,6 @@ def test_command_line(prepared, tmp_path):
         "calibration",
         "worst",
     }
-    cars.write(tmp_path / "oof.parquet", found, image_ids=folds[1:])
+    cars.write(tmp_path / "oof.parquet", predicted, image_ids=folds[1:])
     failed = run_module(*command, check=False)
     assert failed.returncode == 2 and "oof.parquet: 1 of 12 photos were not" in failed.stderr

@@ -10,6 +10,7 @@ from carpose.drawing.cars import draw_cars
 from carpose.drawing.figures import PREDICTED, TRUE, predictions_figure, spread
 from carpose.geometry import camera, meshes, rotation
 from carpose.kaggle.tables import read_labels
+from tests import reference
 from tests.helpers import POSES, count_pixels, rendered
 
 # The part of the photo that a public frame shows.
@@ -18,11 +19,10 @@ SIZE = (423, 339)  # pixels: an eighth of the data set's photos
 INTRINSICS = np.array([[288.0, 0, 210.8], [0, 288.2, 169.4], [0, 0, 1]])
 
 
-@pytest.mark.parametrize("known", [False, True])
-def test_cars_are_drawn_where_they_are_and_nowhere_else(wedge, known):
+def test_cars_are_drawn_where_they_are_and_nowhere_else():
     photo = np.zeros((*SIZE[::-1], 3), np.uint8)
     car = POSES.iloc[[2]]
-    drawn = draw_cars(photo, INTRINSICS, car, {16: wedge} if known else None, "#ffffff")
+    drawn = draw_cars(photo, INTRINSICS, car, "#ffffff")
     assert not photo.any(), "the photo itself must stay as it was"
     u, v = camera.project(INTRINSICS, car[cars.POSITION].to_numpy(float))[0].round().astype(int)
     assert (drawn[v, u] == 255).all()
@@ -36,7 +36,7 @@ def test_arrow_points_to_the_front():
     for yaw, sign in ((np.pi / 2, 1), (-np.pi / 2, -1)):
         car = POSES.iloc[[2]].assign(pitch=0.0, yaw=yaw, roll=0.0)
         assert rotation.matrix(car[cars.ANGLES])[0, 0, 2] == pytest.approx(sign)
-        columns = np.nonzero(draw_cars(photo, INTRINSICS, car, None, "#ffffff"))[1] - 210.8
+        columns = np.nonzero(draw_cars(photo, INTRINSICS, car, "#ffffff"))[1] - 210.8
         reach = columns.max() + columns.min()
         assert np.sign(reach) == sign and abs(reach) > 15
 
@@ -45,9 +45,9 @@ def test_box_across_the_camera_is_cut_not_turned_inside_out():
     """A car beside the camera reaches behind it: what lies before the near plane stays finite and drawn."""
     photo = np.zeros((*SIZE[::-1], 3), np.uint8)
     car = POSES.iloc[[0]].assign(pitch=0.0, yaw=0.0, x=2.5, y=1.5, z=1.5)
-    drawn = draw_cars(photo, INTRINSICS, car, None, "#ffffff")
+    drawn = draw_cars(photo, INTRINSICS, car, "#ffffff")
     assert drawn[:, 211:].any() and not drawn[:, :211].any()
-    behind = draw_cars(photo, INTRINSICS, car.assign(z=-5.0), None, "#ffffff")
+    behind = draw_cars(photo, INTRINSICS, car.assign(z=-5.0), "#ffffff")
     assert not behind.any()
 
 
@@ -76,15 +76,12 @@ def test_predictions_of_an_empty_table(photo_folder, tmp_path):
 
 def test_outlines_follow_the_edges_of_real_cars(real):
     """Brightness changes more along the true outlines than along the same lines a little beside the cars."""
-    truth = read_labels(real / "train.csv")[0]
+    truth, names = read_labels(real / "train.csv")[0], meshes.read_names(real / "car_model_ids.csv")
     shifts = np.array([[0, 0], *(8 * np.array([np.cos(a), np.sin(a)]) for a in np.arange(8) * np.pi / 4)])
     edges = []  # (cars, shifts)
     for path in sorted((real / "frames").glob("ID_*.png")):
         image_id, _, piece = path.stem.rpartition("_")
         table = truth[(truth["ImageId"] == image_id) & (truth["z"] < 60)]
-        models = meshes.load_types(
-            real / "car_models_json", real / "car_model_ids.csv", set(table["model_type"])
-        )
         grey = cv2.GaussianBlur(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE), (0, 0), 1)
         gradient = np.hypot(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1))
         size = grey.shape[::-1]
@@ -96,7 +93,8 @@ def test_outlines_follow_the_edges_of_real_cars(real):
             strict=True,
         )
         for turn, position, model_type in poses:
-            polygons = meshes.outline(view @ camera.INTRINSICS, turn, position, models[model_type], size)
+            mesh = meshes.load(real / "car_models_json" / f"{names[model_type]}.json")
+            polygons = reference.outline(view @ camera.INTRINSICS, turn, position, mesh, size)
             canvas = np.zeros_like(gradient)
             for polygon in polygons:
                 cv2.polylines(canvas, [polygon.round().astype(np.int32)], True, 1)

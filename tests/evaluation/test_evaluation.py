@@ -6,7 +6,7 @@ import pytest
 
 from carpose import metric
 from carpose.core import cars, parquet
-from carpose.evaluation.__main__ import bands, evaluate
+from carpose.evaluation.scores import bands, evaluate
 from tests.helpers import run_module
 
 
@@ -42,11 +42,11 @@ def test_scores_are_the_metric_s_and_sorted(truth, folds):
 
 def test_equal_confidences_count_the_cars_from_the_best_threshold_on(truth, folds):
     """The threshold is that of the out-of-fold cars, for test cars as well."""
-    found = near(truth, 0.0)
-    wrong = found.assign(z=found["z"] * 2, score=found["score"] / 2)
-    cars_ = pd.concat([found.assign(score=0.5 + found["score"] / 2), wrong], ignore_index=True)
+    right = near(truth, 0.0)
+    wrong = right.assign(z=right["z"] * 2, score=right["score"] / 2)
+    cars_ = pd.concat([right.assign(score=0.5 + right["score"] / 2), wrong], ignore_index=True)
     table, _ = evaluate(truth, folds, {"a": cars_}, truth, list(folds["ImageId"]), {"a": cars_})
-    assert wrong["score"].max() < table["equal_from"][0] <= 0.5 + found["score"].min() / 2
+    assert wrong["score"].max() < table["equal_from"][0] <= 0.5 + right["score"].min() / 2
     assert table["oof_mAP_equal"][0] == table["test_mAP_equal"][0] == 1
     said = cars_.assign(sure=cars_["score"] > 0.75)
     table, _ = evaluate(truth, folds, {"a": said})
@@ -56,8 +56,8 @@ def test_equal_confidences_count_the_cars_from_the_best_threshold_on(truth, fold
 
 
 def test_only_images_of_the_folds_count_and_missing_ones_do(truth, folds):
-    some = folds[folds["ImageId"] != "ID_9"]
-    table, _ = evaluate(truth, some, {"all": near(truth, 0)})
+    nine = folds[folds["ImageId"] != "ID_9"]
+    table, _ = evaluate(truth, nine, {"all": near(truth, 0)})
     assert table["oof_mAP"][0] == 1 and table["oof_cars"][0] == 54
     half = near(truth[truth["ImageId"] < "ID_5"], 0)
     table, _ = evaluate(truth, folds, {"half": half})

@@ -39,7 +39,7 @@ def literal_cluster(image, member, direction, log_range, along, across, priority
                 best[member[j]] = min(best.get(member[j], (np.inf, -1)), (apart, j))
         return [seed, *(j for _, j in best.values())]
 
-    free, found = set(range(len(image))), set()
+    free, clusters = set(range(len(image))), set()
     while free:
         seed = max(free, key=lambda j: priority[j])
         taken = take(seed, free, direction[seed], log_range[seed], along[seed] ** 2, across[seed] ** 2)
@@ -48,9 +48,9 @@ def literal_cluster(image, member, direction, log_range, along, across, priority
             log = np.average(log_range[taken], weights=along[taken] ** -2)
             along2, across2 = 1 / (along[taken] ** -2).mean(), (across[taken] ** 2).mean()
             taken = take(seed, free, towards / np.linalg.norm(towards), log, along2, across2)
-        found.add(frozenset(taken))
+        clusters.add(frozenset(taken))
         free -= set(taken)
-    return found
+    return clusters
 
 
 @pytest.mark.parametrize("recentre", [True, False])
@@ -63,9 +63,9 @@ def test_clusters_are_those_of_a_loop_over_cars(spread, recentre):
     log_range, along, across = rng.normal(3, 0.2, n), rng.uniform(0.01, 0.3, n), rng.uniform(0.005, 0.1, n)
     given = image, member, direction, log_range, along, across, rng.random(n), recentre
     labels = cluster(*given)
-    found = {frozenset(np.flatnonzero(labels == label)) for label in range(labels.max() + 1)}
-    assert found == literal_cluster(*given)
-    assert len(found) < n
+    clusters = {frozenset(np.flatnonzero(labels == label)) for label in range(labels.max() + 1)}
+    assert clusters == literal_cluster(*given)
+    assert len(clusters) < n
 
 
 def test_crowded_is_the_nearest_stronger_car_of_the_image():

@@ -6,31 +6,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from carpose import metric
 from carpose.core import cars
 from carpose.core.errors import UserError
 from carpose.fuse.combine import fuse
 from carpose.fuse.fitted import NEUTRAL, Fit, Part
 from carpose.geometry import rotation
 from carpose.geometry.ground import SIGMA
-from carpose.kaggle.submission import write_submission
+from carpose.kaggle.submission import write_sample, write_submission
 from carpose.kaggle.tables import read_labels, read_submission
+from tests.fuse.conftest import value
 from tests.helpers import noisy_view, run_module, scene
-
-
-def value(truth, table, **options):
-    return metric.evaluate(truth, table, truth["ImageId"].unique(), **options)["mAP"]
-
-
-@pytest.fixture(scope="module")
-def truth():
-    return scene(80, np.random.default_rng(0))
-
-
-@pytest.fixture(scope="module")
-def views(truth):
-    rng = np.random.default_rng(1)
-    return {name: noisy_view(truth, rng, aside=0.004) for name in "abc"}
 
 
 def car(image="ID_a", x=0.0, y=3.0, z=30.0, yaw=0.3, roll=3.1, score=0.5, **more):
@@ -126,6 +111,11 @@ def test_plain_submissions(tmp_path, truth, views):
     run_module("carpose.fuse", "--inputs", *inputs, "--output", tmp_path / "out.csv")
     fused, order = read_submission(tmp_path / "out.csv")
     assert order == images
+    write_sample(tmp_path / "sample.csv", images[::-1])
+    sample = ("--sample", tmp_path / "sample.csv")
+    run_module("carpose.fuse", "--inputs", *inputs, *sample, "--output", tmp_path / "sorted.csv")
+    again, order = read_submission(tmp_path / "sorted.csv")
+    assert order == images[::-1] and len(again) == len(fused)
     assert value(truth, fused) > 1.3 * max(value(truth, table) for table in views.values())
 
 
@@ -139,6 +129,9 @@ def test_plain_submissions(tmp_path, truth, views):
         (("--inputs", "nowhere.parquet"), "nowhere.parquet: there is no such file"),
         (("--inputs", "behind.csv"), "behind.csv, line 2, image ID_a: a car is not in front of the camera"),
         (("--inputs", "behind.parquet"), "behind.parquet, image ID_a: a car is not in front of the camera"),
+        (("--sample", "nowhere.csv"), "nowhere.csv: cannot be read"),
+        (("--output", "f.parquet --sample a.csv"), "--sample a.csv: is for a submission; name the output"),
+        (("--inputs", "a.csv b.csv"), "a.csv: 1 of 2 photos were not predicted, first ID_b; give it a row"),
         (("--fit", "nowhere.json"), "nowhere.json: there is no such file"),
         (("--fit", "fit.json"), "fit.json: not a fit of carpose.fuse.fit (KeyError: 'bias'); fit it"),
     ],
@@ -148,10 +141,11 @@ def test_what_fuse_cannot_read_or_write(tmp_path, monkeypatch, options, message)
     (tmp_path / "folder.csv").mkdir()
     (tmp_path / "fit.json").write_text('{"members": {"a": {}}, "parts": {}}')
     write_submission("a.csv", car(), ["ID_a"])
+    write_submission("b.csv", car("ID_b"), ["ID_a", "ID_b"])
     write_submission("behind.csv", car(z=-30.0), ["ID_a"])
     cars.write("behind.parquet", car(z=-30.0))
     defaults = {"--inputs": "a.csv", "--output": "fused.csv"} | dict([options])
-    command = [word for pair in defaults.items() for word in pair]
+    command = [word for name, values in defaults.items() for word in (name, *values.split())]
     done = run_module("carpose.fuse", *command, check=False)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and message in done.stderr
     assert not (tmp_path / "fused.csv").exists()

@@ -7,29 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from carpose import metric
 from carpose.core import cars, parquet
 from carpose.core.errors import UserError
 from carpose.fuse.combine import fuse
 from carpose.fuse.fit import fit, fit_nested
 from carpose.fuse.fitted import read_fit
 from tests import reference
+from tests.fuse.conftest import value
 from tests.helpers import folds_of, noisy_view, run_module, scene
-
-
-def value(truth, table, **options):
-    return metric.evaluate(truth, table, truth["ImageId"].unique(), **options)["mAP"]
-
-
-@pytest.fixture(scope="module")
-def truth():
-    return scene(80, np.random.default_rng(0))
-
-
-@pytest.fixture(scope="module")
-def views(truth):
-    rng = np.random.default_rng(1)
-    return {name: noisy_view(truth, rng, aside=0.004) for name in "abc"}
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +41,8 @@ def test_fused_beats_members_and_baselines(truth, views, nested):
 
 def test_nested_gains_add_up(truth, views, nested):
     fitted, _ = nested
-    whole = sum(part.nested_gain for part in fitted.parts.values())
-    assert whole == pytest.approx(fitted.mAP["fused"] - fitted.mAP["equal_weights"])
+    total = sum(part.nested_gain for part in fitted.parts.values())
+    assert total == pytest.approx(fitted.mAP["fused"] - fitted.mAP["equal_weights"])
     assert fitted.mAP["equal_weights"] == pytest.approx(value(truth, fuse(views)))
 
 
@@ -160,8 +145,8 @@ def test_nothing_of_a_fold_is_in_its_own_fit(truth, views, nested):
     """Other labels in fold 0 change fold 1's cars, and leave fold 0's as they are."""
     folds = folds_of(truth, 2)
     moved = truth.copy()
-    own = moved["ImageId"].isin(folds.loc[folds["fold"] == 0, "ImageId"])
-    moved.loc[own, cars.POSITION] *= 1.08
+    in_fold = moved["ImageId"].isin(folds.loc[folds["fold"] == 0, "ImageId"])
+    moved.loc[in_fold, cars.POSITION] *= 1.08
     before = nested[1]
     after = fit_nested(moved, folds, views, "given")[1]
     same = [table[table["fold"] == 0].reset_index(drop=True) for table in (before, after)]
@@ -249,12 +234,12 @@ def test_command_lines(files, truth, views):
     done, named = fit_command(files, "--mode", "equal")
     assert done.returncode == 0 and "fused, fitted on the other folds" in done.stdout
     assert "fold" in cars.read(files / "oof.parquet")
-    assert cars.covered(files / "oof.parquet") == truth["ImageId"].unique().tolist()
+    assert parquet.about(files / "oof.parquet")["image_ids"] == truth["ImageId"].unique().tolist()
     fitted = ("--fit", files / "fusion.json")
     run_module("carpose.fuse", "--inputs", *named, *fitted, "--output", files / "out.parquet")
     fused = cars.read(files / "out.parquet")
     assert value(truth, fused, equal_confidence=True) > value(truth, views["a"], equal_confidence=True)
-    assert cars.covered(files / "out.parquet") == truth["ImageId"].unique().tolist()
+    assert parquet.about(files / "out.parquet")["image_ids"] == truth["ImageId"].unique().tolist()
     other = ("--inputs", f"other={files}/a.parquet")
     wrong = run_module("carpose.fuse", *other, *fitted, "--output", files / "x.csv", check=False)
     assert wrong.returncode == 2 and "other" in wrong.stderr

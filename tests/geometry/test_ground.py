@@ -64,12 +64,12 @@ def test_prior_of_no_labels_and_of_single_cars():
 
 def test_depths_come_nearer_to_the_truth():
     truth = street()
-    found = noisy(truth)
-    moved = ground.refine(found, PRIOR)
-    assert error(moved, truth) < 0.93 * error(found, truth)
-    assert (moved["depth_sigma"] <= found["depth_sigma"]).all()
+    predicted = noisy(truth)
+    moved = ground.refine(predicted, PRIOR)
+    assert error(moved, truth) < 0.93 * error(predicted, truth)
+    assert (moved["depth_sigma"] <= predicted["depth_sigma"]).all()
     ids = truth["ImageId"].unique()
-    value = [metric.evaluate(truth, table, ids)["mAP"] for table in (found, moved)]
+    value = [metric.evaluate(truth, table, ids)["mAP"] for table in (predicted, moved)]
     assert value[1] > 1.05 * value[0]
 
 
@@ -81,46 +81,46 @@ def test_uncertainties_say_how_far_off_the_depths_are():
 
 
 def test_direction_and_rotation_stay():
-    found = noisy(street())
-    moved = ground.refine(found, PRIOR)
+    predicted = noisy(street())
+    moved = ground.refine(predicted, PRIOR)
     for axis in "xy":
-        np.testing.assert_allclose(moved[axis] / moved["z"], found[axis] / found["z"])
+        np.testing.assert_allclose(moved[axis] / moved["z"], predicted[axis] / predicted["z"])
     same = ["ImageId", *cars.ANGLES, "score"]
-    pd.testing.assert_frame_equal(moved[same], found[same])
+    pd.testing.assert_frame_equal(moved[same], predicted[same])
 
 
 def test_sure_cars_hardly_move():
-    found = street(height=0.0).assign(depth_sigma=1e-4)
-    np.testing.assert_allclose(ground.refine(found, PRIOR)["z"], found["z"], rtol=1e-4)
+    predicted = street(height=0.0).assign(depth_sigma=1e-4)
+    np.testing.assert_allclose(ground.refine(predicted, PRIOR)["z"], predicted["z"], rtol=1e-4)
 
 
 def test_what_makes_no_sense_is_refused():
     """A car three deviations off its photo's ground, or seen above the horizon, stays as it is."""
-    found = street(1, 12, height=0.0)
-    found.loc[0, "y"] -= 6.0
-    found.loc[1, "y"] = -2.0
-    moved = ground.refine(found, PRIOR)
-    pd.testing.assert_frame_equal(moved[:2], found[:2])
-    assert np.abs(np.log(moved["z"] / found["z"])[2:]).max() < 0.02, "the others' ground is not led astray"
+    predicted = street(1, 12, height=0.0)
+    predicted.loc[0, "y"] -= 6.0
+    predicted.loc[1, "y"] = -2.0
+    moved = ground.refine(predicted, PRIOR)
+    pd.testing.assert_frame_equal(moved[:2], predicted[:2])
+    assert np.abs(np.log(moved["z"] / predicted["z"])[2:]).max() < 0.02, "nor the others' ground"
 
 
 def test_photos_are_independent_and_order_does_not_matter():
-    found = noisy(street(6, 5))
-    together = ground.refine(found, PRIOR)
-    for _, own in found.groupby("ImageId"):
-        np.testing.assert_allclose(ground.refine(own, PRIOR)["z"], together.loc[own.index, "z"])
-    shuffled = found.sample(frac=1, random_state=0)
-    np.testing.assert_allclose(ground.refine(shuffled, PRIOR)["z"], together.loc[shuffled.index, "z"])
+    predicted = noisy(street(6, 5))
+    all_moved = ground.refine(predicted, PRIOR)
+    for _, rows in predicted.groupby("ImageId"):
+        np.testing.assert_allclose(ground.refine(rows, PRIOR)["z"], all_moved.loc[rows.index, "z"])
+    shuffled = predicted.sample(frac=1, random_state=0)
+    np.testing.assert_allclose(ground.refine(shuffled, PRIOR)["z"], all_moved.loc[shuffled.index, "z"])
 
 
 def test_real_predictions_gain_a_tenth(real):
     """A real model's cars, the prior from the labels of other photos."""
     labels, _ = read_labels(real / "train.csv")
-    found, _ = read_submission(real / "val_predictions.csv")
-    ids = found["ImageId"].unique()
+    predicted, _ = read_submission(real / "val_predictions.csv")
+    ids = predicted["ImageId"].unique()
     prior = ground.fit_prior(labels[~labels["ImageId"].isin(ids)])
-    moved = ground.refine(found.assign(depth_sigma=0.12), prior)
-    before, after = (metric.evaluate(labels, table, ids)["mAP"] for table in (found, moved))
+    moved = ground.refine(predicted.assign(depth_sigma=0.12), prior)
+    before, after = (metric.evaluate(labels, table, ids)["mAP"] for table in (predicted, moved))
     assert before == pytest.approx(0.0848, abs=1e-4) and after > 1.1 * before
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from carpose.core import cars
+from carpose.core import cars, parquet
 from carpose.kaggle.check import check, check_labels
 from carpose.kaggle.tables import LABEL, Finding, parse
 from tests.helpers import CAR, PREDICTED, run_module, write_csv
@@ -228,7 +228,7 @@ def test_check_by_hand(data):
     assert pd.read_csv(outputs[0]).columns.tolist() == list(Finding._fields)
     labels = cars.read(outputs[2])
     assert labels["z"].max() <= 23 and "model_type" in labels and "data 0123abc" in good.stdout
-    assert cars.covered(outputs[2]) == [f"ID_{i}" for i in range(12) if i != 2]
+    assert parquet.about(outputs[2])["image_ids"] == [f"ID_{i}" for i in range(12) if i != 2]
     assert len(pd.read_parquet(outputs[1])) == 14
 
     damage_truncated(data / "train_images/ID_5.jpg")

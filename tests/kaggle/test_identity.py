@@ -20,21 +20,21 @@ def folder(path, photos=3):
 
 
 def test_it_is_the_content_that_counts(tmp_path):
-    one, two = folder(tmp_path / "one"), folder(tmp_path / "two")
-    os.utime(two / "train.csv", (1, 1))
-    (two / "notes.txt").write_text("not of the competition")
-    assert data_identity(one) == data_identity(two) and len(data_identity(one)) == 16
-    seen = {data_identity(one)}
+    first, second = folder(tmp_path / "one"), folder(tmp_path / "two")
+    os.utime(second / "train.csv", (1, 1))
+    (second / "notes.txt").write_text("not of the competition")
+    assert data_identity(first) == data_identity(second) and len(data_identity(first)) == 16
+    seen = {data_identity(first)}
     for change in (
-        lambda: (one / "train_images" / "ID_1.jpg").write_bytes(b"another size"),
-        lambda: (one / "train_images" / "ID_1.jpg").rename(one / "train_images" / "ID_7.jpg"),
-        lambda: (one / "train_images" / "ID_7.jpg").rename(one / "test_images" / "ID_7.jpg"),
-        lambda: (one / "train.csv").write_text("ImageId,predictionString\n"),
-        lambda: (one / "sample_submission.csv").write_text(""),
-        lambda: (one / "train_masks" / "ID_0.jpg").write_bytes(b""),
+        lambda: (first / "train_images" / "ID_1.jpg").write_bytes(b"another size"),
+        lambda: (first / "train_images" / "ID_1.jpg").rename(first / "train_images" / "ID_7.jpg"),
+        lambda: (first / "train_images" / "ID_7.jpg").rename(first / "test_images" / "ID_7.jpg"),
+        lambda: (first / "train.csv").write_text("ImageId,predictionString\n"),
+        lambda: (first / "sample_submission.csv").write_text(""),
+        lambda: (first / "train_masks" / "ID_0.jpg").write_bytes(b""),
     ):
         change()
-        seen.add(data_identity(one))
+        seen.add(data_identity(first))
     assert len(seen) == 6, "an empty file is as good as none, all else is another data set"
 
 

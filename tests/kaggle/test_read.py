@@ -49,6 +49,12 @@ def test_a_table_must_cover_the_photos_of_the_folds(predictions):
         check_coverage(members, ["a", "d", "e"])
 
 
+def test_a_submission_must_have_a_row_for_every_photo(tmp_path):
+    members = read_members([str(write_csv(tmp_path / "s.csv", [("a", PREDICTED)]))])
+    with pytest.raises(UserError, match=r"s.csv: 1 of 2 photos .* first b; give it a row for every photo"):
+        check_coverage(members, ["a", "b"])
+
+
 def test_a_table_that_does_not_say_what_it_covers_is_believed(tmp_path):
     POSES.assign(score=0.5).to_parquet(tmp_path / "old.parquet")
     check_coverage(read_members([f"a={tmp_path}/old.parquet"]), ["a", "d"])
@@ -65,9 +71,9 @@ def test_tables_of_other_code_are_noted_in_one_line(predictions, tmp_path, capsy
 
 def test_members_are_named(predictions, tmp_path):
     for argument in ("=p.parquet", "p="):
-        with pytest.raises(UserError, match="give each member as NAME=PATH"):
+        with pytest.raises(UserError, match="give each file as NAME=PATH"):
             read_members([argument])
-    with pytest.raises(UserError, match="two members are called p; name them apart"):
+    with pytest.raises(UserError, match="two files are called p; name them apart"):
         read_members([str(predictions), f"p={predictions}"])
     cars.write(tmp_path / "labels.parquet", POSES)
     with pytest.raises(UserError, match="labels.parquet: no column score"):

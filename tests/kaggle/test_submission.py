@@ -79,7 +79,7 @@ def test_a_submission_without_cars(tmp_path):
     ],
 )
 def test_validation(tmp_path, rows, message):
-    findings = validate(write_csv(tmp_path / "s.csv", rows), ["a", "b"])
+    findings, _ = validate(write_csv(tmp_path / "s.csv", rows), ["a", "b"])
     if message is None:
         assert not findings
     else:
@@ -133,7 +133,7 @@ def test_real_predictions_are_a_valid_submission(real, tmp_path):
     image_ids = read_sample(real / "sample_submission.csv")
     table, _ = read_submission(real / "test_predictions.csv")
     write_submission(tmp_path / "s.csv", table, image_ids)
-    assert validate(tmp_path / "s.csv", image_ids) == []
+    assert validate(tmp_path / "s.csv", image_ids)[0] == []
 
 
 def test_the_order_comes_from_the_table_of_images_as_well(tmp_path):

@@ -62,11 +62,11 @@ def test_agrees_with_the_literal_loop_on_made_up_labels():
 def test_agrees_with_the_literal_loop_on_real_predictions(real):
     truth, _ = read_labels(real / "train.csv")
     predictions, images = read_submission(real / "val_predictions.csv")
-    some = images[:30]
+    counted = images[:30]
     ap, hits = reference.metric(
-        truth[truth["ImageId"].isin(some)], predictions[predictions["ImageId"].isin(some)], some
+        truth[truth["ImageId"].isin(counted)], predictions[predictions["ImageId"].isin(counted)], counted
     )
-    result = metric.evaluate(truth, predictions, some)
+    result = metric.evaluate(truth, predictions, counted)
     np.testing.assert_allclose(result["AP"], ap, rtol=0, atol=1e-9)
     assert result["hits"] == hits
 
@@ -158,8 +158,8 @@ def test_average_precision_steps_by_distinct_scores():
 
 
 def test_without_truth_or_predictions_the_score_is_zero():
-    some, none = pd.DataFrame([car()]), cars.empty([*cars.POSE, "score"])
-    for truth, predictions in ((some, none), (none, some), (none, none)):
+    single, none = pd.DataFrame([car()]), cars.empty([*cars.POSE, "score"])
+    for truth, predictions in ((single, none), (none, single), (none, none)):
         for equal_confidence in (False, True):
             result = metric.evaluate(truth, predictions, equal_confidence=equal_confidence)
             assert result["mAP"] == 0 and result["AP"] == [0] * 10 and result["hits"] == [0] * 10

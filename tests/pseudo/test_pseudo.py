@@ -37,7 +37,7 @@ def world():
     folds = folds_of(truth, 2)
     per_fold = [views(hidden, seed) for seed in (5, 6)]
     test = {
-        name: pd.concat([own[name].assign(fold=fold) for fold, own in enumerate(per_fold)], ignore_index=True)
+        name: cars.concat([part[name].assign(fold=fold) for fold, part in enumerate(per_fold)])
         for name in per_fold[0]
     }
     return truth, folds, with_fold(views(truth, 4), folds), hidden, test
@@ -95,9 +95,9 @@ def test_a_target_out_of_reach_leaves_the_surest_few(world):
 
 def test_a_fold_sees_neither_its_own_labels_nor_other_folds_models(world):
     truth, folds, oof, hidden, test = world
-    here = folds.loc[folds["fold"] == 0, "ImageId"]
+    fold_ids = folds.loc[folds["fold"] == 0, "ImageId"]
     labels = truth.copy()
-    labels.loc[labels["ImageId"].isin(here), cars.POSITION] *= 1.3
+    labels.loc[labels["ImageId"].isin(fold_ids), cars.POSITION] *= 1.3
     own_oof = {
         name: table.assign(z=table["z"] * np.where(table["fold"] == 0, 2.0, 1.0))
         for name, table in oof.items()
@@ -134,9 +134,9 @@ def test_against_truth():
     far = truth.iloc[:1].assign(x=truth["x"] + truth["z"])
     table = pd.concat([truth.iloc[:6], far, truth.iloc[6:8]], ignore_index=True)
     table = table.assign(role=["positive"] * 7 + ["ignore"] * 2, score=0.9)
-    found = against_truth(truth, table)
-    assert found["precision"] == pytest.approx(6 / 7) and found["recall"] == pytest.approx(0.6)
-    assert found["ignored_hits"] == 1 and found["as_background"] == pytest.approx(0.2)
+    measures = against_truth(truth, table)
+    assert measures["precision"] == pytest.approx(6 / 7) and measures["recall"] == pytest.approx(0.6)
+    assert measures["ignored_hits"] == 1 and measures["as_background"] == pytest.approx(0.2)
     assert against_truth(truth, table.iloc[:0])["precision"] is None
 
 
@@ -184,7 +184,7 @@ def test_command_line(files, world):
     run(1, "--previous", folder / "0.parquet", "--test-truth", folder / "hidden.parquet")
     table = cars.read(folder / "1.parquet")
     assert {"fold", "score", "weight", "depth_sigma", "role"} <= set(table) and set(table["fold"]) == {0, 1}
-    assert cars.covered(folder / "1.parquet") == world[3]["ImageId"].unique().tolist()
+    assert parquet.about(folder / "1.parquet")["image_ids"] == world[3]["ImageId"].unique().tolist()
     report = json.loads((folder / "1.json").read_text())
     assert report["folds"]["0"]["drift"] == {"kept": 1.0, "new": 0.0, "median_shift": 0.0}
     assert report["folds"]["0"]["hidden_truth"]["precision"] > 0.75

@@ -53,8 +53,8 @@ def test_one_variant_is_the_paired_t_test():
 
     row = simulated(np.random.default_rng(3), 1, 4, 0.01).assign(photo_error=0.0)
     interval = stats.ttest_1samp(row["gain"][0], 0).confidence_interval(0.95)
-    found = judge(row).iloc[0]
-    assert (found["low"], found["high"]) == pytest.approx((interval.low, interval.high))
+    judged = judge(row).iloc[0]
+    assert (judged["low"], judged["high"]) == pytest.approx((interval.low, interval.high))
 
 
 def test_a_changed_prediction_is_judged_by_its_own_spread():
@@ -63,8 +63,8 @@ def test_a_changed_prediction_is_judged_by_its_own_spread():
     base = rows["mAP"][0] - rows["gain"][0]
     gain = np.array([0.009, 0.010, 0.011])
     flip = rows.iloc[:1].assign(mAP=[base + gain], gain=[gain], retrained=False, photo_error=0.001)
-    found = judge(pd.concat([rows, flip], ignore_index=True))
-    assert found["verdict"].tolist()[3] == "gain" and found["detectable"][0] > 5 * found["detectable"][3]
+    judged = judge(pd.concat([rows, flip], ignore_index=True))
+    assert judged["verdict"].tolist()[3] == "gain" and judged["detectable"][0] > 5 * judged["detectable"][3]
 
 
 @pytest.fixture(scope="module")
@@ -88,10 +88,10 @@ def test_comparison_finds_what_is_there_and_nothing_else(world):
         for variant, entry in world.items()
         if variant != "base"
     ]
-    found = judge(pd.DataFrame(rows)).set_index("variant")
-    assert found["verdict"].to_dict() == {"better": "gain", "alike": "inconclusive", "same": "inconclusive"}
-    assert found.loc["same", ["gain", "low", "high", "detectable"]].eq(0).all()
-    assert found.loc["alike", "photo_error"] > 0
+    judged = judge(pd.DataFrame(rows)).set_index("variant")
+    assert judged["verdict"].to_dict() == {"better": "gain", "alike": "inconclusive", "same": "inconclusive"}
+    assert judged.loc["same", ["gain", "low", "high", "detectable"]].eq(0).all()
+    assert judged.loc["alike", "photo_error"] > 0
 
 
 def result(world, study, variant) -> dict:

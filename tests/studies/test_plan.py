@@ -4,9 +4,10 @@ import pytest
 import yaml
 
 from carpose.config.check import check
+from carpose.config.load import laid_over
 from carpose.core.errors import UserError
 from carpose.studies import plan
-from tests.helpers import REPOSITORY, merged
+from tests.helpers import REPOSITORY
 
 SHIPPED = sorted((REPOSITORY / "configs" / "studies").glob("*.yaml"))
 RADIUS = {"question": "How wide?", "base": "hourglass", "change": {"radius": 0.4}}
@@ -15,8 +16,8 @@ RADIUS = {"question": "How wide?", "base": "hourglass", "change": {"radius": 0.4
 @pytest.fixture
 def config():
     """config.yaml with configs/studies.yaml laid over it, as workflow/studies.smk has it."""
-    whole = yaml.safe_load((REPOSITORY / "config.yaml").read_text())
-    return merged(whole, yaml.safe_load((REPOSITORY / "configs" / "studies.yaml").read_text()))
+    main = yaml.safe_load((REPOSITORY / "config.yaml").read_text())
+    return laid_over(main, yaml.safe_load((REPOSITORY / "configs" / "studies.yaml").read_text()))
 
 
 def written(folder, content, name="mine"):
@@ -26,21 +27,21 @@ def written(folder, content, name="mine"):
 
 
 def test_shipped_studies_are_valid(config):
-    own = plan.settings(config)
-    found = [plan.read(path) for path in SHIPPED]
-    runs = {run.name: run for one in found for run in plan.runs(one, config).values()}
-    assert len(found) >= 15
-    rest = {key: value for key, value in config.items() if key not in own}
+    settings = plan.settings(config)
+    shipped = [plan.read(path) for path in SHIPPED]
+    runs = {run.name: run for study in shipped for run in plan.runs(study, config).values()}
+    assert len(shipped) >= 15
+    rest = {key: value for key, value in config.items() if key not in settings}
     # What workflow/studies.smk makes of it: the runs' caches are their own.
     rest["cache"] = rest["cache"] | {"crop": [-1.0, -1.0, 2.0, 2.0]}
     check(rest | {"models": {name: run.recipe for name, run in runs.items()}})
 
 
 def test_a_study_s_view_must_be_in_its_own_cache(config):
-    one = plan.read(next(path for path in SHIPPED if path.stem == "padding"))
-    one.variants["changed"].pop("cache.crop")
+    study = plan.read(next(path for path in SHIPPED if path.stem == "padding"))
+    study.variants["changed"].pop("cache.crop")
     with pytest.raises(UserError, match="study padding: changed shows what cache.crop leaves out"):
-        plan.runs(one, config)
+        plan.runs(study, config)
 
 
 @pytest.mark.parametrize(
@@ -138,8 +139,8 @@ def test_epoch_cost_shortens_the_training(config, tmp_path):
 def test_selection(tmp_path):
     written(tmp_path, RADIUS, "a")
     written(tmp_path, {**RADIUS, "on_request": "it needs the internet"}, "b")
-    assert [one.name for one in plan.select(tmp_path, "all")] == ["a"]
-    assert [one.name for one in plan.select(tmp_path, ["b", "a"])] == ["b", "a"]
+    assert [study.name for study in plan.select(tmp_path, "all")] == ["a"]
+    assert [study.name for study in plan.select(tmp_path, ["b", "a"])] == ["b", "a"]
     with pytest.raises(UserError, match=r"no c\.yaml in .*; known are a, b"):
         plan.select(tmp_path, ["a", "c"])
 
@@ -158,5 +159,5 @@ def test_settings_are_checked(config, key, value, message):
 
 
 def test_settings_given_as_strings_inside_braces(config):
-    own = plan.settings({**config, "bases": {"a": {"model": "hourglass", "lr": "1e-3"}}})
-    assert own["bases"]["a"]["lr"] == 1e-3
+    settings = plan.settings({**config, "bases": {"a": {"model": "hourglass", "lr": "1e-3"}}})
+    assert settings["bases"]["a"]["lr"] == 1e-3

@@ -47,13 +47,14 @@ def test_a_state_belongs_to_all_that_is_learnt_from(files, tmp_path):
 
 
 def test_pseudo_labels_of_the_fold_are_learnt_from(files, tmp_path):
-    plain, plain_ids = loop.read_files(files, 0, RECIPE)
+    plain, plain_ids, true = loop.read_files(files, 0, RECIPE)
     images, labels = pd.read_parquet(files.images), cars.read(files.labels)
     tests = images.ImageId[images.split == "test"].tolist()
     pseudo = labels.head(6).assign(ImageId=tests[0], weight=0.5, depth_sigma=0.1)
     pseudo["fold"] = [0, 0, 0, 0, 1, 1]
     cars.write(tmp_path / "pseudo.parquet", pseudo)
-    both, valid_ids = loop.read_files(replace(files, pseudo=tmp_path / "pseudo.parquet"), 0, RECIPE)
+    both, valid_ids, both_true = loop.read_files(replace(files, pseudo=tmp_path / "pseudo.parquet"), 0, RECIPE)
+    assert set(true.ImageId) <= set(valid_ids) and both_true.equals(true), "measured on labels alone"
     assert valid_ids == plain_ids and both.labelled == plain.labelled == len(plain)
     assert both.image_ids[both.labelled :] == sorted(tests)
     assert len(both.xyz) == len(plain.xyz) + 4

@@ -53,7 +53,7 @@ def analyse_errors(args: argparse.Namespace) -> None:
     labels, members = cars.read(args.labels), read_members(args.members)
     check_coverage(members, folds["ImageId"])
     note_code(members)
-    intrinsics = camera.read_intrinsics(args.data / "camera" / "camera_intrinsic.txt")
+    intrinsics = camera.read_intrinsics(camera.intrinsics_file(args.data))
     photo_size = tuple(images.loc[folds["ImageId"], ["width", "height"]].iloc[0])
     truth = labels[labels["ImageId"].isin(folds["ImageId"])]
     tables_of = {}
@@ -62,8 +62,8 @@ def analyse_errors(args: argparse.Namespace) -> None:
         tables_of[name] = errors(truth, predictions, intrinsics, photo_size)
     shown, tables = next(iter(tables_of.items()))
     for kind in tables:
-        together = pd.concat([tables[kind].assign(name=name) for name, tables in tables_of.items()])
-        write(args.output / f"{kind}.csv", together[["name", *tables[kind].columns]])
+        stacked = pd.concat([tables[kind].assign(name=name) for name, tables in tables_of.items()])
+        write(args.output / f"{kind}.csv", stacked[["name", *tables[kind].columns]])
 
     worst = tables["worst"]["ImageId"].head(args.worst)
     photos = {image_id: args.data / "train_images" / f"{image_id}.jpg" for image_id in worst}

@@ -6,7 +6,7 @@ import pandas as pd
 from carpose import metric
 from carpose.core import cars
 from carpose.geometry import camera, meshes, rotation
-from carpose.metric.score import BAND_NAMES, BANDS, LOOSEST, MIDDLE, ROTATION_DEG, TRANSLATION, quaternion
+from carpose.metric.score import BAND_NAMES, LOOSEST, MIDDLE, ROTATION_DEG, TRANSLATION, band_of, quaternion
 
 LATERAL, LOG_RANGE = 2.0, np.log(1.5)  # across and along the ray: farther apart it is another car
 HIDDEN = [0.1, 0.5]  # shares at which a group ends
@@ -27,17 +27,17 @@ def pair(truth: pd.DataFrame, predictions: pd.DataFrame) -> np.ndarray:
     pair is at most 2 m apart across the ray or a factor of 1.5 along it (an ellipse of both). The best
     scores choose first, each the nearest truth that is left.
     """
-    both = _pairs(predictions, truth)
-    at = predictions[cars.POSITION].to_numpy(float)[both["p"]]
-    true = truth[cars.POSITION].to_numpy(float)[both["t"]]
+    pairs = _pairs(predictions, truth)
+    at = predictions[cars.POSITION].to_numpy(float)[pairs["p"]]
+    true = truth[cars.POSITION].to_numpy(float)[pairs["t"]]
     reach, true_reach = np.linalg.norm(at, axis=1), np.linalg.norm(true, axis=1)
     cosine = (at * true).sum(axis=1) / (reach * true_reach)
     across = np.arccos(np.clip(cosine, -1, 1)) * true_reach / LATERAL
-    both["cost"] = np.hypot(across, np.log(reach / true_reach) / LOG_RANGE)
-    both["score"] = predictions["score"].to_numpy(float)[both["p"]]
-    both = both[both["cost"] < 1].sort_values(["score", "p", "cost"], ascending=[False, True, True])
+    pairs["cost"] = np.hypot(across, np.log(reach / true_reach) / LOG_RANGE)
+    pairs["score"] = predictions["score"].to_numpy(float)[pairs["p"]]
+    pairs = pairs[pairs["cost"] < 1].sort_values(["score", "p", "cost"], ascending=[False, True, True])
     meant, taken = np.full(len(predictions), -1), np.zeros(len(truth), bool)
-    for p, t in zip(both["p"].to_numpy(), both["t"].to_numpy(), strict=True):
+    for p, t in zip(pairs["p"].to_numpy(), pairs["t"].to_numpy(), strict=True):
         if meant[p] < 0 and not taken[t]:
             meant[p], taken[t] = t, True
     return meant
@@ -92,8 +92,7 @@ def groups(
     uv = camera.project(intrinsics, table[cars.POSITION].to_numpy(float))
     inside = ((uv > -0.5) & (uv < np.array(photo_size) - 0.5)).all(axis=1)
     share = hidden_share(table, truth, intrinsics, photo_size)
-    band = np.searchsorted(BANDS, table["z"].to_numpy(float).clip(0), side="right") - 1
-    numbers = band, seen_side(table), np.searchsorted(HIDDEN, share), np.where(inside, 0, 1)
+    numbers = band_of(table), seen_side(table), np.searchsorted(HIDDEN, share), np.where(inside, 0, 1)
     names = zip(GROUPS.items(), numbers, strict=True)
     return pd.DataFrame({kind: np.array(named)[number] for (kind, named), number in names})
 
@@ -224,10 +223,10 @@ def worst_images(truth: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame
     """ImageId and what was lost in it, worst first: true cars not hit (a car hit at six of ten pairs is lost
     by .4) plus the scores of predictions that hit nothing at all."""
     hits = metric.match(truth, predictions)
-    found = pd.Series(hits.mean(axis=1)).groupby(predictions["ImageId"].to_numpy()).sum()
+    hit_share = pd.Series(hits.mean(axis=1)).groupby(predictions["ImageId"].to_numpy()).sum()
     false = predictions["score"].where(~hits[:, LOOSEST], 0.0).groupby(predictions["ImageId"]).sum()
     counts = truth.groupby("ImageId").size()
-    table = pd.DataFrame({"truths": counts, "found": found, "false": false}).fillna(0.0)
+    table = pd.DataFrame({"truths": counts, "found": hit_share, "false": false}).fillna(0.0)
     table["lost"] = table["truths"] - table["found"] + table["false"]
     table = table.rename_axis("ImageId").reset_index()
     return table.sort_values(["lost", "ImageId"], ascending=[False, True], ignore_index=True)

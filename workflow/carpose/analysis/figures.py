@@ -16,7 +16,7 @@ MOST = 7  # members with a colour of their own
 def groups_figure(tables: dict[str, pd.DataFrame]) -> Figure:
     """mAP by kind of car: a panel per division, a bar per member; below the names, how many true cars.
 
-    tables: member → table of analysis.by_group.
+    tables: member → table of analysis.errors.by_group.
     """
     tables = dict(list(tables.items())[:MOST])
     first = next(iter(tables.values())).dropna(subset="mAP")
@@ -87,8 +87,8 @@ def calibration_figure(scores: pd.DataFrame, depth: pd.DataFrame) -> Figure:
 def receptive_figure(fields: dict[str, np.ndarray], table: pd.DataFrame, near: pd.DataFrame) -> Figure:
     """Per network the gradient of one cell by the input, its effective field and near cars' sizes.
 
-    fields: name → (H, W) mean |gradient|, the cell in the middle; table: columns name, width, height of
-    the effective field in pixels; near: columns metres, width, height of cars in input pixels.
+    fields: name → (H, W) mean |gradient|, the cell in the middle; table: columns name, effective_width,
+    effective_height in pixels; near: columns metres, width, height of cars in input pixels.
     """
     figure = Figure(figsize=(9, 2.6 * len(fields) + 0.5), dpi=DPI, layout="constrained")
     grid = figure.subplots(len(fields), 1, squeeze=False)[:, 0]
@@ -96,8 +96,8 @@ def receptive_figure(fields: dict[str, np.ndarray], table: pd.DataFrame, near: p
         strength = np.log10(np.maximum(field / field.max(), 1e-5))
         height, width = field.shape
         axes.imshow(strength, cmap="magma", extent=(-width / 2, width / 2, height / 2, -height / 2))
-        own = table[table["name"] == name].iloc[0]
-        boxes = [("effective field", own["effective_width"], own["effective_height"], "white")]
+        sizes = table[table["name"] == name].iloc[0]
+        boxes = [("effective field", sizes["effective_width"], sizes["effective_height"], "white")]
         for i, row in enumerate(near.itertuples()):
             boxes.append((f"car at {row.metres:.0f} m", row.width, row.height, PALETTE[4 + i % 2]))
         for label, box_width, box_height, colour in boxes:

@@ -12,9 +12,8 @@ import pandas as pd
 import torch
 from torch import nn
 
-from carpose.config.recipe import Recipe
 from carpose.data.cache import open_cache
-from carpose.data.samples import Photos, View, network_input
+from carpose.data.samples import Photos, network_input
 from carpose.geometry import camera, meshes
 from carpose.network.checkpoint import load_checkpoint
 
@@ -64,33 +63,28 @@ def effective(field: np.ndarray) -> tuple[int, int]:
     return int(sizes[0]), int(sizes[1])
 
 
-def pictures(cache: Path, recipe: Recipe, count: int) -> torch.Tensor:
-    """(count, C, H, W) network inputs of photos spread over the cache."""
-    ids = list(open_cache(cache).rows)
-    photos = Photos(cache, ids[:: max(len(ids) // count, 1)][:count], recipe)
-    batch = torch.from_numpy(np.stack([photos[i] for i in range(len(photos))]))
-    return network_input(batch, torch.device("cpu"), recipe)
-
-
 def measure(
-    checkpoints: list[Path], cache: Path, labels: pd.DataFrame, photos: int
+    checkpoints: list[Path], cache: Path, labels: pd.DataFrame, count: int
 ) -> tuple[pd.DataFrame, dict[str, np.ndarray], pd.DataFrame]:
-    """The receptive fields of networks, on so many photos of the cache.
+    """The receptive fields of networks, on `count` photos spread over the cache.
 
     Returns a table with one row per network; its gradients by name, (H, W); and at the distances that are
     NEAR_QUANTILES of the labels (metres) the width and height of a car in pixels of the last network's input.
     """
     distances = labels["z"].quantile(NEAR_QUANTILES).to_numpy()
     _, height, length = meshes.CAR_SIZE
+    image_ids = list(open_cache(cache).rows)
+    image_ids = image_ids[:: max(len(image_ids) // count, 1)][:count]
     rows, gradients = [], {}
     for path in checkpoints:
         model, recipe, _ = load_checkpoint(path)
         model.eval()
         name = "/".join(path.parts[-4:-1]) or str(path)
-        inputs = pictures(cache, recipe, photos)
+        photos = Photos(cache, image_ids, recipe)
+        batch = torch.from_numpy(np.stack([photos[i] for i in range(len(photos))]))
+        inputs = network_input(batch, torch.device("cpu"), recipe)
         gradients[name] = gradient(model, inputs)
-        view = View(open_cache(cache), recipe)
-        focal = camera.focal(view.matrix @ view.photo_intrinsics)
+        focal = camera.focal(photos.view.matrix @ photos.view.photo_intrinsics)
         effective_width, effective_height = effective(gradients[name])
         row = {
             "name": name,

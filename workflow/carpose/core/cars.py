@@ -44,7 +44,7 @@ def concat(tables: list[pd.DataFrame]) -> pd.DataFrame:
 def write(path: str | Path, table: pd.DataFrame, image_ids: Iterable[str] | None = None) -> None:
     """Write to Parquet, whole or not at all.
 
-    image_ids: the photos that the table is about, which `covered` gives back: one without cars has no row.
+    image_ids: the photos that the table is about, kept in the file's `about`: one without cars has no row.
     Raises UserError where a pose is not finite: better here than in a submission.
     """
     bad = ~np.isfinite(table[POSE].to_numpy(float)).all(axis=1)
@@ -55,15 +55,10 @@ def write(path: str | Path, table: pd.DataFrame, image_ids: Iterable[str] | None
     parquet.write(path, table, **about)
 
 
-def covered(path: str | Path) -> list[str] | None:
-    """The photos that a table is about; None where it does not say."""
-    return parquet.about(path).get("image_ids")
-
-
 def read(path: str | Path, scored: bool = False, columns: dict[str, str] | None = None) -> pd.DataFrame:
     """Read a table written by `write`.
 
-    scored: predictions are needed; columns: what else must be there, as carpose.parquet names it.
+    scored: predictions are needed; columns: what else must be there, as carpose.core.parquet names it.
     Raises UserError where the file, a column or a number is not right.
     """
     needed = {"ImageId": parquet.TEXT, **dict.fromkeys(POSE, parquet.NUMBER), **(columns or {})}

@@ -1,7 +1,10 @@
 """What command lines share: programs, commands, and kinds of options."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from .errors import UserError
 
 NAMED = {"nargs": "+", "metavar": "NAME=PATH"}  # an option of files with their names
 
@@ -25,6 +28,24 @@ def commands(parser: argparse.ArgumentParser) -> Callable[..., argparse.Argument
         return part
 
     return add
+
+
+def named_paths(arguments: Iterable[str]) -> dict[str, str]:
+    """What was given to an option like NAMED: `NAME=PATH`, or `PATH` (named by its stem) … → paths by name.
+
+    Raises UserError where a name is given twice.
+    """
+    paths = {}
+    for argument in arguments:
+        name, separator, path = argument.partition("=")
+        if not separator:
+            name, path = Path(argument).stem, argument
+        if not name or not path:
+            raise UserError(f"{argument!r}: give each file as NAME=PATH, or PATH")
+        if name in paths:
+            raise UserError(f"two files are called {name}; name them apart as NAME={path}")
+        paths[name] = path
+    return paths
 
 
 def whole(least: int) -> Callable[[str], int]:

@@ -89,7 +89,7 @@ def build(
         # Of the photos and masks themselves: a training on others is another training.
         "digest": hashlib.sha256("\n".join(used["digest"]).encode()).hexdigest(),
         "photo_size": photo_size,
-        "intrinsics": camera.read_intrinsics(data / "camera" / "camera_intrinsic.txt").tolist(),
+        "intrinsics": camera.read_intrinsics(camera.intrinsics_file(data)).tolist(),
         "view": view.tolist(),
     }
     folder.mkdir(parents=True, exist_ok=True)

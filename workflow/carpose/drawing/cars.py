@@ -1,4 +1,4 @@
-"""Cars drawn on an image, as boxes or meshes, and on axes seen from above."""
+"""Cars drawn on an image, as boxes, and on axes seen from above."""
 
 import cv2
 import matplotlib
@@ -18,28 +18,22 @@ def draw_cars(
     photo: np.ndarray,
     intrinsics: np.ndarray,
     table: pd.DataFrame,
-    models: dict[int, meshes.Mesh] | None,
     colour: str,
     thickness: int = 1,
 ) -> np.ndarray:
-    """Draw each car's outline, centre and an arrow towards its front.
+    """Draw each car as a box of a car's size, its centre and an arrow towards its front.
 
-    photo: (H, W, 3) uint8 RGB; intrinsics: 3×3 of this very picture, crop and resize included; table:
-    cars, with model_type where `models` is given, else each car is a box of a car's size; colour:
-    as matplotlib names it; thickness in pixels → a new picture. Cars behind the camera are left out.
+    photo: (H, W, 3) uint8 RGB; intrinsics: 3×3 of this very picture, crop and resize included; colour: as
+    matplotlib names it; thickness in pixels → a new picture. Cars behind the camera are left out.
     """
-    picture, size = photo.copy(), photo.shape[1::-1]
+    picture = photo.copy()
     rgb = tuple(round(255 * channel) for channel in matplotlib.colors.to_rgb(colour))
     pen = {"thickness": thickness, "lineType": cv2.LINE_AA, "shift": meshes.FIXED_POINT}
     table = table[table["z"] > meshes.NEAR].sort_values("z", ascending=False)  # near cars on top
     positions, turns = table[cars.POSITION].to_numpy(float), rotation.matrix(table[cars.ANGLES])
-    types = table["model_type"] if models else [None] * len(table)
-    for position, turn, model_type in zip(positions, turns, types, strict=True):
-        if models:
-            lines = meshes.outline(intrinsics, turn, position, models[model_type], size)
-        else:
-            lines = _segments(intrinsics, meshes.CAR_CORNERS[EDGES] @ turn.T + position)
-        cv2.polylines(picture, [meshes.fixed_point(line) for line in lines], models is not None, rgb, **pen)
+    for position, turn in zip(positions, turns, strict=True):
+        lines = _segments(intrinsics, meshes.CAR_CORNERS[EDGES] @ turn.T + position)
+        cv2.polylines(picture, [meshes.fixed_point(line) for line in lines], False, rgb, **pen)
         heading = np.array([[position, position + ARROW * turn[:, 2]]])
         for ends in _segments(intrinsics, heading):
             barb = min(0.3, 6 * thickness / max(np.hypot(*np.diff(ends, axis=0)[0]), 1))

@@ -30,7 +30,7 @@ def predictions_figure(
     cars to many; predicted, truth: tables of cars. Where the table says which cars are sure, only these are
     drawn.
     """
-    intrinsics = camera.read_intrinsics(data / "camera" / "camera_intrinsic.txt")
+    intrinsics = camera.read_intrinsics(camera.intrinsics_file(data))
     if "sure" in predicted:
         predicted = predicted[predicted["sure"]]
     layers = [(predicted, PREDICTED)] if truth is None else [(truth, TRUE), (predicted, PREDICTED)]
@@ -56,14 +56,14 @@ def cars_figure(
         height = round(SHOWN_WIDTH * crop_height * photo_size[1] / (crop_width * photo_size[0]))
         view = camera.crop_and_resize(photo_size, SHOWN_CROP, (SHOWN_WIDTH, height))
         photo = cv2.warpPerspective(photo, view, (SHOWN_WIDTH, height), flags=cv2.INTER_AREA)
-        own = [(table[table["ImageId"] == image_id], colour) for table, colour in layers]
-        for table, colour in own:
-            photo = draw_cars(photo, view @ intrinsics, table, None, colour, THICKNESS[colour])
+        photo_layers = [(table[table["ImageId"] == image_id], colour) for table, colour in layers]
+        for table, colour in photo_layers:
+            photo = draw_cars(photo, view @ intrinsics, table, colour, THICKNESS[colour])
         left.imshow(photo)
-        counted = ", ".join(f"{len(table)} {LABELS[colour]}" for table, colour in reversed(own))
+        counted = ", ".join(f"{len(table)} {LABELS[colour]}" for table, colour in reversed(photo_layers))
         left.set_title(f"{image_id}: {counted}")
         left.set_axis_off()
-        draw_from_above(right, own, intrinsics, photo_size[0])
+        draw_from_above(right, photo_layers, intrinsics, photo_size[0])
     handles = [Line2D([], [], color=colour, linewidth=2, label=LABELS[colour]) for _, colour in layers]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
     return figure

@@ -146,7 +146,7 @@ class _Weighted:
         fitted = [fit.member(name, parts) for name in names]
 
         def of_member(field):
-            return np.array([getattr(one, field) for one in fitted], float)[self.member]
+            return np.array([getattr(member, field) for member in fitted], float)[self.member]
 
         if "bias" in parts:
             self.log_range = self.log_range - bias(of_member("bias"), self.log_range)
@@ -157,10 +157,10 @@ class _Weighted:
         self.evidence = reliability[:, 0] + reliability[:, 1] * logit(self.score)
 
 
-def _seen(given: _Weighted, labels: np.ndarray, known: list[str], names: list[str]) -> np.ndarray:
+def _seen(given: _Weighted, labels: np.ndarray, fitted: list[str], names: list[str]) -> np.ndarray:
     """(C, 2·members of the fit): which member sees each cluster, and the logit of its score, 0 if none."""
-    column = np.array([known.index(name) for name in names])[given.member]
-    seen = np.zeros((labels.max() + 1, 2, len(known)))
+    column = np.array([fitted.index(name) for name in names])[given.member]
+    seen = np.zeros((labels.max() + 1, 2, len(fitted)))
     seen[labels, 0, column] = 1
     seen[labels, 1, column] = logit(given.score)
     return seen.reshape(len(seen), -1)
@@ -193,8 +193,8 @@ def _mean_rotation(
     def update(clusters, weight):
         number = np.full(count, -1)
         number[clusters] = np.arange(len(clusters))
-        own = number[labels] >= 0
-        cars_of = quaternions[own], weight[own], number[labels[own]]
+        in_cluster = number[labels] >= 0
+        cars_of = quaternions[in_cluster], weight[in_cluster], number[labels[in_cluster]]
         mean[clusters] = rotation.mean_quaternion(*cars_of, len(clusters))
 
     update(np.flatnonzero(np.bincount(labels, minlength=count) > 1), weight)

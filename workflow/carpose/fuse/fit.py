@@ -19,6 +19,7 @@ from carpose.core.files import run_main, write_text
 from carpose.core.options import NAMED, program
 from carpose.geometry import ground
 from carpose.kaggle.read import check_coverage, note_code, read_members, tables_of
+from carpose.metric.score import LOOSEST
 
 from .calibration import fit_logistic
 from .clustering import rays
@@ -51,8 +52,12 @@ class Trial:
 
     def halves(self, members: Members) -> list[tuple[Fit, pd.DataFrame, np.ndarray]]:
         """Of each half: what the other says of members and ground, its own cars, the other's images."""
-        sides = [(self.image_ids[self.half == side], self.image_ids[self.half != side]) for side in (0, 1)]
-        return [(self.geometry(members, rest), stack(of_images(members, own)), rest) for own, rest in sides]
+        result = []
+        for side in (0, 1):
+            half_ids, other_ids = self.image_ids[self.half == side], self.image_ids[self.half != side]
+            geometry = self.geometry(members, other_ids)
+            result.append((geometry, stack(of_images(members, half_ids)), other_ids))
+        return result
 
     def fused(self, halves: list, names: list[str], parts: Collection[str]) -> float:
         """mAP of both halves, each fused with these parts by what the other half says."""
@@ -64,8 +69,8 @@ class Trial:
         """Of each half: what the other says, also of scores; its cars, fused by that with these parts; their
         features. `finish` makes scores of it."""
         result = []
-        for geometry, table, others in halves:
-            fit = fit_scores(self.truth, members, others, geometry, parts)
+        for geometry, table, other_ids in halves:
+            fit = fit_scores(self.truth, members, other_ids, geometry, parts)
             result.append((fit, *combine(table, fit, list(members), parts)))
         return result
 
@@ -86,7 +91,7 @@ def fit_scores(
     return replace(
         geometry,
         score=score,
-        hit=fit_logistic(features, hits[:, 0].astype(float)),
+        hit=fit_logistic(features, hits[:, LOOSEST].astype(float)),
         sure=sure,
         # With given confidences all cars are kept, their rank does the rest.
         threshold=sure if geometry.mode == "equal" else dict.fromkeys(kinds, 0.0),
@@ -108,8 +113,10 @@ def choose_parts(
     return parts
 
 
-def choose_members(trial: Trial, members: Members, parts: Collection[str]) -> tuple[Members, Part]:
-    """The best k members, k where their calibrated fusion is best; in their own order."""
+def choose_members(
+    trial: Trial, members: Members, halves: list, parts: Collection[str]
+) -> tuple[Members, Part]:
+    """The best k members, k where their calibrated fusion is best; in their own order. halves: of all."""
     alone = {name: trial.value([table]) for name, table in of_images(members, trial.image_ids).items()}
     ranked = sorted(members, key=lambda name: -alone[name])
     counts = [len(ranked)]
@@ -117,8 +124,8 @@ def choose_members(trial: Trial, members: Members, parts: Collection[str]) -> tu
         counts.append(max(counts[-1] * 2 // 3, 1))
 
     def value(count):
-        best = {name: members[name] for name in ranked[:count]}
-        scored = trial.scored(best, trial.halves(best), parts)
+        best = {name: table for name, table in members.items() if name in ranked[:count]}
+        scored = trial.scored(best, halves if len(best) == len(members) else trial.halves(best), parts)
         return trial.value(finish(*half, ["calibration", "threshold"]) for half in scored)
 
     values = [value(count) for count in counts]
@@ -134,8 +141,8 @@ def choose_scores(trial: Trial, scored: list, parts: Collection[str]) -> dict[st
     above the thresholds. With given confidences these are 0.
     """
 
-    def value(*more):
-        return trial.value(finish(*half, [*parts, *more]) for half in scored)
+    def value(*added):
+        return trial.value(finish(*half, [*parts, *added]) for half in scored)
 
     cut = value("threshold")
     calibration = _part(value("threshold", "calibration") - cut, cut)
@@ -157,30 +164,31 @@ def fit(
     image, which must stay together (their fold); mode: "given" or "equal" confidences.
 
     Which parts are used is decided on halves: fitted on one, measured on the other, one part after the
-    other. Returns what `fuse.fuse` takes as `fit`, and the cars of all images, each half fused by the fit on
-    the other half, with their probability `hit` of a hit at the loosest thresholds and whether they did hit
-    (`is_hit`).
+    other. Returns what `combine.fuse` takes as `fit`, and the cars of all images, each half fused by the fit
+    on the other half, with their probability `hit` of a hit at the loosest thresholds and whether they did
+    hit (`is_hit`).
     """
     image_ids = np.asarray(list(image_ids), object)
     truth = labels[labels["ImageId"].isin(image_ids)]
     trial = Trial(truth, image_ids, _halves(image_ids, np.asarray(groups)), mode)
-    everyone = fit_members(truth, members, image_ids)
-    parts = choose_parts(trial, trial.halves(members), list(members), [], ["bias", "weights"])
+    geometry, halves = trial.geometry(members, image_ids), trial.halves(members)
+    parts = choose_parts(trial, halves, list(members), [], ["bias", "weights"])
     on = [part for part, chosen in parts.items() if chosen.on]
-    members, parts["members"] = choose_members(trial, members, on)
-    halves, names = trial.halves(members), list(members)
-    parts |= choose_parts(trial, halves, names, on, ["ground"])
+    used, parts["members"] = choose_members(trial, members, halves, on)
+    if len(used) < len(members):
+        halves = trial.halves(used)
+        geometry = replace(geometry, members=geometry.members | fit_members(truth, used, image_ids))
+    parts |= choose_parts(trial, halves, list(used), on, ["ground"])
     on = [part for part, chosen in parts.items() if chosen.on]
-    scored = trial.scored(members, halves, on)
+    scored = trial.scored(used, halves, on)
     parts |= choose_scores(trial, scored, on)
 
     kept = [part for part, chosen in parts.items() if chosen.on and part != "threshold"]
     tables = [finish(half, fused.assign(hit=half.hit.predict(x)), x, kept) for half, fused, x in scored]
     oof = cars.concat(tables)
-    geometry = trial.geometry(members, image_ids)
-    geometry = replace(geometry, members=everyone | geometry.members, used=names)
-    result = fit_scores(truth, members, image_ids, geometry, on)
-    return replace(result, parts=parts), oof.assign(is_hit=metric.match(truth, oof)[:, 0])
+    geometry = replace(geometry, used=list(used))
+    result = fit_scores(truth, used, image_ids, geometry, on)
+    return replace(result, parts=parts), oof.assign(is_hit=metric.match(truth, oof)[:, LOOSEST])
 
 
 def _halves(image_ids: np.ndarray, groups: np.ndarray) -> np.ndarray:
@@ -210,11 +218,11 @@ def fit_nested(
         if inside.all():
             raise UserError("the folds table has one fold only; at least two are needed to fit on the others")
         learnt, _ = fit(labels, members, image_ids[~inside], groups[~inside], mode)
-        own = of_images(members, image_ids[inside])
+        fold_members = of_images(members, image_ids[inside])
         enabled = learnt.enabled_parts()
         for step, tables in enumerate(ablation):
             on = [part for part in PARTS[:step] if part in enabled]
-            tables.append(fuse(own, learnt, on).assign(fold=int(fold)))
+            tables.append(fuse(fold_members, learnt, on).assign(fold=int(fold)))
     ablation = [cars.concat(tables) for tables in ablation]
 
     def value(table):
@@ -246,14 +254,14 @@ def main() -> None:
     parser.add_argument("--labels", required=True, help="labels.parquet: the true cars")
     parser.add_argument("--folds", required=True, help="folds.parquet: which images are used")
     parser.add_argument("--members", required=True, **NAMED, help="out-of-fold predictions (oof.parquet)")
-    add_options(parser, Fuse, leave_out=("rounds",))
+    add_options(parser, Fuse, only=("mode",))
     parser.add_argument("--output", required=True, help="JSON for carpose.fuse --fit")
     parser.add_argument("--fused-output", required=True, help="Parquet: fused, each fold by the others' fit")
     args = parser.parse_args()
     members, folds = read_members(args.members), parquet.read_folds(args.folds)
     check_coverage(members, folds["ImageId"])
     note_code(members)
-    mode = from_options(args, Fuse, leave_out=("rounds",)).mode
+    mode = from_options(args, Fuse, only=("mode",)).mode
     final, fused = fit_nested(cars.read(args.labels), folds, tables_of(members), mode)
     cars.write(args.fused_output, fused, image_ids=folds["ImageId"])
     write_text(args.output, final.to_json())

@@ -98,7 +98,7 @@ class Fit:
     def from_json(cls, text: str) -> "Fit":
         """Raises KeyError, ValueError, TypeError or AttributeError where it is none."""
         content = json.loads(text)
-        content["members"] = {name: MemberFit.from_json(one) for name, one in content["members"].items()}
+        content["members"] = {name: MemberFit.from_json(entry) for name, entry in content["members"].items()}
         content["parts"] = {name: Part(**part) for name, part in content["parts"].items()}
         for name, kind in {"ground": dict, "used": list, "threshold": dict}.items():
             content[name] = kind(content[name])

@@ -31,7 +31,7 @@ def of_images(members: Members, image_ids: Iterable[str]) -> Members:
 
 
 def fit_members(labels: pd.DataFrame, members: Members, image_ids: Iterable[str]) -> dict[str, MemberFit]:
-    """How far each member's cars on these images lie from the true ones, with the usual gate."""
+    """How far each member's cars on these images lie from the true ones that `pair_with_truth` finds."""
     truth, table = labels[labels["ImageId"].isin(image_ids)], stack(of_images(members, image_ids))
     pair, at = pair_with_truth(truth, table)
     direction, log_range = rays(table)
@@ -46,18 +46,19 @@ def fit_members(labels: pd.DataFrame, members: Members, image_ids: Iterable[str]
     fitted, standard = {}, np.full((len(truth), len(members)), np.nan)
     scores, predicted = table["score"].to_numpy(float), table["depth_sigma"].to_numpy(float)
     for number, name in enumerate(members):
-        own = (table["member"] == number).to_numpy()
-        found = own & np.isfinite(error)
-        one, left = _fit_depth(error[found], log_range[found], predicted[found])
-        reliability = fit_logistic(logit(scores[own])[:, None], np.isfinite(error[own]).astype(float))
+        of_member = (table["member"] == number).to_numpy()
+        paired = of_member & np.isfinite(error)
+        depth_fit, residual = _fit_depth(error[paired], log_range[paired], predicted[paired])
+        is_paired = np.isfinite(error[of_member]).astype(float)
+        reliability = fit_logistic(logit(scores[of_member])[:, None], is_paired)
         slope = reliability.coefficients[0] / reliability.scale[0]
         fitted[name] = replace(
-            one,
-            direction_sigma=shrunk_scale(aside[found] / RAYLEIGH, NEUTRAL.direction_sigma),
-            rotation_sigma=shrunk_scale(turn[found][np.isfinite(turn[found])], NEUTRAL.rotation_sigma),
+            depth_fit,
+            direction_sigma=shrunk_scale(aside[paired] / RAYLEIGH, NEUTRAL.direction_sigma),
+            rotation_sigma=shrunk_scale(turn[paired][np.isfinite(turn[paired])], NEUTRAL.rotation_sigma),
             reliability=(reliability.intercept - slope * reliability.mean[0], slope),
         )
-        standard[at[found[pair]], number] = left
+        standard[at[paired[pair]], number] = residual
     for name, share in zip(members, _shares(standard), strict=True):
         fitted[name] = replace(fitted[name], share=share)
     return fitted
@@ -69,13 +70,13 @@ def _fit_depth(
     """Bias, sigma and its scale of a member's cars: their errors of log-range, log-range and own depth_sigma;
     and the errors that are left, in standard deviations."""
     coefficients = _fit_bias(error, log_range - np.log(REFERENCE_RANGE))
-    left = error - bias(np.broadcast_to(coefficients, (len(error), 2)), log_range)
-    sigma = shrunk_scale(np.abs(left) * MAD, NEUTRAL.sigma)
+    residual = error - bias(np.broadcast_to(coefficients, (len(error), 2)), log_range)
+    sigma = shrunk_scale(np.abs(residual) * MAD, NEUTRAL.sigma)
     told = np.isfinite(predicted) & (predicted > 0)
-    sigma_scale = shrunk_scale(np.abs(left[told]) * MAD / predicted[told], 1.0)
-    one = MemberFit(bias=tuple(coefficients.tolist()), sigma=sigma, sigma_scale=sigma_scale)
-    scaled = left / depth_sigma(predicted, np.full(len(left), sigma), np.full(len(left), sigma_scale))
-    return one, np.clip(scaled, -3, 3)
+    sigma_scale = shrunk_scale(np.abs(residual[told]) * MAD / predicted[told], 1.0)
+    depth_fit = MemberFit(bias=tuple(coefficients.tolist()), sigma=sigma, sigma_scale=sigma_scale)
+    scaled = residual / depth_sigma(predicted, *np.full((len(error), 2), [sigma, sigma_scale]).T)
+    return depth_fit, np.clip(scaled, -3, 3)
 
 
 def pair_with_truth(
@@ -85,13 +86,13 @@ def pair_with_truth(
 
     along, across: how far they may be apart, in log-range and radians.
     """
-    both = cars.concat([truth[["ImageId", *cars.POSE]], table[["ImageId", *cars.POSE]]])
+    stacked = cars.concat([truth[["ImageId", *cars.POSE]], table[["ImageId", *cars.POSE]]])
     member = np.concatenate([np.zeros(len(truth), int), table["member"].to_numpy(int) + 1])
-    direction, log_range = rays(both)
+    direction, log_range = rays(stacked)
     labels = cluster(
-        *(pd.factorize(both["ImageId"])[0], member, direction, log_range),
-        along=np.full(len(both), along / np.sqrt(2)),
-        across=np.full(len(both), across / np.sqrt(2)),
+        *(pd.factorize(stacked["ImageId"])[0], member, direction, log_range),
+        along=np.full(len(stacked), along / np.sqrt(2)),
+        across=np.full(len(stacked), across / np.sqrt(2)),
         priority=(member == 0).astype(float),
         recentre=False,
     )
@@ -107,9 +108,9 @@ def _fit_bias(error, far, prior=(0.05, 0.03)):
     design = np.column_stack([np.ones(len(far)), np.clip(far, -1.5, 1.5)])
     coefficients = np.zeros(2)
     for _ in range(10):
-        left = error - design @ coefficients
-        sigma = max(MAD * np.median(np.abs(left)), 0.005) if len(left) else 1.0
-        weight = np.minimum(1, 1.5 * sigma / np.maximum(np.abs(left), 1e-9)) / sigma**2
+        residual = error - design @ coefficients
+        sigma = max(MAD * np.median(np.abs(residual)), 0.005) if len(residual) else 1.0
+        weight = np.minimum(1, 1.5 * sigma / np.maximum(np.abs(residual), 1e-9)) / sigma**2
         precision = (design.T * weight) @ design + np.diag(1 / np.square(prior))
         coefficients = np.linalg.solve(precision, design.T @ (weight * error))
     return coefficients
@@ -130,9 +131,9 @@ def _shares(standard, strength=20):
     """
     seen = np.isfinite(standard)
     value = np.where(seen, standard, 0.0)
-    both = seen.T.astype(float) @ seen.astype(float)
+    seen_by_both = seen.T.astype(float) @ seen.astype(float)
     spread = np.sqrt((value**2).T @ seen * (seen.T @ value**2)) + 1e-9  # of what both see
-    correlation = np.clip(value.T @ value / spread, 0, 0.98) * both / (both + strength)
+    correlation = np.clip(value.T @ value / spread, 0, 0.98) * seen_by_both / (seen_by_both + strength)
     np.fill_diagonal(correlation, 1.0)
     # Sums of pairwise estimates need not be positive definite: raise the smallest eigenvalue.
     lowest = np.linalg.eigvalsh(correlation)[0]

@@ -18,6 +18,11 @@ PHOTO_SIZE = (3384, 2710)
 INTRINSICS = np.array([[2304.5479, 0, 1686.2379], [0, 2305.8757, 1354.9849], [0, 0, 1]])
 
 
+def intrinsics_file(folder: Path) -> Path:
+    """Of the competition's folder."""
+    return folder / "camera" / "camera_intrinsic.txt"
+
+
 def read_intrinsics(path: str | Path) -> np.ndarray:
     """`camera_intrinsic.txt` (lines `fx = 2304.5479`, fy, cx, cy) → 3×3 matrix K.
 

@@ -71,16 +71,17 @@ def refine(table: pd.DataFrame, prior: dict) -> pd.DataFrame:
         precision, pull = _sums(rows, v, weight, photo, count)
         planes = _times(np.linalg.inv(precision + stiffness), pull + stiffness @ mean)
 
-    others = precision[photo] - weight[:, None, None] * rows[:, :, None] * rows[:, None, :] + stiffness
-    spread = np.linalg.inv(others)
+    own_precision = weight[:, None, None] * rows[:, :, None] * rows[:, None, :]
+    rest_precision = precision[photo] - own_precision + stiffness
+    spread = np.linalg.inv(rest_precision)
     plane = _times(spread, pull[photo] - (weight * v)[:, None] * rows + stiffness @ mean)
     slope = v - plane[:, 0] * u - plane[:, 1]
     sane = (slope > LEAST_SLOPE) & (plane[:, 2] > 0)
     slope, camera_height = np.where(sane, slope, 1.0), np.where(sane, plane[:, 2], 1.0)
-    there = camera_height / slope
-    rows = np.column_stack([u, np.ones_like(u), 1 / there])
-    variance = (_dot(rows, _times(spread, rows)) + (height / there) ** 2 + SIGHT**2) / slope**2
-    step = np.log(there / z)
+    ground_z = camera_height / slope
+    rows = np.column_stack([u, np.ones_like(u), 1 / ground_z])
+    variance = (_dot(rows, _times(spread, rows)) + (height / ground_z) ** 2 + SIGHT**2) / slope**2
+    step = np.log(ground_z / z)
     sane &= step**2 < REFUSED**2 * (sigma**2 + variance)
     share = np.where(sane, sigma**2 / (sigma**2 + variance), 0.0)
 

@@ -17,8 +17,9 @@ from carpose.core.options import commands, program, whole
 from .check import check
 from .read import read_order
 from .submission import validate, write_submission
-from .tables import SEVERITIES, Finding, read_submission
+from .tables import SEVERITIES, Finding
 
+RULE = ("max_depth", "max_depth_reason")  # keys of Exclude; its images are given with the reasons of them all
 SHOWN = 20  # findings of each severity in the terminal; the table has them all
 
 
@@ -33,7 +34,7 @@ def main() -> int:
     sub.add_argument("--images", type=Path, help="write the table of images to this Parquet file")
     sub.add_argument("--labels", type=Path, help="write the cars to learn from to this Parquet file")
     sub.add_argument("--exclude", nargs="*", default=[], metavar="ID=REASON", help="images to leave out")
-    add_options(sub, Exclude, leave_out=("images",))
+    add_options(sub, Exclude, RULE)
     sub.add_argument("--identity", help="which data these are: printed, nothing else")
     sub.add_argument("--jobs", type=whole(1), default=os.cpu_count(), help="photos decoded at a time")
 
@@ -62,7 +63,7 @@ def add_order(parser: argparse.ArgumentParser) -> None:
 
 def check_folder(args: argparse.Namespace) -> int:
     """Check, print, write what was asked for. Exit status 1 where there is an error."""
-    rule = from_options(args, Exclude, leave_out=("images",))
+    rule = from_options(args, Exclude, RULE)
     exclude = {}
     for text in args.exclude:
         image_id, _, reason = text.partition("=")
@@ -110,12 +111,11 @@ def print_findings(
 
 def print_validation(path: Path, image_ids: Sequence[str]) -> int:
     """Everything wrong with a submission, or how many cars it has. Exit status 1 where something is wrong."""
-    findings = validate(path, image_ids)
+    findings, table = validate(path, image_ids)
     for finding in findings:
         print(f"error: {finding}")
     if findings:
         return 1
-    table, _ = read_submission(path)
     if table.empty:
         print(f"warning: {path}: there is no car in any of its images")
     with_cars = table["ImageId"].nunique()

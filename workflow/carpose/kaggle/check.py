@@ -89,7 +89,7 @@ def _message(error: UserError, path: Path) -> str:
 
 def _check_camera(folder: Path, images: pd.DataFrame) -> list[Finding]:
     """The intrinsics must belong to the photos' size."""
-    path = folder / "camera" / "camera_intrinsic.txt"
+    path = camera.intrinsics_file(folder)
     try:
         intrinsics = camera.read_intrinsics(path)
     except UserError as error:
@@ -112,9 +112,9 @@ def _unlisted(folder: Path, rows: pd.DataFrame) -> list[Finding]:
     for split, (name, _) in TABLES.items():
         path = folder / f"{split}_images"
         listed = set(rows.loc[rows["split"] == split, "ImageId"] + ".jpg")
-        more = [entry for entry in (os.listdir(path) if path.is_dir() else []) if entry not in listed]
-        if more:
-            finding = f"{len(more)} files that {name} does not name, such as {min(more)}"
+        unlisted = [entry for entry in (os.listdir(path) if path.is_dir() else []) if entry not in listed]
+        if unlisted:
+            finding = f"{len(unlisted)} files that {name} does not name, such as {min(unlisted)}"
             findings.append(Finding("note", str(path), None, "", finding, "nothing: they are not used"))
     return findings
 
@@ -143,11 +143,11 @@ def _nothing_left(
     """Nothing to learn from or to predict, unless another error of the table says why."""
     tests = images[(images["split"] == "test") & (images["excluded"] == "")]
     explained = {finding.file for finding in findings if finding.severity == "error"}
-    result = []
-    for split, table, what in (("train", labels, "car to learn from"), ("test", tests, "image to predict")):
+    result, needed = [], {"train": (labels, "car to learn from"), "test": (tests, "image to predict")}
+    for split, (table, kind) in needed.items():
         path, advice = str(folder / TABLES[split][0]), "bring the whole file, or leave out less"
         if table.empty and path not in explained:
-            result.append(Finding("error", path, None, "", f"has no {what}", advice))
+            result.append(Finding("error", path, None, "", f"has no {kind}", advice))
     return result
 
 

@@ -60,13 +60,13 @@ def scan(folder: Path, rows: pd.DataFrame, jobs: int) -> pd.DataFrame:
     def look_at(split, image_id):
         photo_path, mask_path = paths(folder, split, image_id)
         picture, content = look(photo_path, hashed=True)
-        there, problem = mask_path.exists(), ""
-        if there:
+        has_file, problem = mask_path.exists(), ""
+        if has_file:
             mask, mask_content = look(mask_path)
             problem = mask.problem or ("" if mask[:2] == picture[:2] else f"of {by(mask[:2])} pixels")
             content += b"" if problem else mask_content
         digest = "" if picture.problem == "missing" else hashlib.sha256(content).hexdigest()[:16]
-        return *picture, there and not problem, problem, digest
+        return *picture, has_file and not problem, problem, digest
 
     with ThreadPoolExecutor(jobs) as pool:
         tasks = pool.map(look_at, rows["split"], rows["ImageId"])

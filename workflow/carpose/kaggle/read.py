@@ -9,6 +9,7 @@ import pandas as pd
 
 from carpose.core import cars, parquet
 from carpose.core.errors import UserError
+from carpose.core.options import named_paths
 from carpose.core.version import note_other_code
 
 from .tables import invalid_poses, read_labels, read_sample, read_submission, stop_at_first
@@ -40,27 +41,14 @@ def read_predictions(path: str | Path) -> Predictions:
     """
     if Path(path).suffix == ".csv":
         return Predictions(str(path), *read_submission(path))
-    table = cars.read(path, scored=True)
+    table, about = cars.read(path, scored=True), parquet.about(path)
     stop_at_first(invalid_poses(path, table))
-    return Predictions(str(path), table, cars.covered(path), parquet.about(path))
+    return Predictions(str(path), table, about.get("image_ids"), about)
 
 
 def read_members(arguments: Iterable[str]) -> dict[str, Predictions]:
-    """`NAME=PATH`, or `PATH` (named by its stem) … → predictions by name.
-
-    Raises UserError where a name is given twice.
-    """
-    members = {}
-    for argument in arguments:
-        name, separator, path = argument.partition("=")
-        if not separator:
-            name, path = Path(argument).stem, argument
-        if not name or not path:
-            raise UserError(f"{argument!r}: give each member as NAME=PATH, or PATH")
-        if name in members:
-            raise UserError(f"two members are called {name}; name them apart as NAME={path}")
-        members[name] = read_predictions(path)
-    return members
+    """Arguments of an option NAME=PATH … → predictions by name."""
+    return {name: read_predictions(path) for name, path in named_paths(arguments).items()}
 
 
 def tables_of(members: Mapping[str, Predictions]) -> dict[str, pd.DataFrame]:
@@ -76,16 +64,17 @@ def images_of(members: Mapping[str, Predictions]) -> list[str]:
 
 
 def check_coverage(members: Mapping[str, Predictions], image_ids: Iterable[str]) -> None:
-    """Raises UserError where a member says which photos it looked at, and some of `image_ids`, the photos of
-    the folds, are not among them: they would count as photos in which nothing was found."""
+    """Raises UserError where a member says which photos it looked at, and some of `image_ids` are not among
+    them: they would count as photos in which nothing was found."""
     image_ids = pd.Index(image_ids)
     for member in members.values():
         missing = image_ids[~image_ids.isin(image_ids if member.image_ids is None else member.image_ids)]
         if len(missing):
-            raise UserError(
-                f"{member.path}: {len(missing)} of {len(image_ids)} photos were not predicted, first"
-                f" {missing[0]}; it is of other photos or folds: predict again (snakemake … -R predict)"
-            )
+            text = f"{len(missing)} of {len(image_ids)} photos were not predicted, first {missing[0]}"
+            advice = "it is of other photos or folds: predict again (snakemake … -R predict)"
+            if member.about is None:  # a CSV
+                advice = "give it a row for every photo"
+            raise UserError(f"{member.path}: {text}; {advice}")
 
 
 def note_code(*members: Mapping[str, Predictions]) -> None:

@@ -62,8 +62,8 @@ def _write(path: str | Path, owners: np.ndarray, strings: Iterable[str], image_i
         pd.DataFrame(dict(zip(HEADER, (image_ids, content), strict=True))).to_csv(temporary, index=False)
 
 
-def validate(path: str | Path, image_ids: Sequence[str]) -> list[Finding]:
-    """Everything wrong with a submission: an empty list says that it can be sent.
+def validate(path: str | Path, image_ids: Sequence[str]) -> tuple[list[Finding], pd.DataFrame]:
+    """Everything wrong with a submission (an empty list says that it can be sent), and its cars.
 
     image_ids: the images that it must name, in this order. Raises UserError where the file cannot be read.
     """
@@ -73,16 +73,16 @@ def validate(path: str | Path, image_ids: Sequence[str]) -> list[Finding]:
     def wrong(line, image_id, finding, advice):
         findings.append(Finding("error", str(path), line, image_id, finding, advice))
 
-    line_of, known = dict(zip(rows["ImageId"], rows["line"], strict=True)), set(image_ids)
+    line_of, expected = dict(zip(rows["ImageId"], rows["line"], strict=True)), set(image_ids)
     advice = "give it a row, with an empty string if it has no car"
     for image_id in image_ids:
         if image_id not in line_of:
             wrong(None, image_id, "the image is missing", advice)
     for image_id, line in line_of.items():
-        if image_id not in known:
+        if image_id not in expected:
             wrong(line, image_id, "the image is not in the sample", "take the row out")
     if not findings and rows["ImageId"].tolist() != image_ids:
         first = int(np.argmax(rows["ImageId"].to_numpy() != np.array(image_ids, object)))
         text = "the order differs from the sample from here on"
         wrong(rows["line"][first], image_ids[first], text, "sort as the sample is")
-    return findings + invalid_poses(path, table, rows)
+    return findings + invalid_poses(path, table, rows), table

@@ -140,8 +140,8 @@ def _csv_rows(path):
             reader = csv.reader(handle, strict=True)  # else an open quotation mark takes all that follows
             header = next(reader, [])
             if header != HEADER:
-                found = brief(",".join(header))
-                raise UserError(f"{path}, line 1: header {','.join(HEADER)} expected, found {found!r}")
+                shown = brief(",".join(header))
+                raise UserError(f"{path}, line 1: header {','.join(HEADER)} expected, found {shown!r}")
             line = reader.line_num + 1
             for row in reader:
                 if row:

@@ -95,9 +95,9 @@ def average_precision(hits: np.ndarray, scores: np.ndarray, truths: int) -> np.n
         return np.zeros(10)
     order = np.argsort(-scores, kind="stable")
     ends = np.append(np.nonzero(np.diff(scores[order]))[0], len(order) - 1)
-    found = hits[order].cumsum(axis=0)[ends]
-    precision = found / (ends + 1)[:, None]
-    return (np.diff(found, axis=0, prepend=0) * precision).sum(axis=0) / truths
+    hits_so_far = hits[order].cumsum(axis=0)[ends]
+    precision = hits_so_far / (ends + 1)[:, None]
+    return (np.diff(hits_so_far, axis=0, prepend=0) * precision).sum(axis=0) / truths
 
 
 def best_threshold(truth: pd.DataFrame, predictions: pd.DataFrame) -> float:
@@ -109,12 +109,17 @@ def best_threshold(truth: pd.DataFrame, predictions: pd.DataFrame) -> float:
     if not hits.any() or not len(truth):
         return 0.0
     order = np.argsort(-scores, kind="stable")
-    found = hits[order].cumsum(axis=0)
-    value = (found**2 / np.arange(1, len(order) + 1)[:, None] / len(truth)).mean(axis=1)
+    hits_so_far = hits[order].cumsum(axis=0)
+    value = (hits_so_far**2 / np.arange(1, len(order) + 1)[:, None] / len(truth)).mean(axis=1)
     # Between two cars, so that the cut does not hang on the last digit of a score.
     best = int(value.argmax())
     below = scores[order[best + 1]] if best + 1 < len(order) else 0.0
     return float((scores[order[best]] + below) / 2)
+
+
+def band_of(table: pd.DataFrame) -> np.ndarray:
+    """(N,) which of BAND_NAMES each car is in."""
+    return np.searchsorted(BANDS, table["z"].to_numpy(float).clip(0), side="right") - 1
 
 
 def quaternion(table: pd.DataFrame) -> np.ndarray:

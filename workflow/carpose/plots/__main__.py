@@ -8,7 +8,7 @@ import pandas as pd
 from carpose.core import cars
 from carpose.core.errors import UserError
 from carpose.core.files import run_main
-from carpose.core.options import NAMED, commands, program, whole
+from carpose.core.options import NAMED, commands, named_paths, program, whole
 from carpose.drawing.figures import predictions_figure
 from carpose.kaggle.read import read_test_images, read_truth
 
@@ -42,12 +42,7 @@ def predictions(args: argparse.Namespace) -> None:
 
 
 def history(args: argparse.Namespace) -> None:
-    tables = {}
-    for item in args.histories:
-        name, _, path = item.partition("=")
-        if not name or not path:
-            raise UserError(f"{item!r}: give each history as NAME=PATH")
-        tables[name] = read_csv(path)
+    tables = {name: read_csv(path) for name, path in named_paths(args.histories).items()}
     save(history_figure(tables), args.output)
 
 

@@ -52,9 +52,10 @@ def history_figure(histories: dict[str, pd.DataFrame]) -> Figure:
     for axes, column in zip(grid.flat, shown, strict=False):
         for name, table in histories.items():
             if column in table:
-                known = table[table[column].notna()]
+                measured = table[table[column].notna()]
                 marker = "o" if column == "mAP" else None
-                axes.plot(known["epoch"], known[column], marker=marker, markersize=3, **style(_group(name)))
+                line = style(_group(name)) | {"marker": marker, "markersize": 3}
+                axes.plot(measured["epoch"], measured[column], **line)
         axes.set_title(HISTORY[column])
         axes.grid(color="0.9", linewidth=0.6)
         axes.ticklabel_format(axis="y", scilimits=(-3, 4))

@@ -76,8 +76,8 @@ def line(fold: int, report: dict, settings: Pseudo) -> str:
     text += f"{report['ignore']} ignored (≥ {report['cut_ignore']:.3f})"
     if not report["target_reached"]:
         text += f"; precision {settings.precision_positive} was not reached"
-    known = report.get("drift", {}) | report.get("hidden_truth", {})
-    return text + "".join(f"; {k.replace('_', ' ')} {v:.3f}" for k, v in known.items() if v is not None)
+    measures = report.get("drift", {}) | report.get("hidden_truth", {})
+    return text + "".join(f"; {k.replace('_', ' ')} {v:.3f}" for k, v in measures.items() if v is not None)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from carpose.fuse.combine import combine, finish, stack
 from carpose.fuse.fit import fit
 from carpose.fuse.fitted import Fit
 from carpose.fuse.members import pair_with_truth
+from carpose.metric.score import LOOSEST
 
 BANDS = [0, 20, 40, 60, np.inf]  # metres of depth, of the report
 AT_LEAST = 0.05  # share of the cars that become positives at least, and that a precision is measured on
@@ -36,11 +37,13 @@ def make_fold(
     fit_members: out-of-fold predictions, of which this fold's images are not looked at; test_members:
     predictions of the unlabelled photos by each fold's models (column fold), of which only this fold's are.
     """
-    others = folds[folds["fold"] != fold]
-    fusion, oof = fit(labels, fit_members, others["ImageId"], others["fold"].to_numpy(), "given")
+    other_folds = folds[folds["fold"] != fold]
+    image_ids, groups = other_folds["ImageId"], other_folds["fold"].to_numpy()
+    fusion, oof = fit(labels, fit_members, image_ids, groups, "given")
     probability, is_hit = oof["hit"].to_numpy(float), oof["is_hit"].to_numpy(bool)
-    own = {name: table[table["fold"] == fold] for name, table in test_members.items() if name in fusion.used}
-    fused = _fused(own, fusion).assign(fold=fold)
+    used = {name: table for name, table in test_members.items() if name in fusion.used}
+    fold_members = {name: table[table["fold"] == fold] for name, table in used.items()}
+    fused = _fused(fold_members, fusion).assign(fold=fold)
     cut_positive, cut_ignore, reached = _cuts(probability, is_hit, fused["score"], settings)
     fused = fused[fused["score"] >= cut_ignore]
     sure = fused["score"] >= cut_positive
@@ -50,6 +53,7 @@ def make_fold(
     )[COLUMNS].reset_index(drop=True)
 
     taken = probability >= cut_positive
+    agreement = fused.loc[sure, "agreement"].mean() / len(fold_members)
     report = {
         "cut_positive": cut_positive,
         "cut_ignore": cut_ignore,
@@ -59,7 +63,7 @@ def make_fold(
         "positive": int(sure.sum()),
         "ignore": int((~sure).sum()),
         "images": int(table["ImageId"].nunique()),
-        "mean_agreement": float(fused.loc[sure, "agreement"].mean() / len(own)) if sure.any() else None,
+        "mean_agreement": float(agreement) if sure.any() else None,
         "positive_by_distance": by_distance(table[table["role"] == "positive"]),
     }
     return table, report
@@ -67,7 +71,7 @@ def make_fold(
 
 def _fused(members: dict[str, pd.DataFrame], fusion: Fit) -> pd.DataFrame:
     """The members' cars as one; score: the probability of a hit."""
-    parts = [part for part in fusion.parts if fusion.parts[part].on and part != "threshold"]
+    parts = [part for part in fusion.enabled_parts() if part != "threshold"]
     fused, features = combine(stack(members), fusion, list(members), parts)
     fused = finish(fusion, fused.assign(hit=fusion.hit.predict(features)), features, parts)
     return fused.assign(score=fused["hit"])
@@ -106,7 +110,7 @@ def against_truth(truth: pd.DataFrame, table: pd.DataFrame) -> dict[str, float |
     ignored_hits: share of the ignored cars that hit one; as_background: share of the true cars that
     neither hits, which training takes for road.
     """
-    hits = metric.match(truth, table)[:, 0]
+    hits = metric.match(truth, table)[:, LOOSEST]
     sure = (table["role"] == "positive").to_numpy(bool)
 
     def share(count, of):

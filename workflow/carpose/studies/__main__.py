@@ -57,16 +57,16 @@ def measure(args: argparse.Namespace) -> None:
         truth = cars.concat([truth, read.read_truth(args.test_truth)])
     tables, trained = {}, {}
     for variant, seed, predicted, folder in args.run:
-        tables[variant, int(seed)] = predictions(Path(predicted), image_ids["held_out"])
+        tables[variant, int(seed)] = predictions(Path(predicted), image_ids)
         trained[variant, int(seed)] = Path(folder)
     variants = {}
     for variant, entry in compare(truth, image_ids, tables, args.samples).items():
-        own = {seed: folder for (name, seed), folder in trained.items() if name == variant}
+        folders = {seed: folder for (name, seed), folder in trained.items() if name == variant}
         variants[variant] = {
             "change": study.variants.get(variant, {}),
-            "retrained": any(folder != trained[plan.BASE, seed] for seed, folder in own.items()),
+            "retrained": any(folder != trained[plan.BASE, seed] for seed, folder in folders.items()),
             **entry,
-            "runs": [training(seed, folder) for seed, folder in own.items()],
+            "runs": [training(seed, folder) for seed, folder in folders.items()],
         }
     content = {
         "study": study.name,
@@ -81,10 +81,11 @@ def measure(args: argparse.Namespace) -> None:
     print(f"{study.name}: {study.question}\n\n{markdown(read_table([args.output]))}")
 
 
-def predictions(folder: Path, held_out: list[str]) -> pd.DataFrame:
+def predictions(folder: Path, image_ids: dict[str, list[str]]) -> pd.DataFrame:
     """The cars of one run, out of fold and on the test photos: oof.parquet and test.parquet of a folder."""
     members = read.read_members(f"{name}={folder / name}.parquet" for name in ("oof", "test"))
-    read.check_coverage({"oof": members["oof"]}, held_out)
+    for name, ids in (("oof", image_ids["held_out"]), ("test", image_ids.get("test", []))):
+        read.check_coverage({name: members[name]}, ids)
     read.note_code(members)
     return cars.concat(list(read.tables_of(members).values()))
 

@@ -112,8 +112,8 @@ def read(path: Path) -> Study:
     if any("seed" in change for change in variants.values()):
         lines.append("seed: leave it out, every variant is trained with several (see configs/studies.yaml)")
     _refuse(path, lines)
-    rest = {name: content[name] for name in ("together", "note", "on_request") if name in content}
-    return Study(path.stem, content["question"], content["base"], variants, **rest)
+    optional = {name: content[name] for name in ("together", "note", "on_request") if name in content}
+    return Study(path.stem, content["question"], content["base"], variants, **optional)
 
 
 def _refuse(path: Path, lines: list[str]) -> None:

@@ -33,18 +33,21 @@ def compare(
     → cars. photo_error: standard deviation of the mean gain over resamples of the photos, the same for
     all seeds, since they are all measured on the same photos.
     """
-    everywhere = [image_id for ids in image_ids.values() for image_id in ids]
-    picks = bootstrap.draw_images(len(everywhere), samples, np.random.default_rng(0))
+    all_ids = [image_id for ids in image_ids.values() for image_id in ids]
+    picks = bootstrap.draw_images(len(all_ids), samples, np.random.default_rng(0))
     seeds = sorted({seed for _, seed in tables})
     value, drawn = {}, {}
     for run, table in tables.items():
-        value[run] = metric.evaluate(truth, table, everywhere)["mAP"]
-        drawn[run] = bootstrap.resampled(truth, table, everywhere, picks)
+        value[run] = metric.evaluate(truth, table, all_ids)["mAP"]
+        drawn[run] = bootstrap.resampled(truth, table, all_ids, picks)
     result = {}
     for variant in dict.fromkeys(variant for variant, _ in tables):
         gains = [drawn[variant, seed] - drawn[BASE, seed] for seed in seeds]
-        own = [tables[variant, seed] for seed in seeds]
-        by_set = {s: [metric.evaluate(truth, t, ids)["mAP"] for t in own] for s, ids in image_ids.items()}
+        of_variant = [tables[variant, seed] for seed in seeds]
+        by_set = {
+            name: [metric.evaluate(truth, table, ids)["mAP"] for table in of_variant]
+            for name, ids in image_ids.items()
+        }
         result[variant] = {
             "mAP": [value[variant, seed] for seed in seeds],
             "gain": [value[variant, seed] - value[BASE, seed] for seed in seeds],
@@ -152,8 +155,8 @@ def markdown(table: pd.DataFrame) -> str:
     for row in table.to_dict("records"):
         cells = [row["study"], row["change"], *(_number(row[name]) for name in sets)]
         gain, low, high = (_number(row[name], "+") for name in ("gain", "low", "high"))
-        found = [f"{gain} [{low}, {high}]", _number(row["detectable"]), row["verdict"]]
-        rows.append([*cells, *(found if row["study"] else ["", "", ""]), f"{row['cpu_minutes']:.1f}"])
+        difference = [f"{gain} [{low}, {high}]", _number(row["detectable"]), row["verdict"]]
+        rows.append([*cells, *(difference if row["study"] else ["", "", ""]), f"{row['cpu_minutes']:.1f}"])
         values = ("" if pd.isna(row[name]) else f"{row[name]:.3g}" for name in losses)
         loss_rows.append([row["study"], row["change"], *values])
     title = f"{seeds} seeds, {table['photos'].max()} photos to measure on, code {code}."

@@ -14,7 +14,6 @@ from carpose.config.sections import Demo
 from carpose.core.files import run_main, write_text
 from carpose.core.options import program, whole
 from carpose.kaggle.identity import data_identity
-from carpose.kaggle.tables import read_labels
 
 from .demo import Scenes, given_poses, make, real_meshes, scaled_camera
 from .shapes import TYPES, parametric
@@ -37,11 +36,12 @@ def main() -> None:
     else:
         names = list(TYPES)
         meshes, numbers = [parametric(name) for name in names], np.arange(len(TYPES))
-    labelled = read_labels(demo.poses_from) if demo.poses_from else None
-    poses = given_poses(*labelled, counts, demo.seed) if labelled else None
+    poses = {split: [None] * count for split, count in counts.items()}
+    if demo.poses_from:
+        poses = given_poses(demo.poses_from, counts, demo.seed)
     size, intrinsics = scaled_camera(demo.scale)
-    scenes = Scenes(args.output, demo.seed, size, intrinsics, demo.max_distance, meshes, numbers, poses)
-    make(scenes, counts, names, args.truth_output, args.jobs)
+    scenes = Scenes(args.output, demo.seed, size, intrinsics, demo.max_distance, meshes, numbers)
+    make(scenes, poses, names, args.truth_output, args.jobs)
     if args.identity_output:
         write_text(args.identity_output, data_identity(args.output) + "\n")
 

@@ -14,6 +14,7 @@ from carpose.core.errors import UserError
 from carpose.core.files import write_text
 from carpose.geometry import camera, meshes, rotation
 from carpose.kaggle.submission import write_labels, write_sample
+from carpose.kaggle.tables import read_labels
 
 from .painter import PlacedCar, render
 from .shapes import Mesh, painted, write_json
@@ -35,7 +36,16 @@ class Scenes:
     max_distance: float
     meshes: list[Mesh]
     model_types: np.ndarray  # (meshes,) the data set's number of each mesh
-    poses: dict[str, list[pd.DataFrame]] | None  # by split: the cars of each picture, or None to sample
+
+
+@dataclass(frozen=True)
+class Task:
+    """A picture to render. poses: the cars in it, or None to sample them."""
+
+    scenes: Scenes
+    split: str
+    index: int
+    poses: pd.DataFrame | None = None
 
 
 def scaled_camera(scale: float) -> tuple[tuple[int, int], np.ndarray]:
@@ -44,15 +54,13 @@ def scaled_camera(scale: float) -> tuple[tuple[int, int], np.ndarray]:
     return size, camera.crop_and_resize(camera.PHOTO_SIZE, [0, 0, 1, 1], size) @ camera.INTRINSICS
 
 
-def draw_scene(task: tuple[Scenes, str, int]) -> tuple[str, pd.DataFrame]:
+def draw_scene(task: Task) -> tuple[str, pd.DataFrame]:
     """Render one picture (and mask); its ImageId and its labels."""
-    scenes, split, index = task
+    scenes, split, index = task.scenes, task.split, task.index
     cv2.setNumThreads(1)
     rng = np.random.default_rng([scenes.seed, split == "test", index])
-    if scenes.poses is None:
-        plane, placed = _sampled(scenes, rng)
-    else:
-        plane, placed = _given(scenes, rng, scenes.poses[split][index])
+    sampled = task.poses is None
+    plane, placed = _sampled(scenes, rng) if sampled else _given(scenes, rng, task.poses)
     rendering = render(rng, placed, plane, scenes.intrinsics, scenes.size)
     number = np.random.default_rng([scenes.seed, split == "test", index, 7]).integers(16**9)
     name = f"ID_{number:09x}"
@@ -65,7 +73,7 @@ def draw_scene(task: tuple[Scenes, str, int]) -> tuple[str, pd.DataFrame]:
         mask = cv2.dilate(mask, np.ones((3, 3), np.uint8))
         _write_picture(scenes.folder / f"{split}_masks" / f"{name}.jpg", mask, 90)
     # Real labels hold every car that people could see; rendered poses of a file are kept all.
-    labelled = ~unwanted if scenes.poses is not None else (rendering.share >= LEAST_SEEN) & ~unwanted
+    labelled = (rendering.share >= LEAST_SEEN) & ~unwanted if sampled else ~unwanted
     matrices = np.array([car.matrix for car in placed]).reshape(-1, 3, 3)
     labels = pd.DataFrame(rotation.angles(matrices), columns=ANGLES)
     labels[POSITION] = np.array([car.position for car in placed]).reshape(-1, 3)
@@ -127,33 +135,35 @@ def _write_picture(path: Path, picture: np.ndarray, quality: int) -> None:
 def real_meshes(folder: Path, table: Path) -> tuple[list[Mesh], np.ndarray]:
     """The data set's meshes and their numbers, by the table model_type,name."""
     names = meshes.read_names(table)
-    known = {number: folder / f"{name}.json" for number, name in names.items()}
-    known = {number: path for number, path in known.items() if path.is_file()}
-    if not known:
+    paths = {number: folder / f"{name}.json" for number, name in names.items()}
+    paths = {number: path for number, path in paths.items() if path.is_file()}
+    if not paths:
         raise UserError(f"{folder}: holds none of the car models of {table}")
-    return [painted(*meshes.load(path)) for path in known.values()], np.array(list(known))
+    return [painted(*meshes.load(path)) for path in paths.values()], np.array(list(paths))
 
 
-def given_poses(
-    table: pd.DataFrame, image_ids: list[str], counts: dict[str, int], seed: int
-) -> dict[str, list[pd.DataFrame]]:
+def given_poses(path: str, counts: dict[str, int], seed: int) -> dict[str, list[pd.DataFrame]]:
     """Cars of randomly chosen images for the train and the test pictures.
 
-    table: labelled cars; image_ids: their images, also those without cars; counts: pictures by split.
-    Raises UserError where there are too few images.
+    path: a file like train.csv; counts: pictures by split. Raises UserError where there are too few images.
     """
+    table, image_ids = read_labels(path)
     if sum(counts.values()) > len(image_ids):
-        raise UserError(f"{len(image_ids)} images with poses, but {sum(counts.values())} are to be rendered")
+        text = f"{len(image_ids)} images with poses, but {sum(counts.values())} are to be rendered"
+        raise UserError(f"{path}: {text}; lower train_images or test_images")
     chosen = np.random.default_rng([seed, 11]).permutation(np.unique(image_ids))
     groups = dict(tuple(table.groupby("ImageId")))
     cars = [groups.get(name, table.iloc[:0]) for name in chosen[: sum(counts.values())]]
     return {"train": cars[: counts["train"]], "test": cars[counts["train"] :]}
 
 
-def make(scenes: Scenes, counts: dict[str, int], names: list[str], truth: Path, jobs: int) -> None:
+def make(
+    scenes: Scenes, poses: dict[str, list[pd.DataFrame | None]], names: list[str], truth: Path, jobs: int
+) -> None:
     """Render both splits and write every file of the layout; train.csv last, when all is there.
 
-    counts: pictures by split; names: of the meshes; truth: CSV of the test pictures' cars.
+    poses: by split of each picture, None to sample them; names: of the meshes; truth: CSV of the test
+    pictures' cars.
     Raises UserError where there are photos or labels that were not rendered here: they would be lost.
     """
     folder = scenes.folder
@@ -163,15 +173,19 @@ def make(scenes: Scenes, counts: dict[str, int], names: list[str], truth: Path, 
     table = pd.DataFrame({"model_type": scenes.model_types, "name": names})
     write_text(folder / "car_model_ids.csv", table.to_csv(index=False))
 
-    tasks = [(scenes, split, index) for split in ("train", "test") for index in range(counts[split])]
+    tasks = [
+        Task(scenes, split, index, table)
+        for split in ("train", "test")
+        for index, table in enumerate(poses[split])
+    ]
     with ProcessPoolExecutor(jobs) as pool:
         drawn = pool.map(draw_scene, tasks, chunksize=8)
         names, labels = zip(*tqdm(drawn, "scenes", len(tasks), unit="photo", mininterval=2), strict=True)
-    labels, train, test = pd.concat(labels), names[: counts["train"]], names[counts["train"] :]
+    labels, train, test = pd.concat(labels), names[: len(poses["train"])], names[len(poses["train"]) :]
     # What Snakemake waits for comes at the end: after a Ctrl-C nothing incomplete is in the way.
     fx, fy, cx, cy = scenes.intrinsics[[0, 1, 0, 1], [0, 1, 2, 2]]
     text = f"fx = {fx:.4f}\nfy = {fy:.4f}\ncx = {cx:.4f}\ncy = {cy:.4f}\n"
-    write_text(folder / "camera" / "camera_intrinsic.txt", text)
+    write_text(camera.intrinsics_file(folder), text)
     write_sample(folder / "sample_submission.csv", test)
     write_labels(truth, labels, test)
     write_labels(folder / "train.csv", labels, train)

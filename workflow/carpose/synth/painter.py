@@ -3,17 +3,18 @@
 Polygons of OpenCV; no display, no GL driver.
 """
 
+import functools
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from carpose.geometry import camera, rotation
+from carpose.geometry.meshes import FIXED_POINT, fixed_point
 
 from .shapes import BODY, DARK, GLASS, HEADLAMP, PLATE, RIM, TAILLAMP, TYRE, Mesh, normals
 from .street import Plane, heading_matrix
 
-SHIFT = 4  # sub-pixel bits of OpenCV's polygon coordinates
 FIXED = {TYRE: (28, 28, 30), RIM: (150, 150, 155), HEADLAMP: (250, 248, 225), TAILLAMP: (205, 20, 20),
          DARK: (35, 35, 38), PLATE: (70, 110, 200), GLASS: (48, 58, 68)}  # fmt: skip
 
@@ -67,16 +68,16 @@ class Painter:
 
     def polygons(self, points: np.ndarray, colour) -> None:
         """Filled polygons of one colour that do not overlap, (N, P, 2) pixels."""
-        fixed = np.round(points * (1 << SHIFT)).astype(np.int32)
-        cv2.fillPoly(self.canvas, list(fixed), tuple(map(float, colour)), cv2.LINE_AA, SHIFT)
+        polygons = list(fixed_point(points))
+        cv2.fillPoly(self.canvas, polygons, tuple(map(float, colour)), cv2.LINE_AA, FIXED_POINT)
 
     def project(self, points: np.ndarray) -> np.ndarray:
         return camera.project(self.intrinsics, points)
 
-    def ground_point(self, x, z, above: float = 0.0) -> np.ndarray:
-        """Points on the ground (0.75 m below the plane of car centres), lifted by `above` metres."""
+    def ground_point(self, x, z) -> np.ndarray:
+        """Points on the ground, 0.75 m below the plane of car centres."""
         point = np.stack(np.broadcast_arrays(x, self.plane.y(x, z), z), axis=-1)
-        return point - self.plane.up * (0.75 - above)
+        return point - self.plane.up * 0.75
 
     def background(self, road: float) -> None:
         """Sky, then the ground as one warp of a tile."""
@@ -162,7 +163,7 @@ class Painter:
         visible = ((normal * centre).sum(1) < 0) & (area > 0)
         outline = cv2.convexHull(pixels.astype(np.float32))[:, 0]
         stencil = np.zeros(self.owner.shape, np.uint8)
-        cv2.fillConvexPoly(stencil, np.round(outline * (1 << SHIFT)).astype(np.int32), 1, cv2.LINE_8, SHIFT)
+        cv2.fillConvexPoly(stencil, fixed_point(outline), 1, cv2.LINE_8, FIXED_POINT)
 
         normal = normal / np.maximum(area, 1e-9)[:, None]
         brightness = 0.5 + 0.5 * np.clip(normal @ self.light, 0, 1)
@@ -179,9 +180,9 @@ class Painter:
         visible &= area * (self.intrinsics[0, 0] / far) ** 2 > (0.5 if len(mesh.faces) > 500 else 0.05)
         depth = np.linalg.norm(centre, axis=1) - mesh.bias
         order = np.flatnonzero(visible)[np.argsort(-depth[visible])]
-        fixed = np.round(pixels[mesh.faces] * (1 << SHIFT)).astype(np.int32)
+        polygons = fixed_point(pixels[mesh.faces])
         for face in order:
-            cv2.fillConvexPoly(self.canvas, fixed[face], shade[face].tolist(), cv2.LINE_AA, SHIFT)
+            cv2.fillConvexPoly(self.canvas, polygons[face], shade[face].tolist(), cv2.LINE_AA, FIXED_POINT)
         self.owner[stencil > 0] = index
         return int(stencil.sum())
 
@@ -210,18 +211,18 @@ def render(
     painter.background(road)
     painter.shadows(_footprints(painter, cars))
     full = np.zeros(len(cars))
-    for _, thing, what in sorted(_things(rng, cars), key=lambda thing: -thing[0]):
-        if thing == "building":
+    for _, kind, item in sorted(_things(rng, cars), key=lambda entry: -entry[0]):
+        if kind == "building":
             colour = rng.uniform(90, 200) + rng.normal(0, 12, 3)
-            painter.building(*what, rng.uniform(10, 25), rng.uniform(10, 30), rng.uniform(8, 45), colour)
-        elif thing == "tree":
-            painter.tree(*what, rng.uniform(4, 9))
+            painter.building(*item, rng.uniform(10, 25), rng.uniform(10, 30), rng.uniform(8, 45), colour)
+        elif kind == "tree":
+            painter.tree(*item, rng.uniform(4, 9))
         else:
             paint = np.clip(PAINT[rng.integers(len(PAINT))] + rng.normal(0, 15, 3), 5, 250)
-            full[what] = painter.car(what, cars[what], paint)
+            full[item] = painter.car(item, cars[item], paint)
     seen = np.bincount(painter.owner[painter.owner >= 0], minlength=len(cars))[: len(cars)]
-    whole = np.array([_outline_area(painter, car) for car in cars])
-    share = seen / np.maximum(np.maximum(whole, full), 1)
+    outline_area = np.array([_outline_area(painter, car) for car in cars])
+    share = seen / np.maximum(np.maximum(outline_area, full), 1)
     photo, quality = painter.finish()
     return Rendering(photo, quality, painter.owner, share)
 
@@ -239,7 +240,7 @@ def _footprints(painter: Painter, cars: list[PlacedCar]) -> list[np.ndarray]:
 
 
 def _things(rng: np.random.Generator, cars: list[PlacedCar]) -> list[tuple]:
-    """(distance, kind, what): the cars by number, and buildings and trees beside the road by x and z."""
+    """(distance, kind, item): the cars by number, and buildings and trees beside the road by x and z."""
     scenery = []
     for _ in range(int(rng.integers(4, 14))):
         side, z = rng.choice([-1, 1]), rng.uniform(25, 160)
@@ -258,26 +259,22 @@ def _outline_area(painter: Painter, car: PlacedCar) -> float:
     return cv2.contourArea(cv2.convexHull(painter.project(points).astype(np.float32)))
 
 
-_tiles: dict[int, tuple[np.ndarray, tuple[float, float]]] = {}
-
-
+@functools.cache
 def _ground_tile(kind: int) -> tuple[np.ndarray, tuple[float, float]]:
     """A road from above: asphalt, lane lines, kerbs; and its half width and length in metres."""
-    if kind not in _tiles:
-        rng = np.random.default_rng(kind)
-        half, length, scale = 40.0, 160.0, 8
-        shape = (int(length * scale), int(2 * half * scale))
-        tile = np.full((*shape, 3), rng.uniform(85, 125), np.float32)
-        for grain, strength in ((4, 7), (32, 9), (160, 9)):
-            noise = rng.standard_normal((shape[0] // grain + 2, shape[1] // grain + 2)).astype(np.float32)
-            tile += cv2.resize(noise, shape[::-1], interpolation=cv2.INTER_LINEAR)[..., None] * strength
-        kerb = rng.uniform(16, 26)
-        beyond = np.abs(np.arange(shape[1]) / scale - half) > kerb
-        tile[:, beyond] = tile[:, beyond] * 0.5 + rng.uniform([60, 70, 45], [120, 125, 100]) * 0.5
-        for lane in np.arange(-kerb, kerb + 0.1, 3.4):
-            column = int((lane + half) * scale)
-            solid = abs(abs(lane) - kerb) < 0.2 or rng.random() < 0.2
-            for start in range(0, shape[0], 10 * scale):
-                tile[start : start + (10 if solid else 5) * scale, column : column + 2] = 215
-        _tiles[kind] = np.clip(tile, 0, 255).astype(np.uint8), (half, length)
-    return _tiles[kind]
+    rng = np.random.default_rng(kind)
+    half, length, scale = 40.0, 160.0, 8
+    shape = (int(length * scale), int(2 * half * scale))
+    tile = np.full((*shape, 3), rng.uniform(85, 125), np.float32)
+    for grain, strength in ((4, 7), (32, 9), (160, 9)):
+        noise = rng.standard_normal((shape[0] // grain + 2, shape[1] // grain + 2)).astype(np.float32)
+        tile += cv2.resize(noise, shape[::-1], interpolation=cv2.INTER_LINEAR)[..., None] * strength
+    kerb = rng.uniform(16, 26)
+    beyond = np.abs(np.arange(shape[1]) / scale - half) > kerb
+    tile[:, beyond] = tile[:, beyond] * 0.5 + rng.uniform([60, 70, 45], [120, 125, 100]) * 0.5
+    for lane in np.arange(-kerb, kerb + 0.1, 3.4):
+        column = int((lane + half) * scale)
+        solid = abs(abs(lane) - kerb) < 0.2 or rng.random() < 0.2
+        for start in range(0, shape[0], 10 * scale):
+            tile[start : start + (10 if solid else 5) * scale, column : column + 2] = 215
+    return np.clip(tile, 0, 255).astype(np.uint8), (half, length)

@@ -146,16 +146,16 @@ def _add_end(
     builder.face(face if sign > 0 else face[::-1], BODY)
     at += 0.01 * sign
 
-    def panel(x0, x1, y0, y1, material, bias, both=True):
+    def panel(x0, x1, y0, y1, material, bias, mirrored=True):
         corners = [(x0, y0, at), (x1, y0, at), (x1, y1, at), (x0, y1, at)]
-        for mirror in (1, -1) if both else (1,):
+        for mirror in (1, -1) if mirrored else (1,):
             order = corners if sign * mirror > 0 else corners[::-1]
             builder.face(np.array(order) * [mirror, 1, 1], material, bias)
 
     panel(0.55 * h, 0.97 * h, t - 0.22, t - 0.04, lamp, 0.6)
-    panel(-0.5 * h, 0.5 * h, 0.42, 0.62, DARK if sign > 0 else BODY, 0.4, both=False)
-    panel(-0.25, 0.25, 0.44, 0.56, PLATE, 0.7, both=False)
-    panel(-0.95 * h, 0.95 * h, FLOOR, 0.34, DARK, 0.4, both=False)
+    panel(-0.5 * h, 0.5 * h, 0.42, 0.62, DARK if sign > 0 else BODY, 0.4, mirrored=False)
+    panel(-0.25, 0.25, 0.44, 0.56, PLATE, 0.7, mirrored=False)
+    panel(-0.95 * h, 0.95 * h, FLOOR, 0.34, DARK, 0.4, mirrored=False)
     # Lamps reach around the corner, so that they show from the side.
     j = i - 1 if sign > 0 else 1
     end, side = (h, z[i]), (h + 0.6 * (half[j] - h), z[i] + 0.6 * (z[j] - z[i]))

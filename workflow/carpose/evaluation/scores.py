@@ -1,0 +1,99 @@
+"""Scores of members, out of fold and on test photos whose truth is known, and by bands of distance."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+
+from carpose import metric
+from carpose.metric.score import BAND_NAMES, LOOSEST, MIDDLE, band_of
+
+
+def score(
+    truth: pd.DataFrame, predictions: pd.DataFrame, image_ids: Iterable[str], prefix: str, threshold: float
+) -> dict:
+    """mAP of all cars with confidences, that of the sure ones with equal confidences, and how many cars were
+    predicted, keys begun with `prefix`. Sure: as the fusion says (`sure`), else by `threshold`."""
+    given = metric.evaluate(truth, predictions, image_ids)
+    sure = predictions["sure"].astype(bool) if "sure" in predictions else predictions["score"] >= threshold
+    equal = metric.evaluate(truth, predictions[sure], image_ids, equal_confidence=True)["mAP"]
+    values = {"mAP": given["mAP"], "mAP_equal": equal, "cars": given["predictions"]}
+    return {f"{prefix}_{name}": value for name, value in values.items()}
+
+
+def score_member(truth: pd.DataFrame, predictions: pd.DataFrame, folds: pd.DataFrame) -> dict:
+    """Out-of-fold scores of one member: all images together, then fold by fold.
+
+    folds: table of ImageId and fold; the images of a fold without a predicted car count too. Of a table
+    without `sure`, `equal_from` is the best threshold for equal confidences: one number, fitted on these
+    very cars.
+    """
+    row = {}
+    if "sure" not in predictions:
+        true_cars, predicted = (
+            table[table["ImageId"].isin(folds["ImageId"])] for table in (truth, predictions)
+        )
+        row["equal_from"] = metric.best_threshold(true_cars, predicted)
+    row = score(truth, predictions, folds["ImageId"], "oof", row.get("equal_from", -np.inf)) | row
+    for fold, images in folds.groupby("fold"):
+        row[f"fold{fold}_mAP"] = metric.evaluate(truth, predictions, images["ImageId"])["mAP"]
+    return row
+
+
+def bands(truth: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
+    """Per band of true depth z: truths, recall at the loosest and the middle pair of thresholds, and the
+    median relative depth error |z − z_true|/z_true of the cars matched at the loosest.
+    """
+    band, assigned = band_of(truth), metric.assign(truth, predictions)
+
+    def recall(level):
+        is_hit = np.isin(np.arange(len(truth)), assigned[:, level])
+        return [is_hit[band == i].mean() if (band == i).any() else np.nan for i in range(len(BAND_NAMES))]
+
+    matched = assigned[:, LOOSEST]
+    hit = matched >= 0
+    true_z = truth["z"].to_numpy(float)[matched[hit]]
+    error = pd.Series(np.abs(predictions["z"].to_numpy(float)[hit] - true_z) / true_z)
+    columns = {
+        "metres": BAND_NAMES,
+        "truths": np.bincount(band, minlength=len(BAND_NAMES)),
+        "recall_10%_50deg": recall(LOOSEST),
+        "recall_5%_25deg": recall(MIDDLE),
+        "median_depth_error": error.groupby(band[matched[hit]]).median().reindex(range(len(BAND_NAMES))),
+    }
+    return pd.DataFrame(columns)
+
+
+def evaluate(
+    labels: pd.DataFrame,
+    folds: pd.DataFrame,
+    members: dict[str, pd.DataFrame],
+    test_truth: pd.DataFrame | None = None,
+    test_ids: list[str] | None = None,
+    test_members: dict[str, pd.DataFrame] | None = None,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(table of scores, table of distance bands), one row or set of rows per member.
+
+    members, test_members: name → table of cars. The scores are sorted by out-of-fold mAP, best first; a
+    member known only by its test cars comes last, all of them sure unless the fusion says which.
+    """
+    rows, distance = {}, []
+
+    def add(name, images, truth, predictions, image_ids, row):
+        rows.setdefault(name, {"name": name}).update(row)
+        truth, predictions = (table[table["ImageId"].isin(image_ids)] for table in (truth, predictions))
+        table = bands(truth, predictions)
+        table.insert(0, "name", name)
+        table.insert(1, "images", images)
+        distance.append(table)
+
+    for name, predictions in members.items():
+        row = score_member(labels, predictions, folds)
+        add(name, "out of fold", labels, predictions, folds["ImageId"], row)
+    for name, predictions in (test_members or {}).items():
+        threshold = rows.get(name, {}).get("equal_from", -np.inf)
+        row = score(test_truth, predictions, test_ids, "test", threshold)
+        add(name, "test", test_truth, predictions, test_ids, row)
+    table = pd.DataFrame(list(rows.values()))
+    by = [column for column in ("oof_mAP", "test_mAP") if column in table]
+    return table.sort_values(by, ascending=False, ignore_index=True), pd.concat(distance, ignore_index=True)
