@@ -37,6 +37,7 @@ lint: .venv/installed
 	.venv/bin/snakefmt --check Snakefile workflow/rules workflow/studies.smk
 	.venv/bin/lint-imports
 	.venv/bin/snakemake --lint
+	.venv/bin/snakemake -s workflow/studies.smk --lint
 
 format: .venv/installed
 	.venv/bin/ruff check --fix .

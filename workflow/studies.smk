@@ -74,38 +74,29 @@ use rule build_cache from pipeline with:
         cache=lambda wildcards: command_line(Cache, CACHES[wildcards.cache]),
 
 
-def samples(wildcards):
-    """Picture cache and tables that a run learns from and predicts."""
-    cache = f"{RESULTS}/{BY_NAME[wildcards.model].cache_folder}"
-    return {
-        "cache": f"{cache}/cache.json",
-        "photos": f"{cache}/photos.npy",
-        "images": rules.check_data.output.images,
-        "labels": rules.check_data.output.labels,
-        "folds": rules.split_folds.output[0],
-    }
-
-
 use rule fetch_weights from pipeline
 
 
 use rule train from pipeline with:
     input:
-        unpack(samples),
+        cache=lambda wildcards: f"{RESULTS}/{BY_NAME[wildcards.model].cache_folder}/cache.json",
+        photos=lambda wildcards: f"{RESULTS}/{BY_NAME[wildcards.model].cache_folder}/photos.npy",
+        images=rules.check_data.output.images,
+        labels=rules.check_data.output.labels,
+        folds=rules.split_folds.output[0],
         weights=pipeline.pretrained_weights,
 
 
 # One fold is trained, and a variant that is predicted in another way shares the network of its base.
 use rule predict from pipeline with:
     input:
-        unpack(samples),
+        cache=lambda wildcards: f"{RESULTS}/{BY_NAME[wildcards.model].cache_folder}/cache.json",
+        photos=lambda wildcards: f"{RESULTS}/{BY_NAME[wildcards.model].cache_folder}/photos.npy",
+        images=rules.check_data.output.images,
+        folds=rules.split_folds.output[0],
         models=lambda wildcards: [f"{RESULTS}/round0/{BY_NAME[wildcards.model].trained}/fold{FOLD}/model.pt"],
     params:
         predict=lambda wildcards: f"--fewer-folds {command_line(Predict, BY_NAME[wildcards.model].predict)}",
-
-
-def predictions(wildcards, table):
-    return [f"{RESULTS}/round0/{run.name}/{table}.parquet" for run in RUNS[wildcards.study].values()]
 
 
 wildcard_constraints:
@@ -119,8 +110,11 @@ rule measure:
         images=rules.check_data.output.images,
         labels=rules.check_data.output.labels,
         folds=rules.split_folds.output[0],
-        oof=lambda wildcards: predictions(wildcards, "oof"),
-        test=lambda wildcards: predictions(wildcards, "test"),
+        predictions=lambda wildcards: expand(
+            f"{RESULTS}/round0/{{run}}/{{table}}.parquet",
+            run=[run.name for run in RUNS[wildcards.study].values()],
+            table=["oof", "test"],
+        ),
         truth=pipeline.TRUTH,
     output:
         f"{RESULTS}/{{study}}.json",

@@ -20,6 +20,7 @@ CHECKED = {*CACHED, "split_folds", "check_data"}
 RENDERED = {*CHECKED, "demo_data"}
 
 # Key → a value other than the one of configs/ci.yaml, and the rules whose jobs it plans.
+RETRAINED = '{"dla34": {"retrain": {"lr": 0.001}}}'
 CHANGES = {
     "demo": {
         **{"train_images": 13, "test_images": 7, "seed": 2, "scale": 0.11, "max_distance": 41},
@@ -42,7 +43,16 @@ PLANS = {
     **{"predict": FIRST, "pseudo": {*LATER, "make_pseudo_labels"}, "fuse": FUSED, "resources": set()},
 }
 # What changes no result, what the models of configs/ci.yaml say themselves, what their backbones do not take.
-WITHOUT_EFFECT = {"gpus", "width", "stacks", "modules"}
+WITHOUT_EFFECT = {"gpus", "backbone", "width", "stacks", "modules"}
+# These in a model: then they change its network. A path is a file of weights.
+OF_MODELS = {
+    "backbone": {"dla34": {"backbone": "timm:resnet18", "width": 1}},
+    "width": {"dla34": {"width": 0.25}},
+    "stacks": {"hourglass": {"stacks": 2}},
+    "modules": {"hourglass": {"modules": 2}},
+    "pretrained": {"dla34": {"pretrained": str(CI[1])}},
+    "revision": {"dla34": {"revision": 1}},
+}
 
 
 def planned(folder: Path, *config: str) -> dict[str, str]:
@@ -51,9 +61,10 @@ def planned(folder: Path, *config: str) -> dict[str, str]:
 
 def other(key: str, schema: dict):
     """A valid value of a key that is neither its default nor that of configs/ci.yaml."""
-    given = {"backbone": "timm:resnet18", "crop": [0.0, 0.6, 1.0, 0.87], "rotate_deg": [1.0, 1.5, 1.0]}
+    given = {"backbone": "hourglass", "crop": [0.0, 0.6, 1.0, 0.87], "rotate_deg": [1.0, 1.5, 1.0]}
     given |= {"input_width": 224, "input_height": 96, "neck_channels": 24, "heads": [], "width": 0.25}
     given |= {"loss_weights": {"depth": 1}, "mask_channel": True, "batch_size": 2, "gpus": 0, "flip": 0.4}
+    given |= {"pretrained": str(CI[1])}
     if key in given:
         return given[key]
     if "enum" in schema:
@@ -67,15 +78,13 @@ def cases() -> list[tuple[str, str, set[str], dict[str, str]]]:
     result = []
     for section, changes in CHANGES.items():
         for key, value in changes.items():
-            if value == "openvino" and not find_spec(
-                "openvino"
-            ):  # which is refused before anything is planned
+            if value == "openvino" and not find_spec("openvino"):  # refused before anything is planned
                 continue
             plan = set() if key == "max_depth_reason" else PLANS[section]  # a reason is for the record alone
             result.append((f"{section}.{key}", f"{section}={json.dumps({key: value})}", plan, {}))
     definitions = json.loads(schema_text())["$defs"]
     for key, schema in definitions["model"]["properties"].items():
-        if key in ("retrain", "pretrained", "backbone"):  # files, and what changes the other keys' meaning
+        if key == "retrain":
             continue
         change = f"train={json.dumps({key: other(key, schema)})}"
         plan = set() if key in WITHOUT_EFFECT else FIRST
@@ -85,18 +94,19 @@ def cases() -> list[tuple[str, str, set[str], dict[str, str]]]:
         result.append((f"retrain.{key}", change, LATER, {"train": "4", "predict": "2"}))
     result += [
         ("rounds", "rounds=3", {*LATER, "make_pseudo_labels"}, {"train": "4", "make_pseudo_labels": "1"}),
-        ("models.revision", 'models={"dla34": {"revision": 1}}', FIRST, {"train": "6", "predict": "3"}),
-        (
-            "models.retrain",
-            'models={"dla34": {"retrain": {"lr": 0.001}}}',
-            LATER,
-            {"train": "2", "predict": "1"},
-        ),
+        ("models.retrain", f"models={RETRAINED}", LATER, {"train": "2", "predict": "1"}),
         ("models.null", 'models={"dla34": null}', {*LATER, "make_pseudo_labels"}, {}),
         # Numbers that change places, or take another's value: Snakemake compares values of params as a set.
         ("folds alike", 'folds={"hash_distance": 2, "seed": 2}', FOLDED, {}),
         ("size alike", 'train={"input_width": 64}', FIRST, {"train": "8"}),
     ]
+    for (
+        key,
+        change,
+    ) in OF_MODELS.items():  # the other model's networks of round 1 learn from new pseudo labels
+        result.append(
+            (f"models.{key}", f"models={json.dumps(change)}", FIRST, {"train": "6", "predict": "3"})
+        )
     return result
 
 
@@ -106,8 +116,9 @@ def test_the_walk_knows_every_key():
     assert set(CHANGES) == sections
     for section in sections:
         assert set(CHANGES[section]) == set(schema["properties"][section]["properties"]), section
-    known = {name.partition(".")[2] for name, *_ in cases() if name.startswith("train.")}
-    assert known | {"retrain", "pretrained", "backbone"} == set(schema["$defs"]["model"]["properties"])
+    walked = {name.partition(".")[2] for name, *_ in cases() if name.startswith("train.")}
+    assert walked | {"retrain"} == set(schema["$defs"]["model"]["properties"])
+    assert set(OF_MODELS) >= WITHOUT_EFFECT - {"gpus"}
 
 
 @pytest.mark.slow
@@ -117,29 +128,30 @@ def test_a_changed_key_plans_exactly_what_depends_on_it(finished):
 
     def mistakes(case):
         name, change, rules, numbers = case
-        found = planned(finished, change)
-        wrong = {rule: found.get(rule) for rule, number in numbers.items() if found.get(rule) != number}
-        rules_found = set(found) - {"submission"}
-        return [f"{name}: plans {sorted(rules_found)}, not {sorted(rules)}"] * (rules_found != rules) + [
-            f"{name}: {rule} {number} times" for rule, number in wrong.items()
+        plan = planned(finished, change)
+        planned_rules = set(plan) - {"submission"}
+        if planned_rules != rules:
+            return [f"{name}: plans {sorted(planned_rules)}, not {sorted(rules)}"]
+        return [
+            f"{name}: {rule} {plan[rule]} times, not {number}"
+            for rule, number in numbers.items()
+            if plan[rule] != number
         ]
 
     with ThreadPoolExecutor(2) as pool:
-        lines = [line for found in pool.map(mistakes, everything) for line in found]
+        lines = [line for wrong in pool.map(mistakes, everything) for line in wrong]
     assert not lines, "\n".join(lines)
 
 
 def test_fusing_again_trains_nothing(finished):
-    found = jobs(snakemake(finished, "-n", "submission", "-R", "fuse", *CI))
-    assert set(found) - {"submission"} == FUSED - {"fit_fusion"}
+    plan = jobs(snakemake(finished, "-n", "submission", "-R", "fuse", *CI))
+    assert set(plan) - {"submission"} == FUSED - {"fit_fusion"}
 
 
 def test_later_rounds_are_nothing_to_the_first(finished):
     assert planned(finished, 'retrain={"lr": 0.003}')["train"] == "4"
-    assert (
-        planned(finished, 'retrain={"pseudo_share": 0.1}', 'models={"dla34": {"revision": 0}}')["train"]
-        == "4"
-    )
+    changes = ['retrain={"pseudo_share": 0.1}', 'models={"dla34": {"revision": 0}}']
+    assert planned(finished, *changes)["train"] == "4"
 
 
 def test_one_model_trains_alone(finished):
@@ -157,7 +169,7 @@ def test_how_it_runs_is_no_part_of_the_result(finished):
 @pytest.fixture(scope="module")
 def with_data(finished, tmp_path_factory):
     """A finished run on a folder of the user's: the finished demo's photos, given as data_root."""
-    folder = tmp_path_factory.mktemp("own")
+    folder = tmp_path_factory.mktemp("with_data")
     shutil.copytree(finished / "results" / "ci" / "demo", folder / "data")
     small = ["rounds=1", 'models={"dla34": null}', 'train={"epochs": 1}', f"data_root={folder / 'data'}"]
     snakemake(folder, "submission", *CI, "--config", *small)

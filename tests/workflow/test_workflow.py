@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from carpose.core.errors import UserError
-from carpose.forecast.__main__ import forecast, planned_jobs
+from carpose.forecast.jobs import forecast, planned_jobs
 from carpose.kaggle.submission import validate
 from carpose.kaggle.tables import read_sample, read_submission
 from tests.helpers import CI, REPOSITORY, jobs, snakemake
@@ -147,7 +147,7 @@ def test_run_ends_with_a_valid_submission(finished):
     fused = pd.read_parquet(results / "fused_test.parquet")
     image_ids = read_sample(results / "demo" / "sample_submission.csv")
     for name, expected in (("submission", fused), ("submission_sure", fused[fused["sure"]])):
-        assert validate(results / f"{name}.csv", image_ids) == []
+        assert validate(results / f"{name}.csv", image_ids)[0] == []
         assert len(read_submission(results / f"{name}.csv")[0]) == len(expected)
     table = pd.read_csv(results / "evaluation.csv")
     names = {f"round{r}/{m}" for r in (0, 1) for m in ("dla34", "hourglass")} | {"fused"}
@@ -193,11 +193,11 @@ def test_forecast_knows_what_earlier_jobs_took(finished, tmp_path, monkeypatch):
         pd.read_csv(path, sep="\t")["s"] for path in finished.glob("results/ci/benchmarks/train/*.tsv")
     ]
     train = again.loc["train"]
-    assert train["jobs"] == train["known"] == len(measured) == 8
+    assert train["jobs"] == train["measured"] == len(measured) == 8
     assert train["hours_expected"] == pytest.approx(pd.concat(measured).sum() / 3600)
     assert train["gpu_hours"] == pytest.approx(8 * 10 / 60)
     more = planned_jobs(snakemake(finished, "-n", "retrained", *CI, "--config", "rounds=3"))
-    assert len(more.query("rule == 'train'")) == 4 and forecast(more).loc["train", "known"] == 4
+    assert len(more.query("rule == 'train'")) == 4 and forecast(more).loc["train", "measured"] == 4
 
 
 def test_forecast_wants_a_dry_run():

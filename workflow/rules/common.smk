@@ -12,12 +12,12 @@ ENVS = LIBRARY.parent / "envs"  # for --sdm conda
 sys.path.insert(0, str(LIBRARY))
 
 from carpose.config.check import check
-from carpose.config.load import gpus_of, models_of, parsed, recipe_of, with_models
+from carpose.config.load import gpus_of, models_of, parsed, recipe_of, recipes_of, with_models
 from carpose.config.options import command_line
 from carpose.config.recipe import Recipe
 from carpose.config.sections import Cache, Demo, Exclude, Folds, Fuse, Predict, Pseudo, Running
 from carpose.core.errors import UserError
-from carpose.kaggle.identity import data_identity
+from carpose.kaggle.identity import TABLES, data_identity
 from carpose.registry.backbones import published_name
 
 try:
@@ -46,16 +46,15 @@ MODELS = models_of(config)
 GPUS = {name: gpus_of(config, name) for name in MODELS}
 # Published weights to begin with: timm's name → the backbone and width that they are for.
 FETCHED = {
-    published_name(*network): network
-    for own in [recipe_of(config, model, round) for model in MODELS for round in range(min(ROUNDS, 2))]
-    if own.get("pretrained") == "hub"
-    for network in [(own["backbone"], own.get("width", Recipe.width))]
+    published_name(recipe.backbone, recipe.width): recipe
+    for model in MODELS
+    for recipe in recipes_of(config, model)
+    if recipe.pretrained == "hub"
 }
 FUSED_ROUNDS = range(ROUNDS) if config["fuse"]["rounds"] == "all" else config["fuse"]["rounds"]
 DEMO = not config["data_root"]
 DATA = f"{RESULTS}/demo" if DEMO else config["data_root"]
 TRUTH = f"{RESULTS}/demo_truth.csv" if DEMO else []
-TABLES = ["train.csv", "sample_submission.csv", "camera/camera_intrinsic.txt"]
 for table in [] if DEMO else TABLES:
     if not (Path(DATA) / table).is_file():
         raise WorkflowError(
@@ -100,11 +99,11 @@ def unremembered(value):
 
 def recipe(wildcards):
     """A model's recipe in a round; published weights come from the file that `fetch_weights` made."""
-    own = recipe_of(config, wildcards.model, int(wildcards.round))
-    if own.get("pretrained") == "hub":
-        name = published_name(own["backbone"], own.get("width", Recipe.width))
-        own["pretrained"] = f"{RESULTS}/weights/{name}.safetensors"
-    return own
+    keys = recipe_of(config, wildcards.model, int(wildcards.round))
+    if keys.get("pretrained") == "hub":
+        name = published_name(keys["backbone"], keys.get("width", Recipe.width))
+        keys["pretrained"] = f"{RESULTS}/weights/{name}.safetensors"
+    return keys
 
 
 def pretrained_weights(wildcards):

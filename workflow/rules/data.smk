@@ -19,7 +19,7 @@ if DEMO:
             **stage_resources("small"),
         params:
             folder=unremembered(DATA),
-            demo=settings(Demo, {key: value for key, value in config["demo"].items() if value != ""}),
+            demo=settings(Demo, config["demo"]),
         shell:
             "python -m carpose.synth --output {params.folder:q} --truth-output {output.truth}"
             " --identity-output {output.identity} {params.demo} --jobs {threads} 2>&1 | tee {log}"
@@ -46,7 +46,13 @@ rule check_data:
         folder=unremembered(DATA),
         identity=f"--identity {IDENTITY}" if IDENTITY else "",
         exclude=exclusions(),
-        left_out=f"{sorted(config['exclude'].get('images', {}))} {config['exclude'].get('max_depth')}",
+        left_out=settings(
+            Exclude,
+            {
+                "images": dict.fromkeys(config["exclude"].get("images", {}), "left out"),
+                "max_depth": config["exclude"].get("max_depth", Exclude.max_depth),
+            },
+        ),
     shell:
         "python -m carpose.kaggle check {params.folder:q} --findings {log.findings}"
         " --images {output.images} --labels {output.labels} {params.identity} {params.exclude}"

@@ -24,6 +24,7 @@ rule predict:
         **stage_resources("predict"),
         gpu=lambda wildcards: min(1, GPUS[wildcards.model]),
     params:
+        # (The GPU comes from the resources: --resources gpu=N lowers it to what there is.)
         predict=settings(Predict, config["predict"]),
         threads=lambda wildcards: f"--threads {recipe(wildcards).get('threads', Recipe.threads)}",
         running=lambda wildcards, input: command_line(

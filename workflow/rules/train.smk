@@ -10,7 +10,9 @@ rule fetch_weights:
     conda:
         f"{ENVS}/torch.yaml"
     params:
-        network=lambda wildcards: "--backbone {} --width {}".format(*FETCHED[wildcards.published]),
+        network=lambda wildcards: command_line(
+            Recipe, {key: getattr(FETCHED[wildcards.published], key) for key in ("backbone", "width")}
+        ),
     shell:
         "python -m carpose.network.weights {params.network} --output {output} 2>&1 | tee {log}"
 
@@ -46,6 +48,7 @@ rule train:
         **stage_resources("train", processes),
         gpu=lambda wildcards: GPUS[wildcards.model],
     params:
+        # (The GPUs come from the resources: --resources gpu=N lowers them to what there is.)
         # Of the wildcards alone, so that a change of it is noticed.
         recipe=lambda wildcards: command_line(Recipe, recipe(wildcards)),
         later=lambda wildcards, input: " ".join(

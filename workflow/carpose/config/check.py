@@ -7,9 +7,9 @@ from importlib.util import find_spec
 from carpose.core.errors import UserError
 from carpose.registry.backbones import backbone_of, on_hub
 
-from .load import gpus_of, models_of, recipe_of
+from .load import gpus_of, models_of, recipe_of, recipes_of
 from .messages import problems
-from .recipe import NETWORK, Recipe
+from .recipe import NETWORK
 from .schema import config_schema
 
 
@@ -50,22 +50,19 @@ def _of_rounds(config: dict) -> list[str]:
 def _of_models(config: dict) -> list[str]:
     lines = []
     for name in models_of(config):
-        first, later = (Recipe(**recipe_of(config, name, round_)) for round_ in (0, 1))
         if "backbone" not in recipe_of(config, name):
             lines.append(f"models.{name}.backbone: is missing; name the network, such as backbone: dla34")
         gpus = gpus_of(config, name)
-        lines += [
-            f"models.{name}: {gpus} GPUs cannot share batches of {size} photos equally"
-            for size in {first.batch_size, later.batch_size}
-            if size % max(gpus, 1)
-        ]
-        for own in [first, later][: config["rounds"]]:
-            if backbone_of(own.backbone).fixed_width and own.width != 1:
-                lines.append(f"models.{name}.width: {own.backbone} can be had at width 1 alone")
-            elif own.pretrained == "hub" and not on_hub(own.backbone, own.width):
+        for recipe in recipes_of(config, name):
+            if recipe.batch_size % max(gpus, 1):
+                text = f"{gpus} GPUs cannot share batches of {recipe.batch_size} photos equally"
+                lines.append(f"models.{name}: {text}")
+            if backbone_of(recipe.backbone).fixed_width and recipe.width != 1:
+                lines.append(f"models.{name}.width: {recipe.backbone} can be had at width 1 alone")
+            elif recipe.pretrained == "hub" and not on_hub(recipe.backbone, recipe.width):
                 lines.append(
-                    f"models.{name}.pretrained: the hub has no weights of {own.backbone} at width"
-                    f" {own.width:g}; take none, or the path of a file"
+                    f"models.{name}.pretrained: the hub has no weights of {recipe.backbone} at width"
+                    f" {recipe.width:g}; take none, or the path of a file"
                 )
     return lines
 
@@ -73,11 +70,12 @@ def _of_models(config: dict) -> list[str]:
 def _of_warm_starts(config: dict) -> list[str]:
     """A training that begins with the weights of the round before has the same network."""
     models = defaultdict(list)
-    for name in models_of(config) if config["rounds"] > 1 else []:
-        first, later = (Recipe(**recipe_of(config, name, round_)) for round_ in (0, 1))
-        for key in NETWORK if later.start == "warm" else []:
-            if getattr(first, key) != getattr(later, key):
-                models[key].append(name)
+    for name in models_of(config):
+        first, *later = recipes_of(config, name)
+        for recipe in later if later and later[0].start == "warm" else []:
+            for key in NETWORK:
+                if getattr(first, key) != getattr(recipe, key):
+                    models[key].append(name)
     return [
         f"retrain: {key} of {', '.join(names)} differs from the first round's, whose weights it starts with;"
         " take the same, or start: scratch"
@@ -86,11 +84,10 @@ def _of_warm_starts(config: dict) -> list[str]:
 
 
 def _of_crops(config: dict) -> list[str]:
-    cached, views = config["cache"]["crop"], defaultdict(list)
+    cached, views = config["cache"]["crop"], defaultdict(dict)
     for name in models_of(config):
-        for round_ in range(min(config["rounds"], 2)):
-            crop = tuple(recipe_of(config, name, round_).get("crop", Recipe().crop))
-            views[crop] += [name] if name not in views[crop] else []
+        for recipe in recipes_of(config, name):
+            views[tuple(recipe.crop)][name] = True
     return [
         f"models: the crop of {', '.join(names)}, {list(crop)}, shows what cache.crop, {cached}, leaves out"
         " of the photos; widen cache.crop"

@@ -68,8 +68,13 @@ def recipe_of(config: dict, model: str, round_: int = 0) -> dict:
     if round_ > 0:
         settings = laid_over(laid_over(settings, config["retrain"]), retrain)
     taken = backbone_of(settings.get("backbone", Recipe.backbone)).keys
-    others = {key for entry in BACKBONES.values() for key in entry.keys} - set(taken)
-    return {key: value for key, value in settings.items() if key not in {*properties(Hardware), *others}}
+    foreign = {key for entry in BACKBONES.values() for key in entry.keys} - set(taken)
+    return {key: value for key, value in settings.items() if key not in {*properties(Hardware), *foreign}}
+
+
+def recipes_of(config: dict, model: str) -> list[Recipe]:
+    """A model's recipe in the first round and, if there are more, in the later ones."""
+    return [Recipe(**recipe_of(config, model, round_)) for round_ in range(min(config["rounds"], 2))]
 
 
 def gpus_of(config: dict, model: str) -> int:

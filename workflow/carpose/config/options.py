@@ -14,11 +14,11 @@ from .messages import problems
 Section = TypeVar("Section")
 
 
-def add_options(parser: argparse.ArgumentParser, section: type, leave_out: tuple[str, ...] = ()) -> None:
-    """One option per key of the section."""
+def add_options(parser: argparse.ArgumentParser, section: type, only: tuple[str, ...] = ()) -> None:
+    """One option per key of the section, or per key named in `only`."""
     group = parser.add_argument_group(section.__name__.lower(), section.__doc__)
     for item in fields(section):
-        if item.name in leave_out:
+        if only and item.name not in only:
             continue
         keywords, default = item.metadata["schema"], default_of(item)
         options: dict[str, Any] = {"help": item.metadata["help"].replace("%", "%%"), "default": default}
@@ -42,11 +42,12 @@ def add_options(parser: argparse.ArgumentParser, section: type, leave_out: tuple
         group.add_argument(_option(item.name), **options)
 
 
-def from_options(
-    args: argparse.Namespace, section: type[Section], leave_out: tuple[str, ...] = ()
-) -> Section:
-    """The section's values. Raises UserError with one line per value that is out of its range."""
-    names = [item.name for item in fields(section) if item.name not in leave_out]
+def from_options(args: argparse.Namespace, section: type[Section], only: tuple[str, ...] = ()) -> Section:
+    """The section's values, those of keys that were not added their defaults.
+
+    Raises UserError with one line per value that is out of its range.
+    """
+    names = only or [item.name for item in fields(section)]
     values = section(**{name: getattr(args, name) for name in names})
     lines = problems(asdict(values), section_schema(section))
     if lines:

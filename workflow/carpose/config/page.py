@@ -50,9 +50,7 @@ def _table(section: type, head: str, items: tuple | None = None) -> str:
     for item in items or fields(section):
         text = item.metadata["help"] + (" *(later)*" if item.metadata["later"] else "")
         default = json.dumps(default_of(item), ensure_ascii=False)
-        lines.append(
-            f"| `{item.name}` | {_values(schema(item))} | `{default}` | {text} |".replace("| `|", "| `")
-        )
+        lines.append(f"| `{item.name}` | {_values(schema(item))} | `{default}` | {text} |")
     return "\n".join(lines) + "\n"
 
 
@@ -66,7 +64,7 @@ def _values(key: dict) -> str:
     if key.get("type") == "object":
         return "name: value"
     if "anyOf" in key:
-        return "see there"
+        return "`all` or a list of 0 …"
     words = {"integer": "whole number", "number": "number", "boolean": "true, false", "string": "text"}[
         key["type"]
     ]

@@ -1,11 +1,15 @@
 """Keys of earlier versions: what to write instead. An error names it where one of them is met."""
 
-STUDIED = "it was removed: no study found a gain (docs/studies.md; the tag studies-1 still has it)"
+from dataclasses import fields
+
+from .recipe import Recipe
+
+REMOVED = "it was removed (docs/studies.md says why; the tag studies-1 still has it)"
 RENAMED = {
     "retrain_epochs": "write epochs in the section retrain:",
     "retrain_lr": "write lr in the section retrain:",
     "retrain_start": "write start in the section retrain:",
-    "pseudo_share": "write it in the section retrain:",
+    **{item.name: "write it in the section retrain:" for item in fields(Recipe) if item.metadata["later"]},
     "student": "write pseudo_augment_scale in the section retrain:",
     "height_cue": "write heads: [height]",
     **{
@@ -25,8 +29,8 @@ RENAMED = {
             *("rotation", "yaw", "pitch_roll", "constant_pitch", "constant_roll", "radius_rule"),
             *("loss_balance", "depth_beta", "ground", "average_maps", "accumulate"),
         ],
-        STUDIED,
+        REMOVED,
     ),
 }
 # Here another word: the same name means something else in another section.
-BY_SECTION = {"fuse.hash_distance": STUDIED}
+BY_SECTION = {"fuse.hash_distance": REMOVED}

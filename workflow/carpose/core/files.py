@@ -9,8 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from carpose.core.errors import UserError
-
+from .errors import UserError
 from .memory import keep_freed_memory
 
 

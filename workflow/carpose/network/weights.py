@@ -7,25 +7,30 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
+from carpose.config.options import add_options, from_options
+from carpose.config.recipe import Recipe
 from carpose.core.errors import UserError
 from carpose.core.files import atomic, run_main
 from carpose.core.options import program
 from carpose.registry.backbones import published_name
 from models.pretrained import from_hub
 
+KEYS = ("backbone", "width")
 
-def main() -> None:
+
+def main() -> int:
     parser = program("carpose.network.weights", __doc__)
-    parser.add_argument("--backbone", required=True, help="a backbone's name in a recipe")
-    parser.add_argument("--width", type=float, default=1.0, help="the hub has weights of width 1")
+    add_options(parser, Recipe, KEYS)
     parser.add_argument("--output", type=Path, required=True, help=".safetensors file to write")
     args = parser.parse_args()
+    recipe = from_options(args, Recipe, KEYS)
     try:
-        weights = from_hub(published_name(args.backbone, args.width))
+        weights = from_hub(published_name(recipe.backbone, recipe.width))
     except ValueError as error:
         raise UserError(str(error)) from error
     with atomic(args.output) as temporary:
         save_file({name: tensor.contiguous() for name, tensor in weights.items()}, temporary)
+    return 0
 
 
 if __name__ == "__main__":

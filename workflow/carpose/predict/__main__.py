@@ -22,12 +22,12 @@ from carpose.network.device import lease, worker_count
 from .cars import predict_cars
 from .networks import load_networks
 
-TRAINING_ONLY = ("validate_every", "save_minutes", "tensorboard")
+RUNNING = ("workers", "graphs")  # the keys that a prediction heeds
 
 
 def main() -> int:
     args = parse()
-    settings, running = from_options(args, Predict), from_options(args, Running, TRAINING_ONLY)
+    settings, running = from_options(args, Predict), from_options(args, Running, RUNNING)
     torch.set_num_threads(args.threads)
     check_outputs(args.oof, args.test, args.test_folds)
     folds, test_ids = parquet.read_folds(args.folds), read_test_images(args.images, excluded=False)
@@ -76,7 +76,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=whole(1), default=1, help="threads of the network on the CPU")
     parser.add_argument("--gpus", type=whole(0), default=1, help="0: compute on the CPU")
     add_options(parser, Predict)
-    add_options(parser, Running, TRAINING_ONLY)
+    add_options(parser, Running, RUNNING)
     return parser.parse_args()
 
 
