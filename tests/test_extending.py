@@ -64,7 +64,7 @@ def test_the_packages_are_those_of_the_contract():
     """In their order; those of one layer in any."""
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
     layers = project["tool"]["importlinter"]["contracts"][0]["layers"][::-1]  # from below
-    order = [set(layer.replace("carpose.", "").split(" | ")) for layer in layers]
+    order = [set(layer.split(" | ")) for layer in layers]
     packages = iter(re.findall(r"^\| `(\w+)` \|", PAGE.split("## The packages")[1], re.M))
     assert [{next(packages, None) for _ in layer} for layer in order] == order and not list(packages)
 

@@ -8,7 +8,6 @@ from carpose.core.errors import UserError
 from carpose.kaggle.read import (
     check_coverage,
     images_of,
-    note_code,
     read_image_ids,
     read_members,
     read_predictions,
@@ -58,15 +57,6 @@ def test_a_submission_must_have_a_row_for_every_photo(tmp_path):
 def test_a_table_that_does_not_say_what_it_covers_is_believed(tmp_path):
     POSES.assign(score=0.5).to_parquet(tmp_path / "old.parquet")
     check_coverage(read_members([f"a={tmp_path}/old.parquet"]), ["a", "d"])
-
-
-def test_tables_of_other_code_are_noted_in_one_line(predictions, tmp_path, capsys):
-    note_code(read_members([f"a={predictions}"]))
-    assert not capsys.readouterr().out
-    POSES.assign(score=0.5).to_parquet(tmp_path / "old.parquet")
-    note_code(read_members([f"a={predictions}"]), read_members([f"b={tmp_path}/old.parquet"]))
-    said = capsys.readouterr().out
-    assert said.count("\n") == 1 and "old.parquet" in said and "-R predict" in said
 
 
 def test_members_are_named(predictions, tmp_path):

@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from carpose.core import version
 from carpose.core.errors import UserError
 from carpose.network.checkpoint import build
 from carpose.predict.networks import RawPrediction, flipped_forward, forward, load_networks, mean, placed
@@ -28,18 +27,6 @@ def test_a_fold_s_network_predicts_its_own_photos_alone(tmp_path):
     load_networks(folds, CPU)
     with pytest.raises(UserError, match="1.pt: is the model of fold 1 given as fold 0's"):
         load_networks(folds[::-1], CPU)
-
-
-def test_networks_of_other_code_are_said(tmp_path, capsys):
-    own = checkpoint(tmp_path / "own.pt")
-    load_networks([own], CPU)
-    assert capsys.readouterr().out == ""
-    about = {"code": "0.0.1+old", "code_digest": "0123"}
-    other = checkpoint(tmp_path / "other.pt", provenance=about)
-    load_networks([own, other], CPU)
-    (line,) = capsys.readouterr().out.splitlines()
-    for word in ("1 of 2", "other.pt", "0.0.1+old", version.code_version(), "-R train"):
-        assert word in line
 
 
 @pytest.mark.parametrize("change", [{}, {"heads": ["height"]}, {"position": "regressed"}], ids=str)

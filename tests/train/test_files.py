@@ -53,7 +53,9 @@ def test_pseudo_labels_of_the_fold_are_learnt_from(files, tmp_path):
     pseudo = labels.head(6).assign(ImageId=tests[0], weight=0.5, depth_sigma=0.1)
     pseudo["fold"] = [0, 0, 0, 0, 1, 1]
     cars.write(tmp_path / "pseudo.parquet", pseudo)
-    both, valid_ids, both_true = loop.read_files(replace(files, pseudo=tmp_path / "pseudo.parquet"), 0, RECIPE)
+    both, valid_ids, both_true = loop.read_files(
+        replace(files, pseudo=tmp_path / "pseudo.parquet"), 0, RECIPE
+    )
     assert set(true.ImageId) <= set(valid_ids) and both_true.equals(true), "measured on labels alone"
     assert valid_ids == plain_ids and both.labelled == plain.labelled == len(plain)
     assert both.image_ids[both.labelled :] == sorted(tests)

@@ -17,7 +17,7 @@ from carpose.core.files import run_main, write_text
 from carpose.core.options import NAMED, commands, program, whole
 from carpose.drawing.figures import PREDICTED, TRUE, cars_figure
 from carpose.geometry import camera
-from carpose.kaggle.read import check_coverage, note_code, read_members
+from carpose.kaggle.read import check_coverage, read_members
 from carpose.plots.figures import save
 
 from .errors import errors
@@ -52,7 +52,6 @@ def analyse_errors(args: argparse.Namespace) -> None:
     folds, images = parquet.read_folds(args.folds), parquet.read_images(args.images).set_index("ImageId")
     labels, members = cars.read(args.labels), read_members(args.members)
     check_coverage(members, folds["ImageId"])
-    note_code(members)
     intrinsics = camera.read_intrinsics(camera.intrinsics_file(args.data))
     photo_size = tuple(images.loc[folds["ImageId"], ["width", "height"]].iloc[0])
     truth = labels[labels["ImageId"].isin(folds["ImageId"])]

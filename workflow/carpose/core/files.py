@@ -11,6 +11,7 @@ from pathlib import Path
 
 from .errors import UserError
 from .memory import keep_freed_memory
+from .version import note_other_code
 
 
 @contextlib.contextmanager
@@ -58,11 +59,12 @@ QUOTED = 40  # characters
 def run_main(main: Callable[[], int | None]) -> None:
     """Run a command line: a UserError, or a disk that does not take or give, becomes one clear message.
 
-    Freed memory is kept.
+    Freed memory is kept. At the end, a line where results were used that other code made.
     """
     keep_freed_memory()
     try:
         status = main()
+        note_other_code()
         sys.stdout.flush()  # here, where a reader that has gone is known what to do about
         sys.exit(status)
     except UserError as error:

@@ -13,7 +13,7 @@ from pandas.api import types
 
 from .errors import UserError
 from .files import atomic
-from .version import provenance
+from .version import provenance, remember_use
 
 TEXT, NUMBER, MAYBE, FLAG = "text", "finite numbers", "numbers", "true or false"  # MAYBE: NaN is not known
 IMAGES = {"ImageId": TEXT, "split": TEXT, "excluded": TEXT, "phash": TEXT}
@@ -58,6 +58,7 @@ def read(path: str | Path, columns: dict[str, str], optional: dict[str, str] | N
     for name, kind in ((optional or {}) | columns).items():
         if name in table and len(table):
             _check(path, table, name, kind)
+    remember_use(path, about(path))
     return table
 
 

@@ -4,12 +4,14 @@ import functools
 import hashlib
 import importlib.util
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from carpose import __version__
 
 LIBRARY = Path(__file__).parents[1]
+_used: dict[str, Mapping] = {}  # the results that this process read, and what they say of themselves
 
 
 @functools.cache
@@ -47,17 +49,19 @@ def provenance() -> dict[str, str]:
     return {"code": code_version(), "code_digest": code_digest()}
 
 
-def note_other_code(made: Mapping[str | Path, Mapping], remedy: str) -> None:
-    """Print one line where results were made by other code than this.
+def remember_use(path: str | Path, about: Mapping) -> None:
+    """Say that the result `path` was read. about: its `provenance`; a file of a user has none."""
+    if "code_digest" in about:
+        _used[str(path)] = about
 
-    made: file → what it says of itself, with `provenance` or without; remedy: how to make them again.
-    """
-    other = {path: about for path, about in made.items() if about.get("code_digest") != code_digest()}
+
+def note_other_code() -> None:
+    """Print one line where this process read results that other code made."""
+    other = {path: about for path, about in _used.items() if about["code_digest"] != code_digest()}
     if other:
         first, about = next(iter(other.items()))
         print(
-            f"note: {len(other)} of {len(made)} results used here were made by other code, such as {first}"
-            f" by {about.get('code', 'an earlier version')}, this is {code_version()};"
-            f" {remedy} makes them again",
-            flush=True,
+            f"note: {len(other)} of {len(_used)} results used here were made by other code, such as {first}"
+            f" by {about['code']}, this is {code_version()}; snakemake … -R RULE makes them again",
+            file=sys.stderr,
         )

@@ -10,7 +10,7 @@ from carpose.core import cars
 from carpose.core.errors import UserError
 from carpose.core.files import check_outputs, run_main
 from carpose.core.options import NAMED, program
-from carpose.kaggle.read import check_coverage, images_of, note_code, read_members, tables_of
+from carpose.kaggle.read import check_coverage, images_of, read_members, tables_of
 from carpose.kaggle.submission import write_submission
 from carpose.kaggle.tables import read_sample
 
@@ -33,7 +33,6 @@ def main() -> None:
     check_outputs(Path(args.output))
     sample = read_sample(args.sample) if args.sample else None
     members = read_members(args.inputs)
-    note_code(members)
     image_ids = images_of(members)
     check_coverage(members, image_ids)
     fused = fuse(tables_of(members), read_fit(args.fit) if args.fit else None)

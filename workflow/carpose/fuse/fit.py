@@ -18,7 +18,7 @@ from carpose.core.errors import UserError
 from carpose.core.files import run_main, write_text
 from carpose.core.options import NAMED, program
 from carpose.geometry import ground
-from carpose.kaggle.read import check_coverage, note_code, read_members, tables_of
+from carpose.kaggle.read import check_coverage, read_members, tables_of
 from carpose.metric.score import LOOSEST
 
 from .calibration import fit_logistic
@@ -260,7 +260,6 @@ def main() -> None:
     args = parser.parse_args()
     members, folds = read_members(args.members), parquet.read_folds(args.folds)
     check_coverage(members, folds["ImageId"])
-    note_code(members)
     mode = from_options(args, Fuse, only=("mode",)).mode
     final, fused = fit_nested(cars.read(args.labels), folds, tables_of(members), mode)
     cars.write(args.fused_output, fused, image_ids=folds["ImageId"])

@@ -35,7 +35,7 @@ def main() -> int:
     sub.add_argument("--labels", type=Path, help="write the cars to learn from to this Parquet file")
     sub.add_argument("--exclude", nargs="*", default=[], metavar="ID=REASON", help="images to leave out")
     add_options(sub, Exclude, RULE)
-    sub.add_argument("--identity", help="which data these are: printed, nothing else")
+    sub.add_argument("--identity", help="which data these are, for the table of images to say")
     sub.add_argument("--jobs", type=whole(1), default=os.cpu_count(), help="photos decoded at a time")
 
     def validate_file(args: argparse.Namespace) -> int:

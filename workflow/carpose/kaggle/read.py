@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -10,7 +10,6 @@ import pandas as pd
 from carpose.core import cars, parquet
 from carpose.core.errors import UserError
 from carpose.core.options import named_paths
-from carpose.core.version import note_other_code
 
 from .tables import invalid_poses, read_labels, read_sample, read_submission, stop_at_first
 
@@ -20,13 +19,12 @@ class Predictions:
     """A file of predicted cars.
 
     cars: the table, with score; image_ids: the photos that were looked at, in order, also those without a
-    car; None where the file does not say; about: what it says of the code that made it.
+    car; None where the file does not say.
     """
 
     path: str
     cars: pd.DataFrame
     image_ids: list[str] | None
-    about: dict | None = field(default=None, repr=False)
 
 
 def read_truth(path: str | Path) -> pd.DataFrame:
@@ -41,9 +39,9 @@ def read_predictions(path: str | Path) -> Predictions:
     """
     if Path(path).suffix == ".csv":
         return Predictions(str(path), *read_submission(path))
-    table, about = cars.read(path, scored=True), parquet.about(path)
+    table = cars.read(path, scored=True)
     stop_at_first(invalid_poses(path, table))
-    return Predictions(str(path), table, about.get("image_ids"), about)
+    return Predictions(str(path), table, parquet.about(path).get("image_ids"))
 
 
 def read_members(arguments: Iterable[str]) -> dict[str, Predictions]:
@@ -72,15 +70,9 @@ def check_coverage(members: Mapping[str, Predictions], image_ids: Iterable[str])
         if len(missing):
             text = f"{len(missing)} of {len(image_ids)} photos were not predicted, first {missing[0]}"
             advice = "it is of other photos or folds: predict again (snakemake … -R predict)"
-            if member.about is None:  # a CSV
+            if Path(member.path).suffix == ".csv":
                 advice = "give it a row for every photo"
             raise UserError(f"{member.path}: {text}; {advice}")
-
-
-def note_code(*members: Mapping[str, Predictions]) -> None:
-    """Print one line where tables were made by other code than this."""
-    made = {m.path: m.about for group in members for m in group.values() if m.about is not None}
-    note_other_code(made, "snakemake … -R predict")
 
 
 def read_image_ids(path: str | Path) -> list[str]:

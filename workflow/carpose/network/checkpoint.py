@@ -75,4 +75,5 @@ def load_checkpoint(path: Path) -> tuple[torch.nn.Module, Recipe, dict]:
     except Exception as error:  # anything can be wrong with a file
         reason = f"{type(error).__name__}: {brief(str(error))}"
         raise UserError(f"{path}: not a checkpoint of this version ({reason}); train it again") from error
+    version.remember_use(path, provenance)
     return model, recipe, provenance

@@ -10,7 +10,6 @@ import torch
 
 from carpose.config.recipe import Recipe
 from carpose.core.errors import UserError
-from carpose.core.version import note_other_code
 from carpose.data.samples import network_input
 from carpose.heads.decode import Poses
 from carpose.heads.head import Tensors, make_heads
@@ -42,9 +41,9 @@ def load_networks(
     """Checkpoints of fold 0, 1, … of one model → its networks, and their recipe.
 
     runtime, graphs: as in `placed`. Raises UserError where a checkpoint is another fold's, where recipes
-    differ, or where the runtime is not installed. Says so where other code than this trained one.
+    differ, or where the runtime is not installed.
     """
-    networks, first, made = [], None, {}
+    networks, first = [], None
     for fold, path in enumerate(checkpoints):
         model, recipe, provenance = load_checkpoint(path)
         if (trained := provenance.get("fold", fold)) != fold:
@@ -56,8 +55,6 @@ def load_networks(
         if recipe != first:
             raise UserError(f"{path}: its recipe differs from {checkpoints[0]}'s; retrain one of them")
         networks.append(placed(model, recipe, device, runtime, graphs))
-        made[path] = provenance
-    note_other_code(made, "-R train")
     return networks, first
 
 

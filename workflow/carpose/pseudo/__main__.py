@@ -39,7 +39,6 @@ def main() -> None:
         raise UserError(f"{names}; name the same members in the same order")
     read.check_coverage(fit_members, folds["ImageId"])
     read.check_coverage(test_members, read.images_of(test_members))
-    read.note_code(fit_members, test_members)
     roles = {"fold": parquet.NUMBER, "role": parquet.TEXT}
     previous = cars.read(args.previous, columns=roles) if args.previous else None
     truth = read.read_truth(args.test_truth) if args.test_truth else None

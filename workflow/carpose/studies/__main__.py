@@ -86,7 +86,6 @@ def predictions(folder: Path, image_ids: dict[str, list[str]]) -> pd.DataFrame:
     members = read.read_members(f"{name}={folder / name}.parquet" for name in ("oof", "test"))
     for name, ids in (("oof", image_ids["held_out"]), ("test", image_ids.get("test", []))):
         read.check_coverage({name: members[name]}, ids)
-    read.note_code(members)
     return cars.concat(list(read.tables_of(members).values()))
 
 
