@@ -4,7 +4,7 @@ Tests hold values against them.
 """
 
 import itertools
-from math import acos, pi
+from math import acos, cos, degrees, pi, sin
 
 import cv2
 import numpy as np
@@ -22,12 +22,31 @@ def rotation_distance(p, g):
     true = Rotation.from_euler("xyz", [g["pitch"], g["yaw"], g["roll"]])
     other = Rotation.from_euler("xyz", [p["pitch"], p["yaw"], p["roll"]])
     w = np.clip((other.inv() * true).as_quat()[3], -1.0, 1.0)
-    degrees = acos(w) * 360 / pi
-    return 360 - degrees if degrees > 180 else degrees
+    angle = acos(w) * 360 / pi
+    return 360 - angle if angle > 180 else angle
 
 
-def metric(truth, predictions, image_ids, equal_confidence=False):
+def leaderboard_quaternion(car):
+    """w, x, y, z of the page's `CreateFromYawPitchRoll(yaw, pitch, roll)`, as .NET documents it."""
+    (cp, sp), (cy, sy), (cr, sr) = ((cos(car[k] / 2), sin(car[k] / 2)) for k in ("pitch", "yaw", "roll"))
+    return (
+        cy * cp * cr + sy * sp * sr,
+        cy * sp * cr + sy * cp * sr,
+        sy * cp * cr - cy * sp * sr,
+        cy * cp * sr - sy * sp * cr,
+    )
+
+
+def leaderboard_distance(p, g):
+    """acos(W) of q₁·q₂⁻¹ in degrees: W of a product is w·w minus the vectors' product."""
+    (w1, x1, y1, z1), (w2, x2, y2, z2) = leaderboard_quaternion(p), leaderboard_quaternion(g)
+    w = w1 * w2 - (x1 * -x2 + y1 * -y2 + z1 * -z2)
+    return degrees(acos(min(max(w, -1.0), 1.0)))
+
+
+def metric(truth, predictions, image_ids, mode="given"):
     """The metric word by word, per threshold, per image, per car: ten AP and ten counts of hits."""
+    turn = leaderboard_distance if mode == "leaderboard" else rotation_distance
     ap, hits_per_pair = [], []
     truth = {name: rows.to_dict("records") for name, rows in truth.groupby("ImageId")}
     predictions = {name: rows.to_dict("records") for name, rows in predictions.groupby("ImageId")}
@@ -42,12 +61,12 @@ def metric(truth, predictions, image_ids, equal_confidence=False):
                         sum((p[k] - g[k]) ** 2 for k in "xyz") ** 0.5 / sum(g[k] ** 2 for k in "xyz") ** 0.5
                     )
                     if error < nearest:
-                        nearest, turned, chosen = error, rotation_distance(p, g), index
+                        nearest, turned, chosen = error, turn(p, g), index
                 hit = nearest < distance_limit and turned < rotation_limit
                 if hit:
                     remaining.pop(chosen)
                 hits.append(hit)
-                scores.append(1.0 if equal_confidence else p["score"])
+                scores.append(p["score"] if mode == "given" else 1.0)
         hits, scores = np.array(hits, bool), np.array(scores)
         truths = sum(len(truth.get(image, [])) for image in image_ids)
         recall_before, total = 0.0, 0.0

@@ -8,7 +8,7 @@ from carpose import metric
 from carpose.analysis import errors
 from carpose.core import cars, parquet
 from carpose.geometry import camera
-from tests.helpers import noisy_view, run_module
+from tests.helpers import folds_of, noisy_view, run_module
 
 
 def table(rows, **columns):
@@ -64,7 +64,7 @@ def test_of_two_predictions_of_one_car_the_surer_has_it():
 
 
 def test_no_prediction_at_all(truth, predictions):
-    tables = errors.errors(truth, predictions[:0], camera.INTRINSICS, camera.PHOTO_SIZE)
+    tables = errors.errors(truth, predictions[:0], folds_of(truth, 1), camera.INTRINSICS, camera.PHOTO_SIZE)
     assert (tables["thresholds"]["missed"] == 1).all() and not len(tables["depth"])
     assert (tables["worst"]["lost"] == 6).all()
 
@@ -72,7 +72,7 @@ def test_no_prediction_at_all(truth, predictions):
 def test_oracles_right_one_thing_each(truth, predictions):
     """Known values: with a true pose only misses and false cars are left; with all right nothing is."""
     meant = errors.pair(truth, predictions)
-    oracles = errors.oracles(truth, predictions, meant).set_index("if")["mAP"]
+    oracles = errors.oracles(truth, predictions, folds_of(truth, 1), meant).set_index("if")["mAP"]
     assert oracles["as it is"] == metric.evaluate(truth, predictions)["mAP"]
     right = predictions.copy()
     right.loc[meant >= 0, cars.POSE] = truth.iloc[meant[meant >= 0]][cars.POSE].to_numpy()
@@ -81,7 +81,7 @@ def test_oracles_right_one_thing_each(truth, predictions):
     assert oracles["true depth and centre"] >= oracles["true depth"]
     for better in ("true rotation", "no misses", "no false cars", "best order"):
         assert oracles[better] > oracles["as it is"], better
-    perfect = errors.oracles(truth, truth.assign(score=1.0), np.arange(len(truth)))
+    perfect = errors.oracles(truth, truth.assign(score=1.0), folds_of(truth, 1), np.arange(len(truth)))
     assert (perfect["mAP"] == 1).all() and (perfect["gain"] == 0).all()
 
 
@@ -89,7 +89,7 @@ def test_true_depth_keeps_the_direction():
     truth, predicted = table([(5, 20, 0)]), table([(6, 24, 0)], score=1.0)
     predicted["y"] *= 1.2  # on the same ray, 20 % too far
     meant = errors.pair(truth, predicted)
-    oracles = errors.oracles(truth, predicted, meant).set_index("if")["mAP"]
+    oracles = errors.oracles(truth, predicted, folds_of(truth, 1), meant).set_index("if")["mAP"]
     assert oracles["as it is"] == 0 and oracles["true depth"] == 1 and oracles["true centre"] == 0
 
 

@@ -4,11 +4,15 @@ import numpy as np
 import pytest
 
 from carpose import metric
-from tests.helpers import noisy_view, scene
+from tests.helpers import folds_of, noisy_view, scene
 
 
-def value(truth, table, **options):
-    return metric.evaluate(truth, table, truth["ImageId"].unique(), **options)["mAP"]
+def value(truth, table, mode="given"):
+    return metric.evaluate(truth, table, truth["ImageId"].unique(), mode)["mAP"]
+
+
+def value_by_folds(truth, table):
+    return metric.evaluate_folds(truth, table, folds_of(truth, 2))
 
 
 @pytest.fixture(scope="module")

@@ -105,20 +105,6 @@ def test_validate_and_write_by_hand(tmp_path):
     assert empty.returncode == 0 and "s.csv: there is no car in any of its images" in empty.stdout
 
 
-def test_sure_cars_are_written_apart(tmp_path):
-    sample = write_csv(tmp_path / "sample.csv", [("ID_1", ""), ("ID_0", "")])
-    table = random_cars(9, images=2)
-    cars.write(tmp_path / "cars.parquet", table.assign(sure=table["score"] > table["score"].median()))
-    files = ("--sample", sample, "--output", tmp_path / "s.csv", "--sure-output", tmp_path / "sure.csv")
-    written = command("write", tmp_path / "cars.parquet", *files)
-    assert written.returncode == 0 and "sure.csv: valid, 2 images" in written.stdout
-    numbers = [len(read_submission(tmp_path / name)[0]) for name in ("s.csv", "sure.csv")]
-    assert numbers == [9, 4]
-    cars.write(tmp_path / "cars.parquet", table)
-    failed = command("write", tmp_path / "cars.parquet", *files)
-    assert failed.returncode == 2 and "cars.parquet: no column sure" in failed.stderr
-
-
 def test_labels_are_not_written_as_a_submission(tmp_path):
     cars.write(tmp_path / "labels.parquet", random_cars(2, images=1).drop(columns="score"))
     sample = write_csv(tmp_path / "sample.csv", [("ID_0", "")])

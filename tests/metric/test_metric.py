@@ -15,6 +15,7 @@ from carpose.core.errors import UserError
 from carpose.kaggle.submission import write_submission
 from carpose.kaggle.tables import PREDICTION, read_labels, read_submission
 from carpose.metric.__main__ import main
+from carpose.metric.score import quaternion
 from tests import reference
 from tests.helpers import noisy_view, run_module, street_labels
 
@@ -36,12 +37,12 @@ def scene(seed, images=25):
     return truth, predictions
 
 
-@pytest.mark.parametrize("equal_confidence", [False, True])
-def test_agrees_with_the_literal_loop(equal_confidence):
+@pytest.mark.parametrize("mode", metric.MODES)
+def test_agrees_with_the_literal_loop(mode):
     truth, predictions = scene(seed=1)
     images = sorted(set(truth["ImageId"]) | set(predictions["ImageId"]))
-    ap, hits = reference.metric(truth, predictions, images, equal_confidence)
-    result = metric.evaluate(truth, predictions, images, equal_confidence)
+    ap, hits = reference.metric(truth, predictions, images, mode)
+    result = metric.evaluate(truth, predictions, images, mode)
     assert hits[0] > hits[5] > hits[9] > 0
     np.testing.assert_allclose(result["AP"], ap, rtol=0, atol=1e-9)
     assert result["hits"] == hits
@@ -80,10 +81,45 @@ def test_real_values(real):
     assert result["mAP"] == pytest.approx(0.08448, abs=1e-5)
     expected = [0.2071, 0.1810, 0.1453, 0.1113, 0.0825, 0.0561, 0.0371, 0.0178, 0.0063, 0.0004]
     np.testing.assert_allclose(result["AP"], expected, rtol=0, atol=1e-4)
-    equal = metric.evaluate(truth, predictions, images, equal_confidence=True)
+    equal = metric.evaluate(truth, predictions, images, "equal")
     assert equal["mAP"] == pytest.approx(0.0744, abs=5e-5)
     precision_times_recall = np.array(result["hits"]) ** 2 / (2689 * 5019)
     np.testing.assert_allclose(equal["AP"], precision_times_recall, rtol=0, atol=1e-12)
+
+
+def test_leaderboard_values(real):
+    """Of the cars within 10 % of the nearest true car's distance, and with the sign of W folded."""
+    truth, _ = read_labels(real / "train.csv")
+    predictions, images = read_submission(real / "val_predictions.csv")
+    beyond = folded = near = 0
+    for image_id, table in predictions.groupby("ImageId"):
+        at, true = table[cars.POSITION].to_numpy(), truth[truth["ImageId"] == image_id]
+        position = true[cars.POSITION].to_numpy()
+        apart = np.linalg.norm(at[:, None] - position, axis=2) / np.linalg.norm(position, axis=1)
+        rows = np.flatnonzero(apart.min(axis=1) < 0.1)
+        q, q_true = quaternion(table.iloc[rows], "leaderboard"), quaternion(true, "leaderboard")
+        w = (q * q_true[apart.argmin(axis=1)[rows]]).sum(axis=1).clip(-1, 1)
+        near += len(rows)
+        beyond += (np.degrees(np.arccos(w)) > 50).sum()
+        folded += (np.degrees(np.arccos(np.abs(w))) > 50).sum()
+    assert (near, beyond, folded) == (1760, 447, 74)
+    counted = images[:30]
+    few = [table[table["ImageId"].isin(counted)] for table in (truth, predictions)]
+    ap, hits = reference.metric(*few, counted, "leaderboard")
+    result = metric.evaluate(truth, predictions, counted, "leaderboard")
+    np.testing.assert_allclose(result["AP"], ap, rtol=0, atol=1e-9)
+    assert result["hits"] == hits and hits[0] > 0
+
+
+def test_the_leaderboard_sees_in_which_range_an_angle_is_written():
+    truth = pd.DataFrame([car(roll=3.13)])
+    for roll, expected in ((3.13, 1), (3.1, 1), (-3.13, 0), (-3.13 + 2 * pi, 1)):
+        result = metric.evaluate(truth, pd.DataFrame([car(0.5, roll=roll)]), mode="leaderboard")
+        assert result["hits"][0] == expected
+        assert metric.evaluate(truth, pd.DataFrame([car(0.5, roll=roll)]))["mAP"] == 1
+    # Half of the angle: 24° are 12, so that they pass what 24° themselves do not.
+    turned = pd.DataFrame([car(yaw=np.radians(24))])
+    assert metric.match(pd.DataFrame([car()]), turned, "leaderboard")[0].tolist() == [True] * 8 + [False] * 2
 
 
 def test_truth_as_prediction_scores_one_and_zero_roll_scores_nothing(real):
@@ -140,7 +176,7 @@ def test_the_best_threshold_is_that_of_all_that_could_be_tried():
 
     def value(threshold):
         kept = predictions[predictions["score"] >= threshold]
-        return metric.evaluate(truth, kept, truth["ImageId"].unique(), equal_confidence=True)["mAP"]
+        return metric.evaluate(truth, kept, truth["ImageId"].unique(), "equal")["mAP"]
 
     # Ties are cut between two of their cars, which a threshold cannot do.
     assert value(best) == pytest.approx(max(map(value, np.arange(0, 1, 0.05))), rel=0.02)
@@ -160,8 +196,8 @@ def test_average_precision_steps_by_distinct_scores():
 def test_without_truth_or_predictions_the_score_is_zero():
     single, none = pd.DataFrame([car()]), cars.empty([*cars.POSE, "score"])
     for truth, predictions in ((single, none), (none, single), (none, none)):
-        for equal_confidence in (False, True):
-            result = metric.evaluate(truth, predictions, equal_confidence=equal_confidence)
+        for mode in metric.MODES:
+            result = metric.evaluate(truth, predictions, mode=mode)
             assert result["mAP"] == 0 and result["AP"] == [0] * 10 and result["hits"] == [0] * 10
 
 

@@ -35,7 +35,7 @@ CHANGES = {
         "tta_rotations_deg": [[0, 0.25, 0]],
     },
     "pseudo": {"mode": "hard", "precision_positive": 0.7, "precision_ignore": 0.1},
-    "fuse": {"mode": "equal", "rounds": [0]},
+    "fuse": {"mode": "leaderboard", "rounds": [0]},
     "resources": {"train": {"threads": 2}, "predict": {"mem_mb": 1600}, "small": {"runtime": 11}},
 }
 PLANS = {

@@ -1,5 +1,7 @@
 # What the fusion needs is fitted on out-of-fold predictions, then applied to the test photos.
 
+FOR_LEADERBOARD = config["fuse"]["mode"] == "leaderboard"
+
 
 rule fit_fusion:
     "Fit weights, calibration and threshold out of fold; report the honest gain of each."
@@ -44,13 +46,14 @@ rule fuse:
 
 
 rule write_submission:
-    "Write and validate submission.csv, and one of the sure cars alone, for scoring that ignores confidences."
+    "Write and validate submission.csv, for the metric that fuse.mode aims at, and one for the other metric."
     input:
         cars=rules.fuse.output[0],
+        fit=rules.fit_fusion.output.fit,
         images=rules.check_data.output.images,
     output:
-        all=f"{RESULTS}/submission.csv",
-        sure=f"{RESULTS}/submission_sure.csv",
+        all=f"{RESULTS}/submission{'_all_cars' if FOR_LEADERBOARD else ''}.csv",
+        sure=f"{RESULTS}/submission{'' if FOR_LEADERBOARD else '_thresholded'}.csv",
     log:
         f"{RESULTS}/logs/write_submission.log",
     conda:
@@ -58,5 +61,5 @@ rule write_submission:
     resources:
         **stage_resources("small"),
     shell:
-        "python -m carpose.kaggle write {input.cars} --images {input.images} --output {output.all}"
-        " --sure-output {output.sure} 2>&1 | tee {log}"
+        "python -m carpose.fuse.write {input.cars} --fit {input.fit} --images {input.images}"
+        " --all-output {output.all} --sure-output {output.sure} 2>&1 | tee {log}"

@@ -58,7 +58,7 @@ def analyse_errors(args: argparse.Namespace) -> None:
     tables_of = {}
     for name, member in members.items():
         predictions = member.cars[member.cars["ImageId"].isin(folds["ImageId"])]
-        tables_of[name] = errors(truth, predictions, intrinsics, photo_size)
+        tables_of[name] = errors(truth, predictions, folds, intrinsics, photo_size)
     shown, tables = next(iter(tables_of.items()))
     for kind in tables:
         stacked = pd.concat([tables[kind].assign(name=name) for name, tables in tables_of.items()])

@@ -155,8 +155,10 @@ def by_threshold(truth: pd.DataFrame, predictions: pd.DataFrame, meant: np.ndarr
     return table.assign(missed=1 - paired.sum() / max(len(truth), 1))
 
 
-def oracles(truth: pd.DataFrame, predictions: pd.DataFrame, meant: np.ndarray) -> pd.DataFrame:
-    """mAP if one thing alone were right, and what each is worth. The gains do not add up.
+def oracles(
+    truth: pd.DataFrame, predictions: pd.DataFrame, folds: pd.DataFrame, meant: np.ndarray
+) -> pd.DataFrame:
+    """mAP, each fold by itself, if one thing alone were right; and the gain of each, which do not add up.
 
     True depth moves a car along its own ray, true centre moves the ray and keeps z. No misses leaves
     the truths that no prediction means out (as TIDE does: Bolya et al. 2020); no false cars drops the
@@ -183,7 +185,7 @@ def oracles(truth: pd.DataFrame, predictions: pd.DataFrame, meant: np.ndarray) -
         "no false cars": (truth, predictions.iloc[rows]),
         "best order": (truth, predictions.assign(score=metric.match(truth, predictions).mean(axis=1))),
     }
-    values = [metric.evaluate(*tables)["mAP"] for tables in cases.values()]
+    values = [metric.evaluate_folds(*tables, folds) for tables in cases.values()]
     table = pd.DataFrame({"if": list(cases), "mAP": values})
     return table.assign(gain=table["mAP"] - table["mAP"][0])
 
@@ -233,18 +235,23 @@ def worst_images(truth: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame
 
 
 def errors(
-    truth: pd.DataFrame, predictions: pd.DataFrame, intrinsics: np.ndarray, photo_size: tuple[int, int]
+    truth: pd.DataFrame,
+    predictions: pd.DataFrame,
+    folds: pd.DataFrame,
+    intrinsics: np.ndarray,
+    photo_size: tuple[int, int],
 ) -> dict[str, pd.DataFrame]:
     """All tables of one member by name: groups, thresholds, oracles, scores, depth, worst.
 
-    truth, predictions: cars of the same images; intrinsics: 3×3 of the photo of this size (width, height).
+    truth, predictions: cars of the images of folds; intrinsics: 3×3 of the photo of this size (width,
+    height).
     """
     truth, predictions = truth.reset_index(drop=True), predictions.reset_index(drop=True)
     meant = pair(truth, predictions)
     return {
         "groups": by_group(truth, predictions, intrinsics, photo_size),
         "thresholds": by_threshold(truth, predictions, meant),
-        "oracles": oracles(truth, predictions, meant),
+        "oracles": oracles(truth, predictions, folds, meant),
         "scores": score_bins(truth, predictions),
         "depth": depth_bins(truth, predictions, meant),
         "worst": worst_images(truth, predictions),

@@ -105,8 +105,8 @@ class Fuse:
 
     mode: str = key(
         "given",
-        "fit for the metric with the scores as given, or with all equal, as the leaderboard was found to do",
-        enum=["given", "equal"],
+        "fit for the metric that everyone used at home, or for the leaderboard's, which ignores scores",
+        enum=["given", "leaderboard"],
     )
     rounds: str = key(
         "all",

@@ -1,8 +1,10 @@
 """One table that compares all models, rounds and the fused result by the metric.
 
 In: labels, folds and tables of out-of-fold cars (and of test cars where the truth is known).
-Out: evaluation.csv, sorted by mAP, and a table by distance bands. mAP counts all cars with their confidences,
-mAP_equal the sure ones with equal confidences: those that the fusion kept, or of a score from equal_from on.
+Out: evaluation.csv, sorted by mAP, and a table by distance bands. mAP counts all cars with their confidences;
+mAP_leaderboard is the leaderboard's mode of the metric, of those that the fusion keeps for it, else of those
+of a score from `threshold` on. Out of fold each fold is scored by itself, since other networks and another
+fit made it.
 """
 
 from pathlib import Path

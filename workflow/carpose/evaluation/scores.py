@@ -9,32 +9,43 @@ from carpose import metric
 from carpose.metric.score import BAND_NAMES, LOOSEST, MIDDLE, band_of
 
 
-def score(
-    truth: pd.DataFrame, predictions: pd.DataFrame, image_ids: Iterable[str], prefix: str, threshold: float
+def score_test(
+    truth: pd.DataFrame, predictions: pd.DataFrame, image_ids: Iterable[str], threshold: float
 ) -> dict:
-    """mAP of all cars with confidences, that of the sure ones with equal confidences, and how many cars were
-    predicted, keys begun with `prefix`. Sure: as the fusion says (`sure`), else by `threshold`."""
+    """mAP of all cars, that of the leaderboard's mode of those that are kept for it, and how many cars were
+    predicted, by test photos. Kept: as the fusion says (`sure`), else by `threshold`."""
     given = metric.evaluate(truth, predictions, image_ids)
-    sure = predictions["sure"].astype(bool) if "sure" in predictions else predictions["score"] >= threshold
-    equal = metric.evaluate(truth, predictions[sure], image_ids, equal_confidence=True)["mAP"]
-    values = {"mAP": given["mAP"], "mAP_equal": equal, "cars": given["predictions"]}
-    return {f"{prefix}_{name}": value for name, value in values.items()}
+    kept = predictions[_is_kept(predictions, threshold)]
+    leaderboard = metric.evaluate(truth, kept, image_ids, "leaderboard")["mAP"]
+    return {
+        "test_mAP": given["mAP"],
+        "test_mAP_leaderboard": leaderboard,
+        "test_cars": given["predictions"],
+    }
+
+
+def _is_kept(predictions: pd.DataFrame, threshold: float) -> pd.Series:
+    return predictions["sure"].astype(bool) if "sure" in predictions else predictions["score"] >= threshold
 
 
 def score_member(truth: pd.DataFrame, predictions: pd.DataFrame, folds: pd.DataFrame) -> dict:
-    """Out-of-fold scores of one member: all images together, then fold by fold.
+    """Out-of-fold scores of one member: the mean of the folds, each by itself, then fold by fold.
 
     folds: table of ImageId and fold; the images of a fold without a predicted car count too. Of a table
-    without `sure`, `equal_from` is the best threshold for equal confidences: one number, fitted on these
-    very cars.
+    without `sure`, `threshold` is the best one for the leaderboard: one number, fitted on these very cars.
     """
-    row = {}
+    truth, predictions = (table[table["ImageId"].isin(folds["ImageId"])] for table in (truth, predictions))
+    threshold, more = -np.inf, {}
     if "sure" not in predictions:
-        true_cars, predicted = (
-            table[table["ImageId"].isin(folds["ImageId"])] for table in (truth, predictions)
-        )
-        row["equal_from"] = metric.best_threshold(true_cars, predicted)
-    row = score(truth, predictions, folds["ImageId"], "oof", row.get("equal_from", -np.inf)) | row
+        threshold = metric.best_threshold(truth, predictions, "leaderboard")
+        more = {"threshold": threshold}
+    kept = predictions[_is_kept(predictions, threshold)]
+    row = {
+        "oof_mAP": metric.evaluate_folds(truth, predictions, folds),
+        "oof_mAP_leaderboard": metric.evaluate_folds(truth, kept, folds, "leaderboard"),
+        "oof_cars": len(predictions),
+        **more,
+    }
     for fold, images in folds.groupby("fold"):
         row[f"fold{fold}_mAP"] = metric.evaluate(truth, predictions, images["ImageId"])["mAP"]
     return row
@@ -75,7 +86,7 @@ def evaluate(
     """(table of scores, table of distance bands), one row or set of rows per member.
 
     members, test_members: name → table of cars. The scores are sorted by out-of-fold mAP, best first; a
-    member known only by its test cars comes last, all of them sure unless the fusion says which.
+    member known only by its test cars comes last, all of them kept unless the fusion says which.
     """
     rows, distance = {}, []
 
@@ -91,8 +102,8 @@ def evaluate(
         row = score_member(labels, predictions, folds)
         add(name, "out of fold", labels, predictions, folds["ImageId"], row)
     for name, predictions in (test_members or {}).items():
-        threshold = rows.get(name, {}).get("equal_from", -np.inf)
-        row = score(test_truth, predictions, test_ids, "test", threshold)
+        threshold = rows.get(name, {}).get("threshold", -np.inf)
+        row = score_test(test_truth, predictions, test_ids, threshold)
         add(name, "test", test_truth, predictions, test_ids, row)
     table = pd.DataFrame(list(rows.values()))
     by = [column for column in ("oof_mAP", "test_mAP") if column in table]

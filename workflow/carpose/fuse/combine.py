@@ -40,9 +40,9 @@ def fuse(
     members: tables of cars with score; fit: of carpose.fuse.fit, its members keyed by these names
     (default: equal weights); parts: which parts of the fit to use (default: those it found to pay).
 
-    Returns ImageId, pose, score, depth_sigma, agreement (how many members) and sure (to be kept if all
-    confidences were equal: the cars to look at), by image and falling score. Raises UserError where the
-    fit does not know a member.
+    Returns ImageId, pose, score, depth_sigma, agreement (how many members) and sure (to be kept for the
+    leaderboard, which ignores confidences: the cars to look at), by image and falling score. Raises UserError
+    where the fit does not know a member.
     """
     fit = fit or Fit(members=dict.fromkeys(members, NEUTRAL))
     if unknown := [name for name in members if name not in fit.members]:
@@ -58,15 +58,15 @@ def fuse(
 
 
 def finish(fit: Fit, fused: pd.DataFrame, features: np.ndarray, parts: Collection[str]) -> pd.DataFrame:
-    """Score what `combine` returned and leave out what lies below the threshold."""
+    """Score what `combine` returned, and say which cars are sure."""
     fused = fused.assign(depth_sigma=np.clip(fit.fused_sigma_scale * fused["depth_sigma"], *SIGMA_RANGE))
+    if "writing" in parts:
+        fused = fit.writing.apply(fused)
     kind = "plain"
     if "calibration" in parts:
         kind = "calibrated"
         fused = fused.assign(score=fit.score.predict(features))
     fused = fused.assign(sure=fused["score"] >= fit.sure.get(kind, 0.0))
-    if "threshold" in parts:
-        fused = fused[fused["score"] >= fit.threshold[kind]]
     order = np.lexsort((-fused["score"].to_numpy(), fused["ImageId"].to_numpy().astype(str)))
     return fused.iloc[order].reset_index(drop=True)
 

@@ -11,8 +11,9 @@ from carpose.core.errors import UserError
 from carpose.geometry.ground import SIGMA
 
 from .calibration import Logistic
+from .writing import Writing
 
-PARTS = ["bias", "weights", "members", "ground", "threshold", "calibration"]
+PARTS = ["members", "bias", "weights", "ground", "calibration", "writing"]
 
 
 @dataclass(frozen=True)
@@ -63,11 +64,11 @@ NEUTRAL = MemberFit()
 class Fit:
     """All that was fitted.
 
-    mode: the metric's confidences that it is for, given or equal; members: by name; used: those worth using;
+    mode: of the metric that it is for, given or leaderboard; members: by name; used: those worth using;
     ground: the planes to expect (carpose.geometry.ground); score, hit: models of a car's features for the
-    mean share of the metric's ten thresholds it passes, and for a hit at the loosest; sure, threshold: the
-    score from which a car is kept if all confidences are equal, and if as in `mode`, for plain and calibrated
-    scores; fused_sigma_scale: what the fused depth_sigma is multiplied with; mAP: out of fold.
+    mean share of the metric's ten thresholds it passes, and for a hit at the loosest; sure: the score from
+    which a car is kept for the leaderboard, of plain and of calibrated scores; writing: in which range angles
+    are written; fused_sigma_scale: what the fused depth_sigma is multiplied with; mAP: out of fold.
     """
 
     mode: str = "given"
@@ -77,7 +78,7 @@ class Fit:
     score: Logistic | None = None
     hit: Logistic | None = None
     sure: dict[str, float] = field(default_factory=dict)
-    threshold: dict[str, float] = field(default_factory=dict)
+    writing: Writing | None = None
     fused_sigma_scale: float = 1.0
     parts: dict[str, Part] = field(default_factory=dict)
     mAP: dict | None = None
@@ -100,10 +101,11 @@ class Fit:
         content = json.loads(text)
         content["members"] = {name: MemberFit.from_json(entry) for name, entry in content["members"].items()}
         content["parts"] = {name: Part(**part) for name, part in content["parts"].items()}
-        for name, kind in {"ground": dict, "used": list, "threshold": dict}.items():
+        for name, kind in {"ground": dict, "used": list, "sure": dict}.items():
             content[name] = kind(content[name])
         for name in ("score", "hit"):
             content[name] = Logistic(**content[name])
+        content["writing"] = Writing.from_json(content["writing"])
         return cls(**content)
 
 

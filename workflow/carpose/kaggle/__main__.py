@@ -49,7 +49,6 @@ def main() -> int:
     sub.add_argument("cars", type=Path, help="Parquet table of cars with score")
     add_order(sub)
     sub.add_argument("--output", type=Path, required=True, help="the submission CSV to write")
-    sub.add_argument("--sure-output", type=Path, help="another, of the cars to keep if all scores were equal")
     args = parser.parse_args()
     return args.action(args)
 
@@ -124,16 +123,10 @@ def print_validation(path: Path, image_ids: Sequence[str]) -> int:
 
 
 def write(args: argparse.Namespace) -> int:
-    """Write submissions from a Parquet table of cars and validate what was written."""
+    """Write a submission from a Parquet table of cars and validate what was written."""
     table, image_ids = cars.read(args.cars, scored=True), read_order(args.sample, args.images)
     write_submission(args.output, table, image_ids)
-    status = print_validation(args.output, image_ids)
-    if args.sure_output:
-        if "sure" not in table:
-            raise UserError(f"{args.cars}: no column sure; --sure-output is for what carpose.fuse writes")
-        write_submission(args.sure_output, table[table["sure"]], image_ids)
-        status |= print_validation(args.sure_output, image_ids)
-    return status
+    return print_validation(args.output, image_ids)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 """The competition's metric and its bootstrap."""
 
-from .score import assign, average_precision, best_threshold, evaluate, match
+from .score import MODES, assign, average_precision, best_threshold, evaluate, evaluate_folds, match
 
-__all__ = ["assign", "average_precision", "best_threshold", "evaluate", "match"]
+__all__ = ["MODES", "assign", "average_precision", "best_threshold", "evaluate", "evaluate_folds", "match"]

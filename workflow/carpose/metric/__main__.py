@@ -1,6 +1,9 @@
 """The competition's metric: mean average precision over ten pairs of thresholds for distance and rotation.
 
 In: two tables of cars, truth and predictions (with score). Out: JSON with mAP, the ten AP and hits.
+
+The default is the script that everyone used at home, --leaderboard what is known of the leaderboard's own
+scoring.
 """
 
 import json
@@ -40,7 +43,12 @@ def main() -> None:
     text = "CSV or Parquet whose ImageIds are evaluated; without it the images that the predictions are "
     text += "about, or where a Parquet table does not say, all images of truth and predictions"
     parser.add_argument("--images", help=text)
-    parser.add_argument("--equal-confidence", action="store_true", help="treat all scores (0–1) as the same")
+    modes = parser.add_mutually_exclusive_group()
+    equal = {"dest": "mode", "action": "store_const", "const": "equal"}
+    modes.add_argument("--equal-confidence", **equal, help="treat all scores (0–1) as the same")
+    text = "scores the same, and rotations compared by the competition's page: half of the angle, signed"
+    modes.add_argument("--leaderboard", **equal | {"const": "leaderboard"}, help=text)
+    parser.set_defaults(mode="given")
     args = parser.parse_args()
     truth, predictions = read_truth(args.truth), read_predictions(args.predictions)
     image_ids = predictions.image_ids
@@ -52,7 +60,7 @@ def main() -> None:
         check_common(args.images, image_ids, truth)
     elif image_ids is not None:
         warn_left_out(args.predictions, image_ids, truth)
-    result = evaluate(truth, predictions.cars, image_ids, args.equal_confidence)
+    result = evaluate(truth, predictions.cars, image_ids, args.mode)
     print(json.dumps(result, indent=1))
 
 

@@ -1,4 +1,10 @@
-"""The competition's metric: mean average precision over ten pairs of thresholds for distance and rotation."""
+"""The competition's metric: mean average precision over ten pairs of thresholds for distance and rotation.
+
+Its modes: `given` is the script that everyone used at home; `equal` the same with all confidences equal; and
+`leaderboard` what is known of the leaderboard's own scoring. That ignores confidences and measures rotations
+by the formula of the competition's page: half of the angle, of quaternions whose sign counts. So there roll
+3.13 and −3.13 are 179° apart: it matters in which of its 2π ranges an angle is written.
+"""
 
 from collections.abc import Iterable
 
@@ -10,6 +16,7 @@ from carpose.geometry import rotation
 
 TRANSLATION = np.arange(10, 0, -1) / 100  # ‖p−g‖/‖g‖, loosest first
 ROTATION_DEG = np.arange(50, 0, -5)
+MODES = ["given", "equal", "leaderboard"]
 LOOSEST, MIDDLE = 0, 5  # the pairs 10 %, 50° and 5 %, 25°
 BANDS = np.array([0, 20, 40, 60, 80, 120, np.inf])  # metres of depth z by which results are told apart
 BAND_NAMES = ["0–20", "20–40", "40–60", "60–80", "80–120", ">120"]
@@ -19,13 +26,13 @@ def evaluate(
     truth: pd.DataFrame,
     predictions: pd.DataFrame,
     image_ids: Iterable[str] | None = None,
-    equal_confidence: bool = False,
+    mode: str = "given",
 ) -> dict:
     """Score `predictions` against `truth`.
 
     image_ids: the images that count (default: all of either table); cars elsewhere are ignored.
-    equal_confidence: treat all scores as the same once the cars are matched (what the leaderboard was
-    found to do): AP is then precision × recall.
+    mode: one of MODES. Without confidences all scores are the same once the cars are matched: AP is then
+    precision × recall.
 
     Returns mAP; AP and hits (lists of ten, loosest thresholds first); predictions and truths (counts).
     Without truth or without predictions all AP are 0.
@@ -34,8 +41,8 @@ def evaluate(
         image_ids = pd.Index(image_ids)
         truth = truth[truth["ImageId"].isin(image_ids)]
         predictions = predictions[predictions["ImageId"].isin(image_ids)]
-    hits = match(truth, predictions)
-    scores = np.ones(len(predictions)) if equal_confidence else predictions["score"].to_numpy(float)
+    hits = match(truth, predictions, mode)
+    scores = predictions["score"].to_numpy(float) if mode == "given" else np.ones(len(predictions))
     ap = average_precision(hits, scores, len(truth))
     return {
         "mAP": float(ap.mean()),
@@ -46,12 +53,32 @@ def evaluate(
     }
 
 
-def match(truth: pd.DataFrame, predictions: pd.DataFrame) -> np.ndarray:
+def evaluate_folds(
+    truth: pd.DataFrame, predictions: pd.DataFrame, folds: pd.DataFrame, mode: str = "given"
+) -> float:
+    """mAP of each fold's images by themselves, averaged by their true cars.
+
+    folds: table of ImageId and fold. Each fold's cars come from another network or fit, whose scores need not
+    be on one scale: ranked together they would score less than any fold does.
+    """
+    fold = folds.set_index("ImageId")["fold"]
+    truth, predictions = (table[table["ImageId"].isin(fold.index)] for table in (truth, predictions))
+    hits = match(truth, predictions, mode)
+    scores = predictions["score"].to_numpy(float) if mode == "given" else np.ones(len(predictions))
+    of_truth, of_prediction = (fold.loc[table["ImageId"]].to_numpy() for table in (truth, predictions))
+    total = 0.0
+    for number in np.unique(of_truth):
+        inside, count = of_prediction == number, int((of_truth == number).sum())
+        total += average_precision(hits[inside], scores[inside], count).mean() * count
+    return float(total / max(len(truth), 1))
+
+
+def match(truth: pd.DataFrame, predictions: pd.DataFrame, mode: str = "given") -> np.ndarray:
     """(N, 10) bool: does prediction i (a row of the table) hit a truth at threshold pair j?"""
-    return assign(truth, predictions) >= 0
+    return assign(truth, predictions, mode) >= 0
 
 
-def assign(truth: pd.DataFrame, predictions: pd.DataFrame) -> np.ndarray:
+def assign(truth: pd.DataFrame, predictions: pd.DataFrame, mode: str = "given") -> np.ndarray:
     """(N, 10) int: the row number in `truth` that prediction i hits at threshold pair j, −1 for none.
 
     In each image, by descending score (stable), a prediction takes the *nearest remaining* truth by
@@ -62,7 +89,9 @@ def assign(truth: pd.DataFrame, predictions: pd.DataFrame) -> np.ndarray:
     """
     image_of_truth, images = pd.factorize(truth["ImageId"])
     image_of_prediction = images.get_indexer(predictions["ImageId"])  # −1: an image without truth
-    (row, near), distance, angle = _near_truths(truth, predictions, image_of_truth, image_of_prediction)
+    (row, near), distance = _near_truths(truth, predictions, image_of_truth, image_of_prediction)
+    at, true = quaternion(predictions, mode)[row], quaternion(truth, mode)[near]
+    angle = np.degrees(_rotation_distance(at, true, mode))
 
     slot = runs.rank(row)
     candidates = np.full((len(predictions), slot.max(initial=0) + 1), len(truth))  # by distance, padded
@@ -100,12 +129,12 @@ def average_precision(hits: np.ndarray, scores: np.ndarray, truths: int) -> np.n
     return (np.diff(hits_so_far, axis=0, prepend=0) * precision).sum(axis=0) / truths
 
 
-def best_threshold(truth: pd.DataFrame, predictions: pd.DataFrame) -> float:
-    """The score from which on cars are kept, by mAP with equal confidences; 0 where nothing hits.
+def best_threshold(truth: pd.DataFrame, predictions: pd.DataFrame, mode: str = "equal") -> float:
+    """The score from which on cars are kept, by mAP without confidences; 0 where nothing hits.
 
     A car left out changes what the later ones may hit only by freeing truths, and those lie lower.
     """
-    scores, hits = predictions["score"].to_numpy(float), match(truth, predictions)
+    scores, hits = predictions["score"].to_numpy(float), match(truth, predictions, mode)
     if not hits.any() or not len(truth):
         return 0.0
     order = np.argsort(-scores, kind="stable")
@@ -122,16 +151,29 @@ def band_of(table: pd.DataFrame) -> np.ndarray:
     return np.searchsorted(BANDS, table["z"].to_numpy(float).clip(0), side="right") - 1
 
 
-def quaternion(table: pd.DataFrame) -> np.ndarray:
-    """(N, 4) of a table's angles in the metric's own convention, 'xyz', which is not the geometry's."""
+def quaternion(table: pd.DataFrame, mode: str = "given") -> np.ndarray:
+    """(N, 4) of a table's angles in the metric's own convention, which is not the geometry's.
+
+    SciPy's 'xyz' of pitch, yaw, roll; the leaderboard's is .NET's CreateFromYawPitchRoll, which is
+    Ry(yaw)·Rx(pitch)·Rz(roll).
+    """
     pitch, yaw, roll = table[cars.ANGLES].to_numpy(float).T
-    turn = rotation.product(rotation.about(1, yaw), rotation.about(0, pitch))
-    return rotation.product(rotation.about(2, roll), turn)
+    about_x, about_y, about_z = rotation.about(0, pitch), rotation.about(1, yaw), rotation.about(2, roll)
+    if mode == "leaderboard":
+        return rotation.product(about_y, rotation.product(about_x, about_z))
+    return rotation.product(about_z, rotation.product(about_y, about_x))
+
+
+def _rotation_distance(a: np.ndarray, b: np.ndarray, mode: str) -> np.ndarray:
+    """(N,) radians between (N, 4) quaternions; the leaderboard's is the arc cosine of W of a·b⁻¹, 0 … π."""
+    if mode == "leaderboard":
+        return np.arccos(np.clip((a * b).sum(axis=1), -1, 1))
+    return rotation.distance(a, b)
 
 
 def _near_truths(truth, predictions, image_of_truth, image_of_prediction):
     """The pairs closer than the loosest threshold: (2, P) rows in predictions and truth, by prediction, then
-    nearest first; (P,) relative distance; (P,) rotation distance in degrees.
+    nearest first; (P,) relative distance.
 
     A farther truth never decides: where it is the nearest that remains, the prediction is a miss.
     """
@@ -145,9 +187,7 @@ def _near_truths(truth, predictions, image_of_truth, image_of_prediction):
     distance = np.sqrt(((at[p] - true[t]) ** 2).sum(axis=1)) / range_true[t]
     close = np.nonzero(distance < loosest)[0]
     close = close[np.lexsort((t[close], distance[close], p[close]))]
-    p, t, distance = p[close], t[close], distance[close]
-    angle = np.degrees(rotation.distance(quaternion(predictions)[p], quaternion(truth)[t]))
-    return np.array([p, t]), distance, angle
+    return np.array([p[close], t[close]]), distance[close]
 
 
 def _by_rank(rows, image, scores):

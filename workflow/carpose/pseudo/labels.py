@@ -14,9 +14,9 @@ from carpose.config.sections import Pseudo
 from carpose.core import cars
 from carpose.fuse.calibration import cut_for_precision, cut_for_probability
 from carpose.fuse.combine import combine, finish, stack
-from carpose.fuse.fit import fit
 from carpose.fuse.fitted import Fit
 from carpose.fuse.members import pair_with_truth
+from carpose.fuse.trial import fit
 from carpose.metric.score import LOOSEST
 
 BANDS = [0, 20, 40, 60, np.inf]  # metres of depth, of the report
@@ -71,7 +71,7 @@ def make_fold(
 
 def _fused(members: dict[str, pd.DataFrame], fusion: Fit) -> pd.DataFrame:
     """The members' cars as one; score: the probability of a hit."""
-    parts = [part for part in fusion.enabled_parts() if part != "threshold"]
+    parts = [part for part in fusion.enabled_parts() if part != "writing"]
     fused, features = combine(stack(members), fusion, list(members), parts)
     fused = finish(fusion, fused.assign(hit=fusion.hit.predict(features)), features, parts)
     return fused.assign(score=fused["hit"])

@@ -1,0 +1,67 @@
+"""Write the submissions of the fused cars: of all, and of the sure ones; and say which is for which scoring.
+
+In: the fused cars of the test photos, fusion.json, images.parquet. Out: two files, validated.
+"""
+
+from pathlib import Path
+
+from carpose.core import cars
+from carpose.core.errors import UserError
+from carpose.core.files import check_outputs, run_main
+from carpose.core.options import program
+from carpose.kaggle.read import read_test_images
+from carpose.kaggle.submission import validate, write_submission
+
+from .fitted import Fit, read_fit
+
+FILES = {"all": "every car, with its confidence", "sure": "the cars above the threshold"}
+MODES = {"given": "a scoring by confidences", "leaderboard": "the leaderboard, which ignores them"}
+
+
+def main() -> None:
+    parser = program("carpose.fuse.write", __doc__)
+    parser.add_argument("cars", type=Path, help="Parquet table of carpose.fuse")
+    parser.add_argument("--fit", required=True, help="fusion.json of carpose.fuse.fit")
+    parser.add_argument(
+        "--images", required=True, help="images.parquet of the check: the photos and their order"
+    )
+    parser.add_argument("--all-output", type=Path, required=True, help="the submission of all cars")
+    parser.add_argument("--sure-output", type=Path, required=True, help="the submission of the sure cars")
+    args = parser.parse_args()
+    outputs = {"all": args.all_output, "sure": args.sure_output}
+    check_outputs(*outputs.values())
+    table, fit, image_ids = (
+        cars.read(args.cars, scored=True),
+        read_fit(args.fit),
+        read_test_images(args.images),
+    )
+    if "sure" not in table:
+        raise UserError(f"{args.cars}: no column sure; this is for what carpose.fuse writes")
+    for name, path in outputs.items():
+        written = table if name == "all" else table[table["sure"].astype(bool)]
+        write_submission(path, written, image_ids)
+        findings, _ = validate(path, image_ids)
+        if findings:
+            path.unlink()
+            raise UserError(f"{path}: {findings[0]}")
+        with_cars = written["ImageId"].nunique()
+        print(f"{path}: valid, {len(image_ids)} images, {with_cars} of them with {len(written)} cars")
+    print("\n".join(advice(fit, outputs)))
+
+
+def advice(fit: Fit, outputs: dict[str, Path]) -> list[str]:
+    """Which file is for which scoring, with the scores to expect by the out-of-fold cars."""
+    lines = ["expected mAP, by the out-of-fold cars:"]
+    expected = fit.mAP["submissions"]
+    for name, path in outputs.items():
+        best = [
+            mode for mode in MODES if expected[name][mode] == max(file[mode] for file in expected.values())
+        ]
+        scores = ", ".join(f"{expected[name][mode]:.4f} {mode}" for mode in MODES)
+        use = " and ".join(MODES[mode] for mode in best)
+        lines.append(f"{path}: {FILES[name]}: {scores}" + f"; send it to {use}" * bool(best))
+    return lines
+
+
+if __name__ == "__main__":
+    run_main(main)
