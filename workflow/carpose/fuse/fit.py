@@ -156,21 +156,21 @@ def _part(gain: float, start: float) -> Part:
 
 
 def fit(
-    labels: pd.DataFrame, members: Members, image_ids: Iterable[str], groups: np.ndarray, mode: str
+    labels: pd.DataFrame, members: Members, folds: pd.DataFrame, mode: str
 ) -> tuple[Fit, pd.DataFrame]:
     """Fit everything on some images.
 
-    labels: true cars; members: predictions by name; image_ids: the images to use; groups: one int per
-    image, which must stay together (their fold); mode: "given" or "equal" confidences.
+    labels: true cars; members: predictions by name; folds: the images to use, as in folds.parquet; mode:
+    "given" or "equal" confidences.
 
     Which parts are used is decided on halves: fitted on one, measured on the other, one part after the
     other. Returns what `combine.fuse` takes as `fit`, and the cars of all images, each half fused by the fit
     on the other half, with their probability `hit` of a hit at the loosest thresholds and whether they did
     hit (`is_hit`).
     """
-    image_ids = np.asarray(list(image_ids), object)
+    image_ids = folds["ImageId"].to_numpy(object)
     truth = labels[labels["ImageId"].isin(image_ids)]
-    trial = Trial(truth, image_ids, _halves(image_ids, np.asarray(groups)), mode)
+    trial = Trial(truth, image_ids, _halves(folds), mode)
     geometry, halves = trial.geometry(members, image_ids), trial.halves(members)
     parts = choose_parts(trial, halves, list(members), [], ["bias", "weights"])
     on = [part for part, chosen in parts.items() if chosen.on]
@@ -191,12 +191,12 @@ def fit(
     return replace(result, parts=parts), oof.assign(is_hit=metric.match(truth, oof)[:, LOOSEST])
 
 
-def _halves(image_ids: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """0 or 1 for each image: whole folds where there are several, else every other image by name."""
-    ranks = np.unique(groups, return_inverse=True)[1]
-    if ranks.max(initial=0) > 0:
-        return ranks % 2
-    return np.argsort(np.argsort(image_ids.astype(str))) % 2
+def _halves(folds: pd.DataFrame) -> np.ndarray:
+    """0 or 1 for each image: whole folds where there are several, else every other group of near-duplicates
+    by name; of a table without groups every other image."""
+    by_name = folds["group"] if "group" in folds else folds["ImageId"]
+    together = folds["fold"] if folds["fold"].nunique() > 1 else by_name
+    return np.unique(together, return_inverse=True)[1] % 2
 
 
 def fit_nested(
@@ -210,14 +210,14 @@ def fit_nested(
     one: what the part adds on top of those before it, chosen and fitted on the other folds. The nested gains
     sum to `fused` − `equal_weights`.
     """
-    image_ids, groups = folds["ImageId"].to_numpy(object), folds["fold"].to_numpy()
-    final, _ = fit(labels, members, image_ids, groups, mode)
+    image_ids = folds["ImageId"].to_numpy(object)
+    final, _ = fit(labels, members, folds, mode)
     ablation = [[] for _ in range(len(PARTS) + 1)]  # fused with the first 0, 1 … parts, those that paid
-    for fold in np.unique(groups):
-        inside = groups == fold
+    for fold in np.unique(folds["fold"]):
+        inside = (folds["fold"] == fold).to_numpy()
         if inside.all():
             raise UserError("the folds table has one fold only; at least two are needed to fit on the others")
-        learnt, _ = fit(labels, members, image_ids[~inside], groups[~inside], mode)
+        learnt, _ = fit(labels, members, folds[~inside], mode)
         fold_members = of_images(members, image_ids[inside])
         enabled = learnt.enabled_parts()
         for step, tables in enumerate(ablation):
