@@ -142,7 +142,7 @@ def test_duplicated_members_cost_little(truth, views, nested):
 
 
 def test_what_is_fitted_for_a_photo_knows_nothing_of_its_near_duplicates(truth, views):
-    """Within a single fold: other labels of some photos change the cars of the other half, without their twins."""
+    """Within a single fold: other labels of some photos change cars of the other half, not their twins."""
     folds = folds_of(truth, 1)
     photos = folds["ImageId"].to_numpy()
     moved = truth.copy()

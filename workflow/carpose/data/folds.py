@@ -35,10 +35,10 @@ def split(groups: np.ndarray, cars_per_image: np.ndarray, folds: int, seed: int)
     groups: (N,) name of each image's group; cars_per_image: (N,) → (N,) fold 0…folds−1, which does not depend
     on the order of the images. Raises UserError where there are fewer groups than folds.
 
-    Each group has a place in 0…1, a hash of the seed and its name. Groups with about as many cars per image stand
-    in the order of their places and are spread evenly over 0…1, so that each fold gets its part of them; then
-    all groups, in that order, are cut into folds of equally many images. An image more or less moves those next to
-    a cut, no others.
+    Each group has a place in 0…1, a hash of the seed and its name. Groups with about as many cars per image
+    stand in the order of their places and are spread evenly over 0…1, so that each fold gets its part of
+    them; then all groups, in that order, are cut into folds of equally many images. An image more or less
+    moves a few beside the cuts.
     """
     table = pd.DataFrame({"group": groups, "cars": cars_per_image, "images": 1})
     table = table.groupby("group")[["cars", "images"]].sum()
@@ -86,8 +86,8 @@ def make_folds(
     """Table of ImageId, fold and group of all used training images, by ImageId.
 
     images, labels: the tables of the check; distance: bits in which near-duplicates may differ. A group is
-    named by the first of its images, excluded and test ones included: through such an image, too, two training
-    images can be near-duplicates.
+    named by the first of its images, excluded and test ones included: through such an image, too, two
+    training images can be near-duplicates.
     """
     images = images.sort_values("ImageId", ignore_index=True)
     images = images[(images["excluded"] == "") | (images["phash"] != "")]  # an excluded one can be broken

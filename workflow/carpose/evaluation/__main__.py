@@ -34,7 +34,7 @@ def main() -> None:
 
     folds = parquet.read_folds(args.folds)
     members, test_members = read.read_members(args.members), read.read_members(args.test_members)
-    read.check_coverage(members, folds["ImageId"])
+    read.check_out_of_fold(members, folds)
     truth = read.read_truth(args.test_truth) if test_members else None
     test_ids = []  # the photos that are left out count as well: their cars are missed
     if test_members:

@@ -18,7 +18,7 @@ from carpose.core.errors import UserError
 from carpose.core.files import run_main, write_text
 from carpose.core.options import NAMED, program
 from carpose.geometry import ground
-from carpose.kaggle.read import check_coverage, read_members, tables_of
+from carpose.kaggle.read import check_out_of_fold, read_members, tables_of
 from carpose.metric.score import LOOSEST
 
 from .calibration import fit_logistic
@@ -155,9 +155,7 @@ def _part(gain: float, start: float) -> Part:
     return Part(on=bool(gain > MIN_RELATIVE_GAIN * start), gain=gain)
 
 
-def fit(
-    labels: pd.DataFrame, members: Members, folds: pd.DataFrame, mode: str
-) -> tuple[Fit, pd.DataFrame]:
+def fit(labels: pd.DataFrame, members: Members, folds: pd.DataFrame, mode: str) -> tuple[Fit, pd.DataFrame]:
     """Fit everything on some images.
 
     labels: true cars; members: predictions by name; folds: the images to use, as in folds.parquet; mode:
@@ -259,7 +257,7 @@ def main() -> None:
     parser.add_argument("--fused-output", required=True, help="Parquet: fused, each fold by the others' fit")
     args = parser.parse_args()
     members, folds = read_members(args.members), parquet.read_folds(args.folds)
-    check_coverage(members, folds["ImageId"])
+    check_out_of_fold(members, folds)
     mode = from_options(args, Fuse, only=("mode",)).mode
     final, fused = fit_nested(cars.read(args.labels), folds, tables_of(members), mode)
     cars.write(args.fused_output, fused, image_ids=folds["ImageId"])
