@@ -6,22 +6,38 @@ import numpy as np
 import pandas as pd
 
 from carpose import metric
+from carpose.metric import bootstrap
 from carpose.metric.score import BAND_NAMES, LOOSEST, MIDDLE, band_of
+
+SAMPLES = 200  # resamples of the photos, by which a standard deviation is known to a twentieth
 
 
 def score(
-    truth: pd.DataFrame, predictions: pd.DataFrame, image_ids: Iterable[str], prefix: str, threshold: float
+    truth: pd.DataFrame,
+    predictions: pd.DataFrame,
+    image_ids: Iterable[str],
+    prefix: str,
+    threshold: float,
+    samples: int = SAMPLES,
 ) -> dict:
-    """mAP of all cars with confidences, that of the sure ones with equal confidences, and how many cars were
-    predicted, keys begun with `prefix`. Sure: as the fusion says (`sure`), else by `threshold`."""
+    """mAP of all cars with confidences and its standard deviation over so many resamples of the photos, mAP
+    of the sure cars with equal confidences, and how many cars were predicted, keys begun with `prefix`. Sure:
+    as the fusion says (`sure`), else by `threshold`."""
+    image_ids = list(image_ids)
+    picks = bootstrap.draw_images(
+        len(image_ids), samples, np.random.default_rng(0)
+    )  # the same for all members
+    deviation = bootstrap.resampled(truth, predictions, image_ids, picks).std(ddof=1)
     given = metric.evaluate(truth, predictions, image_ids)
     sure = predictions["sure"].astype(bool) if "sure" in predictions else predictions["score"] >= threshold
     equal = metric.evaluate(truth, predictions[sure], image_ids, equal_confidence=True)["mAP"]
-    values = {"mAP": given["mAP"], "mAP_equal": equal, "cars": given["predictions"]}
+    values = {"mAP": given["mAP"], "sd": deviation, "mAP_equal": equal, "cars": given["predictions"]}
     return {f"{prefix}_{name}": value for name, value in values.items()}
 
 
-def score_member(truth: pd.DataFrame, predictions: pd.DataFrame, folds: pd.DataFrame) -> dict:
+def score_member(
+    truth: pd.DataFrame, predictions: pd.DataFrame, folds: pd.DataFrame, samples: int = SAMPLES
+) -> dict:
     """Out-of-fold scores of one member: all images together, then fold by fold.
 
     folds: table of ImageId and fold; the images of a fold without a predicted car count too. Of a table
@@ -34,7 +50,8 @@ def score_member(truth: pd.DataFrame, predictions: pd.DataFrame, folds: pd.DataF
             table[table["ImageId"].isin(folds["ImageId"])] for table in (truth, predictions)
         )
         row["equal_from"] = metric.best_threshold(true_cars, predicted)
-    row = score(truth, predictions, folds["ImageId"], "oof", row.get("equal_from", -np.inf)) | row
+    threshold = row.get("equal_from", -np.inf)
+    row = score(truth, predictions, folds["ImageId"], "oof", threshold, samples) | row
     for fold, images in folds.groupby("fold"):
         row[f"fold{fold}_mAP"] = metric.evaluate(truth, predictions, images["ImageId"])["mAP"]
     return row
@@ -71,11 +88,13 @@ def evaluate(
     test_truth: pd.DataFrame | None = None,
     test_ids: list[str] | None = None,
     test_members: dict[str, pd.DataFrame] | None = None,
+    samples: int = SAMPLES,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """(table of scores, table of distance bands), one row or set of rows per member.
 
-    members, test_members: name → table of cars. The scores are sorted by out-of-fold mAP, best first; a
-    member known only by its test cars comes last, all of them sure unless the fusion says which.
+    members, test_members: name → table of cars; samples: resamples of the photos. The scores are sorted by
+    out-of-fold mAP, best first; a member known only by its test cars comes last, all of them sure unless the
+    fusion says which.
     """
     rows, distance = {}, []
 
@@ -88,11 +107,11 @@ def evaluate(
         distance.append(table)
 
     for name, predictions in members.items():
-        row = score_member(labels, predictions, folds)
+        row = score_member(labels, predictions, folds, samples)
         add(name, "out of fold", labels, predictions, folds["ImageId"], row)
     for name, predictions in (test_members or {}).items():
         threshold = rows.get(name, {}).get("equal_from", -np.inf)
-        row = score(test_truth, predictions, test_ids, "test", threshold)
+        row = score(test_truth, predictions, test_ids, "test", threshold, samples)
         add(name, "test", test_truth, predictions, test_ids, row)
     table = pd.DataFrame(list(rows.values()))
     by = [column for column in ("oof_mAP", "test_mAP") if column in table]
