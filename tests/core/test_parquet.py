@@ -78,6 +78,9 @@ def test_every_photo_is_there_once(tmp_path):
             parquet.read_folds(path)
     folds.iloc[:2].to_parquet(path)
     assert list(parquet.read_folds(path).fold) == [0, 1]
+    folds.iloc[:2].assign(group=["ID_a", None]).to_parquet(path)
+    with pytest.raises(UserError, match="1 values of group are not text, first in image ID_b"):
+        parquet.read_folds(path)
 
 
 def test_what_is_right_is_read_as_it_is(tmp_path):

@@ -54,28 +54,97 @@ def test_six_thousand_photos_take_seconds():
     assert time.perf_counter() - start < 5  # 0.3 s on an idle machine
 
 
+def grouped(rng, images=1000):
+    """Names of groups of one to a few images, and numbers of cars."""
+    return np.array([f"ID_{i}" for i in rng.integers(0, 0.6 * images, images)]), rng.integers(1, 45, images)
+
+
 @pytest.mark.parametrize("count", [2, 5])
-def test_images_and_cars_are_spread_evenly(count):
-    rng = np.random.default_rng(1)
-    groups = np.unique(rng.integers(0, 600, 1000), return_inverse=True)[1]
-    car_counts = rng.integers(1, 45, 1000)
-    fold = folds.split(groups, car_counts, count, seed=0)
+@pytest.mark.parametrize("seed", range(3))
+def test_images_and_cars_are_spread_evenly(count, seed):
+    groups, car_counts = grouped(np.random.default_rng(seed))
+    fold = folds.split(groups, car_counts, count, seed)
     assert set(fold) == set(range(count))
     assert pd.Series(fold).groupby(groups).nunique().max() == 1
-    for weights in (np.ones(1000), car_counts):
+    for weights, most in ((np.ones(1000), 1.03), (car_counts, 1.1)):
         load = np.bincount(fold, weights=weights)
-        assert load.max() / load.min() < 1.02
+        assert load.max() / load.min() < most
 
 
-def test_the_seed_decides():
-    groups, car_counts = np.arange(100), np.full(100, 10)
-    assert (folds.split(groups, car_counts, 3, 7) == folds.split(groups, car_counts, 3, 7)).all()
-    assert (folds.split(groups, car_counts, 3, 7) != folds.split(groups, car_counts, 3, 8)).any()
+def test_the_seed_decides_and_the_order_does_not():
+    rng = np.random.default_rng(0)
+    groups, car_counts = grouped(rng, 100)
+    fold = folds.split(groups, car_counts, 3, 7)
+    assert (fold != folds.split(groups, car_counts, 3, 8)).any()
+    order = rng.permutation(100)
+    assert (folds.split(groups[order], car_counts[order], 3, 7) == fold[order]).all()
+
+
+@pytest.mark.parametrize("images", [60, 800])
+def test_an_image_more_or_less_moves_few_others(images):
+    rng = np.random.default_rng(2)
+    groups, car_counts = grouped(rng, images)
+    fold = folds.split(groups, car_counts, 5, 0)
+    moved = []
+    for row in rng.choice(images, 20, replace=False):
+        rest = np.arange(images) != row
+        moved.append((folds.split(groups[rest], car_counts[rest], 5, 0) != fold[rest]).sum())
+    assert np.mean(moved) < 6 and max(moved) < 25
+
+
+def test_no_fold_is_empty():
+    """However large a group is, and with no more groups than folds."""
+    for sizes in ([1, 1, 1, 1, 96], [1, 30, 1, 1, 67], [20] * 5, [50, 1, 1, 1, 1, 1, 45]):
+        groups = np.repeat([f"ID_{i}" for i in range(len(sizes))], sizes)
+        for seed in range(20):
+            assert set(folds.split(groups, np.ones(100), 5, seed)) == set(range(5))
 
 
 def test_too_few_different_photos():
     with pytest.raises(UserError, match=r"1 groups .* cannot fill 2 folds"):
-        folds.split(np.zeros(10, int), np.ones(10), 2, 0)
+        folds.split(np.full(10, "ID_a"), np.ones(10), 2, 0)
+
+
+def chain(splits, excluded) -> pd.DataFrame:
+    """images.parquet of ID_0, ID_1 …, each 4 bits from the one before, and of photos that are like none."""
+    rows = [(f"ID_{i}", split, why) for i, (split, why) in enumerate(zip(splits, excluded, strict=True))]
+    table = pd.DataFrame(rows, columns=["ImageId", "split", "excluded"])
+    table["phash"] = [f"{2 ** (4 * i) - 1:016x}" for i in range(len(rows))]
+    others = {"ImageId": [f"ID_other{i}" for i in range(40)], "split": "train", "excluded": ""}
+    others["phash"] = [f"{value:016x}" for value in hashes(np.random.default_rng(0), 40)]
+    return pd.concat([table, pd.DataFrame(others)], ignore_index=True)
+
+
+@pytest.mark.parametrize("split, why", [("test", ""), ("train", "broken"), ("test", "broken")])
+def test_a_photo_that_is_not_learnt_from_links_two_that_are(split, why):
+    images = chain([split, "train", split, "train"], [why, "", why, ""])
+    for seed in range(10):
+        table = folds.make_folds(images, cars.empty(), 3, seed, distance=4).set_index("ImageId")
+        assert table["fold"]["ID_1"] == table["fold"]["ID_3"]
+        assert list(table["group"][["ID_1", "ID_3", "ID_other0"]]) == ["ID_0", "ID_0", "ID_other0"]
+        assert "ID_0" not in table.index and "ID_2" not in table.index
+
+
+def test_the_order_of_the_rows_and_an_excluded_photo_leave_the_folds_as_they_are():
+    images = chain(["train"] * 4, [""] * 4)
+    labels = pd.DataFrame({"ImageId": np.random.default_rng(1).choice(images["ImageId"], 300)})
+    table = folds.make_folds(images, labels, 2, 0, distance=4)
+    pd.testing.assert_frame_equal(
+        folds.make_folds(images.sample(frac=1, random_state=0), labels, 2, 0, distance=4), table
+    )
+    fold = table.set_index("ImageId")["fold"]
+    without = images.assign(excluded=np.where(images["ImageId"] == "ID_0", "broken", ""))
+    left = folds.make_folds(without, labels, 2, 0, distance=4).set_index("ImageId")["fold"]
+    assert (left != fold[left.index]).sum() <= 3
+    assert (left[["ID_1", "ID_2", "ID_3"]] == fold["ID_0"]).all()
+
+
+def test_an_excluded_photo_needs_no_hash():
+    images = chain(["train"] * 2, ["", "missing"])
+    images.loc[1, "phash"] = ""
+    assert len(folds.make_folds(images, cars.empty(), 2, 0, distance=4)) == 41
+    with pytest.raises(UserError, match="image ID_1: '' is no hash"):
+        folds.make_folds(images.assign(excluded=""), cars.empty(), 2, 0, distance=4)
 
 
 def test_a_hash_that_is_none_names_its_image():
@@ -104,6 +173,7 @@ def test_by_hand(tmp_path):
     assert sorted(table["ImageId"]) == sorted(set(names[:16]) - {"ID_2"})
     fold = table.set_index("ImageId")["fold"]
     assert fold["ID_0"] == fold["ID_1"] and sorted(fold.value_counts()) == [5, 5, 5]
+    assert table.loc[table["ImageId"].isin(["ID_0", "ID_1"]), "group"].tolist() == ["ID_0", "ID_0"]
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,25 @@ def test_scores_are_the_metric_s_and_sorted(truth, folds):
     assert table["oof_cars"].tolist() == [60, 60]
 
 
+def test_deviations_are_those_of_other_photos_and_repeatable(truth, folds):
+    """Against the scores of many other draws of ten photos; the same photos for all members."""
+    members = {"a": near(truth, 0.05), "b": near(truth, 0.05)}
+    folds = folds.assign(fold=0)
+    table, _ = evaluate(truth, folds, members, truth, list(folds["ImageId"]), members)
+    assert table["oof_sd"].nunique() == 1 and (table["oof_sd"] == table["test_sd"]).all()
+    rng, scores = np.random.default_rng(1), []
+    for _ in range(200):
+        drawn = [f"ID_{i}" for i in rng.integers(0, 10, 10)]
+        tables = []
+        for cars_ in (truth, members["a"]):
+            photos = [cars_[cars_["ImageId"] == name] for name in drawn]
+            tables.append(pd.concat([t.assign(ImageId=str(i)) for i, t in enumerate(photos)]))
+        scores.append(metric.evaluate(*tables)["mAP"])
+    assert table["oof_sd"][0] == pytest.approx(np.std(scores, ddof=1), rel=0.25)
+    few, _ = evaluate(truth, folds, members, samples=20)
+    assert few["oof_sd"][0] != table["oof_sd"][0] and few["oof_mAP"][0] == table["oof_mAP"][0]
+
+
 def test_the_leaderboard_counts_the_cars_from_the_best_threshold_on(truth, folds):
     """The threshold is that of the out-of-fold cars, for test cars as well."""
     right = near(truth, 0.0)
@@ -82,7 +101,7 @@ def test_bands(truth):
 
 def test_a_member_without_cars(truth, folds):
     table, by_distance = evaluate(truth, folds, {"none": cars.empty([*cars.POSE, "score"])})
-    assert table["oof_mAP"][0] == 0 and table["oof_cars"][0] == 0
+    assert table["oof_mAP"][0] == table["oof_sd"][0] == table["oof_cars"][0] == 0
     assert (by_distance["recall_10%_50deg"] == 0).all() and by_distance["truths"].sum() == 60
 
 
@@ -105,11 +124,12 @@ def command(tmp_path, truth, folds):
 def test_by_hand_with_test_truth(tmp_path, command):
     failed = run_module(*command, check=False)
     assert failed.returncode == 2 and "--images" in failed.stderr
-    shown = run_module(*command, "--images", tmp_path / "images.parquet")
+    shown = run_module(*command, "--images", tmp_path / "images.parquet", "--samples", 50)
     table = pd.read_csv(tmp_path / "e.csv")
     assert table["name"].tolist() == ["fused", "round0/dla34"]
     assert table["oof_mAP"].tolist() == pytest.approx(table["test_mAP"].tolist(), abs=0.02)
     assert table["test_mAP_leaderboard"].between(0, 1).all()
+    assert (table["oof_sd"] > 0).all() and list(table.columns[1:3]) == ["oof_mAP", "oof_sd"]
     assert "fused by distance" in shown.stdout and "round0/dla34" in shown.stdout
     assert len(pd.read_csv(tmp_path / "b.csv")) == 2 * 2 * 6
 

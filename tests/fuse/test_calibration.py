@@ -1,9 +1,20 @@
 """Scores to probabilities, and where to cut."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
 from carpose.fuse import calibration
+from tests.helpers import ENVIRONMENT
+
+FIT = """
+from carpose.fuse.calibration import fit_logistic
+import numpy as np
+rng = np.random.default_rng(0)
+print(fit_logistic(rng.normal(size=(50000, 24)), rng.random(50000)))
+"""
 
 
 def test_logistic_finds_the_law():
@@ -26,3 +37,18 @@ def test_cuts():
     assert calibration.cut_for_precision(scores, ~hits, 0.9, 0.25) == 0.9  # not reached: the highest quarter
     assert calibration.cut_for_probability(scores, hits, 0.5) == 0.8
     assert calibration.cut_for_probability(scores, hits & False, 0.5) == np.inf
+
+
+def test_the_same_bytes_whatever_the_threads_of_linear_algebra():
+    """As a user's shell or a cluster sets them; with one core there is no difference to see."""
+    fits = [
+        subprocess.run(
+            [sys.executable, "-c", FIT],
+            env=ENVIRONMENT | {f"{name}_NUM_THREADS": count for name in ("OPENBLAS", "MKL", "OMP")},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for count in "12"
+    ]
+    assert fits[0] == fits[1] and "coefficients" in fits[0]

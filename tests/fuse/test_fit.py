@@ -158,7 +158,7 @@ def test_calibration_pays_on_the_leaderboard(truth, views):
 
 
 def test_fused_score_is_calibrated(truth, views):
-    oof = fit(truth, views, truth["ImageId"].unique(), np.arange(80) % 2, "given")[1].sort_values("hit")
+    oof = fit(truth, views, folds_of(truth, 2), "given")[1].sort_values("hit")
     parts = np.array_split(np.arange(len(oof)), 5)
     gaps = [abs(oof["hit"].iloc[part].mean() - oof["is_hit"].iloc[part].mean()) for part in parts]
     assert np.mean(gaps) < 0.06
@@ -188,6 +188,22 @@ def test_duplicated_members_cost_little(truth, views, nested):
     fitted = fit_nested(truth, folds_of(truth, 2), doubled, "given")[0]
     assert fitted.mAP["fused"] > nested[0].mAP["fused"] - 0.02
     assert fitted.members["c2"].share < 0.6 < fitted.members["a"].share
+
+
+def test_what_is_fitted_for_a_photo_knows_nothing_of_its_near_duplicates(truth, views):
+    """Within a single fold: other labels of some photos change cars of the other half, not their twins."""
+    folds = folds_of(truth, 1)
+    photos = folds["ImageId"].to_numpy()
+    moved = truth.copy()
+    moved.loc[moved["ImageId"].isin(photos[:16:4]), cars.POSITION] *= 1.04
+
+    def twins_change(table):
+        before, after = (fit(labels, views, table, "given")[1] for labels in (truth, moved))
+        before, after = (cars_[cars_["ImageId"].isin(photos[1:16:4])] for cars_ in (before, after))
+        return not before.reset_index(drop=True).equals(after.reset_index(drop=True))
+
+    assert twins_change(folds)
+    assert not twins_change(folds.assign(group=np.repeat(photos[::2], 2)))
 
 
 def test_nothing_of_a_fold_is_in_its_own_fit(truth, views, nested):

@@ -7,6 +7,7 @@ from carpose.core import cars
 from carpose.core.errors import UserError
 from carpose.kaggle.read import (
     check_coverage,
+    check_out_of_fold,
     images_of,
     read_image_ids,
     read_members,
@@ -46,6 +47,24 @@ def test_a_table_must_cover_the_photos_of_the_folds(predictions):
     check_coverage(members, ["a", "b"])
     with pytest.raises(UserError, match=r"p.parquet: 2 of 3 photos .* first d; .*-R predict"):
         check_coverage(members, ["a", "d", "e"])
+
+
+def test_a_car_is_of_the_network_that_has_not_learnt_from_its_photo(tmp_path):
+    """As folds.parquet is now: a table made with other folds looks out of fold and is not."""
+    folds = pd.DataFrame({"ImageId": ["a", "b", "c"], "fold": [0, 1, 1]})
+    table = POSES.assign(score=0.5)
+    path = tmp_path / "oof.parquet"
+    members = [f"m={path}"]
+    for fold in (table["ImageId"].map({"a": 0, "b": 1}), None):
+        cars.write(path, table if fold is None else table.assign(fold=fold), image_ids="abc")
+        check_out_of_fold(read_members(members), folds)
+    cars.write(path, table.assign(fold=0), image_ids="abc")
+    with pytest.raises(UserError, match=r"oof.parquet: 1 photos .* image b by fold 0's, .* in fold 1; train"):
+        check_out_of_fold(read_members(members), folds)
+    check_out_of_fold(read_members(members), folds[:1])
+    cars.write(path, table.assign(fold=0), image_ids="ab")
+    with pytest.raises(UserError, match=r"oof.parquet: 1 of 3 photos were not predicted, first c"):
+        check_out_of_fold(read_members(members), folds)
 
 
 def test_a_submission_must_have_a_row_for_every_photo(tmp_path):

@@ -160,3 +160,4 @@ def test_command_line_gives_each_photo_to_the_fold_that_never_saw_it(prepared, m
 
     assert covered("oof") == set(folds.index)
     assert covered("test") == covered("test-folds") == test_ids
+    assert parquet.about(tables["test-folds"])["folds"] == [0, 1]

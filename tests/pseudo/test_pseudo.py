@@ -202,6 +202,26 @@ def test_members_must_be_the_same_and_cover_the_folds(files, world):
     assert wrong.returncode == 2 and "fit0.parquet: 1 of 60 photos were not" in wrong.stderr
 
 
+def test_test_members_have_the_networks_of_all_folds(files, world):
+    """A fold without any would get no labels, and would learn that all test photos are empty."""
+    folder, run = files
+    table = world[4]["round0/a"]
+    ids = table["ImageId"].unique()
+    cars.write(folder / "test0.parquet", table[table["fold"] == 0], image_ids=ids, folds=[0])
+    wrong = run(2, check=False)
+    assert (
+        wrong.returncode == 2
+        and "test0.parquet: is of the networks of folds 0 instead of 0, 1" in wrong.stderr
+    )
+    cars.write(folder / "test0.parquet", table.assign(fold=table["fold"] + 1), image_ids=ids)
+    wrong = run(2, check=False)
+    assert wrong.returncode == 2 and "of folds 0, 1, 2 instead of 0, 1" in wrong.stderr
+    assert not (folder / "2.parquet").exists()
+    cars.write(folder / "test0.parquet", table[table["fold"] == 0], image_ids=ids, folds=[0, 1])
+    run(2)
+    assert parquet.about(folder / "2.parquet")["folds"] == [0, 1]
+
+
 def test_members_need_their_fold(tmp_path):
     cars.write(tmp_path / "a.parquet", scene(2, np.random.default_rng(0)).assign(score=0.5))
     with pytest.raises(UserError, match="no column fold"):

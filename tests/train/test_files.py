@@ -11,6 +11,7 @@ from carpose.config.recipe import Recipe
 from carpose.core import cars, parquet
 from carpose.core.errors import UserError
 from carpose.train import loop
+from tests.predict import small
 
 RECIPE = Recipe(input_width=192, input_height=64)
 
@@ -29,7 +30,8 @@ def files(prepared, tmp_path):
 
 def test_a_state_belongs_to_all_that_is_learnt_from(files, tmp_path):
     def digest(fold=0, recipe=RECIPE, **changes):
-        return loop.work_digest(replace(files, **changes), fold, recipe)
+        changed = replace(files, **changes)
+        return loop.work_digest(changed, loop.read_tables(changed, fold), fold, recipe)
 
     first = digest()
     assert first == digest(output=tmp_path / "elsewhere")
@@ -46,23 +48,65 @@ def test_a_state_belongs_to_all_that_is_learnt_from(files, tmp_path):
     assert digest() != first
 
 
-def test_pseudo_labels_of_the_fold_are_learnt_from(files, tmp_path):
-    plain, plain_ids, true = loop.read_files(files, 0, RECIPE)
+@pytest.fixture
+def pseudo(files, tmp_path):
+    """Pseudo labels of the first test photo, four of fold 0 and two of fold 1, as `carpose.pseudo` writes."""
     images, labels = pd.read_parquet(files.images), cars.read(files.labels)
-    tests = images.ImageId[images.split == "test"].tolist()
-    pseudo = labels.head(6).assign(ImageId=tests[0], weight=0.5, depth_sigma=0.1)
-    pseudo["fold"] = [0, 0, 0, 0, 1, 1]
-    cars.write(tmp_path / "pseudo.parquet", pseudo)
-    both, valid_ids, both_true = loop.read_files(
-        replace(files, pseudo=tmp_path / "pseudo.parquet"), 0, RECIPE
-    )
-    assert set(true.ImageId) <= set(valid_ids) and both_true.equals(true), "measured on labels alone"
-    assert valid_ids == plain_ids and both.labelled == plain.labelled == len(plain)
-    assert both.image_ids[both.labelled :] == sorted(tests)
+    test_id = images.ImageId[images.split == "test"].iloc[0]
+    table = labels.head(6).assign(ImageId=test_id, weight=0.5, depth_sigma=0.1, fold=[0, 0, 0, 0, 1, 1])
+    cars.write(tmp_path / "pseudo.parquet", table, folds=[0, 1])
+    return replace(files, pseudo=tmp_path / "pseudo.parquet")
+
+
+def test_a_state_belongs_to_what_matters_of_tables_and_checkpoints(pseudo, tmp_path):
+    """To the test photos that pseudo labels are of, and the network to start with; not to hashes of photos,
+    groups of near-duplicates, other folds' pseudo labels, or which code wrote a file."""
+
+    def digest(start=None):
+        files = replace(pseudo, start_weights=start)
+        return loop.work_digest(files, loop.read_tables(files, 0), 0, RECIPE)
+
+    first = digest()
+    images, folds = parquet.read_images(pseudo.images), parquet.read_folds(pseudo.folds)
+    parquet.write(pseudo.images, images[::-1].assign(phash="ff", digest="moved"), other="code")
+    parquet.write(pseudo.folds, folds[::-1].assign(group="g"))
+    table = cars.read(pseudo.pseudo)
+    cars.write(pseudo.pseudo, table.assign(z=table.z.where(table.fold == 0, 99.0)), folds=[0, 1])
+    assert digest() == first
+    last = (images.split == "test") & (images.ImageId == images.ImageId[images.split == "test"].iloc[-1])
+    parquet.write(pseudo.images, images.assign(excluded=last.map({True: "broken", False: ""})))
+    assert digest() != first, "a photo less that counts as empty of cars"
+
+    one, other = (small.checkpoint(tmp_path / f"{seed}.pt", seed=seed) for seed in (1, 2))
+    again = small.checkpoint(tmp_path / "again.pt", provenance={"code": "other", "fold": 0}, seed=1)
+    assert digest(one) == digest(again) != digest(other) != digest()
+
+
+def test_pseudo_labels_of_the_fold_are_learnt_from(files, pseudo):
+    alone, with_pseudo = loop.read_tables(files, 0), loop.read_tables(pseudo, 0)
+    plain, both = (tables.samples(files.cache, RECIPE) for tables in (alone, with_pseudo))
+    images = pd.read_parquet(files.images)
+    assert set(alone.truth().ImageId) <= set(alone.valid_ids)
+    assert with_pseudo.truth().equals(alone.truth()), "measured on labels alone"
+    assert with_pseudo.valid_ids == alone.valid_ids and both.labelled == plain.labelled == len(plain)
+    assert both.image_ids[both.labelled :] == sorted(images.ImageId[images.split == "test"])
     assert len(both.xyz) == len(plain.xyz) + 4
-    assert not set(valid_ids) & set(both.image_ids)
+    assert not set(alone.valid_ids) & set(both.image_ids)
+
+
+def test_pseudo_labels_of_other_folds_or_photos_are_refused(pseudo):
+    """With none of its own the fold would learn that all test photos are empty."""
+    table = cars.read(pseudo.pseudo)
+    cars.write(pseudo.pseudo, table.assign(fold=1), folds=[1, 2])
+    with pytest.raises(UserError, match="pseudo.parquet: has labels for the folds 1, 2, none for fold 0;"):
+        loop.read_tables(pseudo, 0)
+    cars.write(pseudo.pseudo, table.assign(ImageId="ID_elsewhere"), folds=[0, 1])
+    with pytest.raises(UserError, match="pseudo.parquet: image ID_elsewhere is no test photo of .*images"):
+        loop.read_tables(pseudo, 0)
+    cars.write(pseudo.pseudo, table[:0], folds=[0, 1])
+    assert len(loop.read_tables(pseudo, 0).pseudo_ids) == 4, "made, but nothing was found"
 
 
 def test_a_fold_that_is_none_is_said(files):
     with pytest.raises(UserError, match="fold 7 leaves nothing to train or to validate on"):
-        loop.read_files(files, 7, RECIPE)
+        loop.read_tables(files, 7)

@@ -183,6 +183,14 @@ def test_a_start_of_another_network_is_refused(prepared, undisturbed, tmp_path):
     assert "start: scratch" in done.stderr
 
 
+def test_a_start_of_another_fold_is_refused(prepared, undisturbed, tmp_path):
+    """It has learnt from the photos that this training is measured on."""
+    more = ("--start-weights", undisturbed / "model.pt", "--fold", 1)
+    done = run_module(*options(prepared, tmp_path, *more), check=False)
+    assert done.returncode == 2 and "model.pt: is the model of fold 0 given as fold 1's" in done.stderr
+    assert not list(tmp_path.glob("*.pt"))
+
+
 def test_a_loss_that_outweighs_the_others_is_named(capsys):
     row = {"epoch": 1, "loss": 1.0, "heatmap": 0.5, "offset": 0.1, "rotation": 0.04}
     weights = {"heatmap": 2.0, "offset": 4.0, "rotation": 30.0}

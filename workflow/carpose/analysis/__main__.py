@@ -17,7 +17,7 @@ from carpose.core.files import run_main, write_text
 from carpose.core.options import NAMED, commands, program, whole
 from carpose.drawing.figures import PREDICTED, TRUE, cars_figure
 from carpose.geometry import camera
-from carpose.kaggle.read import check_coverage, read_members
+from carpose.kaggle.read import check_out_of_fold, read_members
 from carpose.plots.figures import save
 
 from .errors import errors
@@ -51,7 +51,7 @@ def main() -> None:
 def analyse_errors(args: argparse.Namespace) -> None:
     folds, images = parquet.read_folds(args.folds), parquet.read_images(args.images).set_index("ImageId")
     labels, members = cars.read(args.labels), read_members(args.members)
-    check_coverage(members, folds["ImageId"])
+    check_out_of_fold(members, folds)
     intrinsics = camera.read_intrinsics(camera.intrinsics_file(args.data))
     photo_size = tuple(images.loc[folds["ImageId"], ["width", "height"]].iloc[0])
     truth = labels[labels["ImageId"].isin(folds["ImageId"])]

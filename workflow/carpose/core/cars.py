@@ -41,17 +41,23 @@ def concat(tables: list[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(filled, ignore_index=True)
 
 
-def write(path: str | Path, table: pd.DataFrame, image_ids: Iterable[str] | None = None) -> None:
+def write(
+    path: str | Path,
+    table: pd.DataFrame,
+    image_ids: Iterable[str] | None = None,
+    folds: Iterable[int] | None = None,
+) -> None:
     """Write to Parquet, whole or not at all.
 
-    image_ids: the photos that the table is about, kept in the file's `about`: one without cars has no row.
+    image_ids, folds: the photos, and the folds, that the table is about, kept in the file's `about`: one
+    without cars has no row.
     Raises UserError where a pose is not finite: better here than in a submission.
     """
     bad = ~np.isfinite(table[POSE].to_numpy(float)).all(axis=1)
     if bad.any():
         image_id = table.loc[bad, "ImageId"].iloc[0]
         raise UserError(f"{path}: {bad.sum()} cars with a pose that is not finite, first in image {image_id}")
-    about = {} if image_ids is None else {"image_ids": list(image_ids)}
+    about = {name: list(ids) for name, ids in (("image_ids", image_ids), ("folds", folds)) if ids is not None}
     parquet.write(path, table, **about)
 
 

@@ -17,7 +17,7 @@ from .version import provenance, remember_use
 
 TEXT, NUMBER, MAYBE, FLAG = "text", "finite numbers", "numbers", "true or false"  # MAYBE: NaN is not known
 IMAGES = {"ImageId": TEXT, "split": TEXT, "excluded": TEXT, "phash": TEXT}
-FOLDS = {"ImageId": TEXT, "fold": NUMBER}
+FOLDS, GROUPS = {"ImageId": TEXT, "fold": NUMBER}, {"group": TEXT}
 ABOUT = b"carpose"  # of the file's metadata: which code made it, and more
 
 
@@ -62,9 +62,8 @@ def read(path: str | Path, columns: dict[str, str], optional: dict[str, str] | N
     return table
 
 
-def content_digest(path: str | Path) -> str:
+def content_digest(table: pd.DataFrame) -> str:
     """A hash of the rows alone: the same for a table that other code wrote."""
-    table = pd.read_parquet(path)
     hasher = hashlib.sha256("\0".join(table.columns).encode())
     hasher.update(pd.util.hash_pandas_object(table, index=False).to_numpy().tobytes())
     return hasher.hexdigest()[:16]
@@ -89,12 +88,14 @@ def read_images(path: str | Path) -> pd.DataFrame:
 
 
 def read_folds(path: str | Path) -> pd.DataFrame:
-    """folds.parquet: the training photos and each one's fold."""
-    return _of_images(path, FOLDS)
+    """folds.parquet: the training photos, each one's fold and, where it is said, group of near-duplicates."""
+    return _of_images(path, FOLDS, GROUPS)
 
 
-def _of_images(path: str | Path, columns: dict[str, str]) -> pd.DataFrame:
-    table = read(path, columns)
+def _of_images(
+    path: str | Path, columns: dict[str, str], optional: dict[str, str] | None = None
+) -> pd.DataFrame:
+    table = read(path, columns, optional)
     if table.empty:
         raise UserError(f"{path}: holds no image; make it again")
     twice = table["ImageId"].duplicated()

@@ -43,7 +43,7 @@ def divide(args: argparse.Namespace) -> None:
     settings = from_options(args, Folds)
     labels, images = cars.read(args.labels), parquet.read_images(args.images)
     table = make_folds(images, labels, settings.count, settings.seed, settings.hash_distance)
-    parquet.write(args.output, table[["ImageId", "fold"]])
+    parquet.write(args.output, table)
 
     sizes = table["group"].value_counts()
     duplicates, largest = (sizes > 1).sum(), sizes.max()

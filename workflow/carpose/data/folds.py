@@ -1,7 +1,9 @@
 """Divide the training photos into folds; photos that look nearly the same stay together.
 
-In: images.parquet (perceptual hashes) and labels.parquet. Out: folds.parquet (ImageId, fold).
+In: images.parquet (perceptual hashes) and labels.parquet. Out: folds.parquet (ImageId, fold, group).
 """
+
+import hashlib
 
 import numpy as np
 import pandas as pd
@@ -30,23 +32,39 @@ def near_duplicates(hashes: np.ndarray, distance: int) -> np.ndarray:
 def split(groups: np.ndarray, cars_per_image: np.ndarray, folds: int, seed: int) -> np.ndarray:
     """Give whole groups to folds so that images and cars are spread evenly.
 
-    groups, cars_per_image: (N,) → (N,) fold 0…folds−1. The largest group goes first, each to the fold
-    where it adds least to Σ (share of images)² + (share of cars)²; the seed decides between equals.
-    Raises UserError where there are fewer groups than folds.
+    groups: (N,) name of each image's group; cars_per_image: (N,) → (N,) fold 0…folds−1, which does not depend
+    on the order of the images. Raises UserError where there are fewer groups than folds.
+
+    Each group has a place in 0…1, a hash of the seed and its name. Groups with about as many cars per image
+    stand in the order of their places and are spread evenly over 0…1, so that each fold gets its part of
+    them; then all groups, in that order, are cut into folds of equally many images. An image more or less
+    moves a few beside the cuts.
     """
-    sizes = np.column_stack([np.bincount(groups), np.bincount(groups, weights=cars_per_image)])
-    if len(sizes) < folds:
-        advice = "use fewer folds" if len(sizes) > 1 else "bring more photos that differ, or exclude fewer"
-        raise UserError(f"{len(sizes)} groups of different photos cannot fill {folds} folds; {advice}")
-    share = sizes / np.maximum(sizes.sum(axis=0), 1)
-    shuffled = np.random.default_rng(seed).permutation(len(share))
-    load = np.zeros((folds, 2))
-    fold_of_group = np.empty(len(share), int)
-    for group in shuffled[np.argsort(-share[shuffled].sum(axis=1), kind="stable")]:
-        fold = np.argmin(load @ share[group])
-        fold_of_group[group] = fold
-        load[fold] += share[group]
-    return fold_of_group[groups]
+    table = pd.DataFrame({"group": groups, "cars": cars_per_image, "images": 1})
+    table = table.groupby("group")[["cars", "images"]].sum()
+    if len(table) < folds:
+        advice = "use fewer folds" if len(table) > 1 else "bring more photos that differ, or exclude fewer"
+        raise UserError(f"{len(table)} groups of different photos cannot fill {folds} folds; {advice}")
+    table["place"] = [place(name, seed) for name in table.index]
+    table = table.sort_values("place")
+    density = table["cars"] / table["images"]
+    alike = table.groupby(np.rint(2 * np.log2(1 + density)))["place"]  # within a factor of √2
+    table["place"] = (alike.cumcount() + table["place"]) / alike.transform("size")
+    table = table.sort_values("place", kind="stable")
+    middle = table["images"].cumsum() - table["images"] / 2
+    fold = (folds * middle / table["images"].sum()).astype(int).to_numpy()
+    # Large groups can leave a fold without any: each group is at most one fold beyond the group before it,
+    # and the last groups fill the last folds.
+    number = np.arange(len(table))
+    fold = number + np.minimum.accumulate(np.minimum(fold - number, 0))
+    table["fold"] = np.maximum(fold, folds - len(table) + number)
+    return table["fold"].loc[groups].to_numpy()
+
+
+def place(name: str, seed: int) -> float:
+    """0 … 1, as good as drawn, and always the same for a name and a seed."""
+    digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
+    return int.from_bytes(digest[:6], "big") / 2**48
 
 
 def hashes_of(images: pd.DataFrame) -> np.ndarray:
@@ -65,12 +83,17 @@ def hashes_of(images: pd.DataFrame) -> np.ndarray:
 def make_folds(
     images: pd.DataFrame, labels: pd.DataFrame, folds: int, seed: int, distance: int
 ) -> pd.DataFrame:
-    """Table of ImageId, fold and group (of near-duplicates) of all used training images.
+    """Table of ImageId, fold and group of all used training images, by ImageId.
 
-    images, labels: the tables of the check; distance: bits in which near-duplicates may differ.
+    images, labels: the tables of the check; distance: bits in which near-duplicates may differ. A group is
+    named by the first of its images, excluded and test ones included: through such an image, too, two
+    training images can be near-duplicates.
     """
-    used = images[(images["split"] == "train") & (images["excluded"] == "")]
-    groups = near_duplicates(hashes_of(used), distance)
-    counts = used["ImageId"].map(labels["ImageId"].value_counts()).fillna(0).to_numpy()
-    fold = split(groups, counts, folds, seed)
-    return pd.DataFrame({"ImageId": used["ImageId"].to_numpy(), "fold": fold, "group": groups})
+    images = images.sort_values("ImageId", ignore_index=True)
+    images = images[(images["excluded"] == "") | (images["phash"] != "")]  # an excluded one can be broken
+    number = near_duplicates(hashes_of(images), distance)
+    group = images.groupby(number)["ImageId"].transform("first")
+    used = images.assign(group=group)[(images["split"] == "train") & (images["excluded"] == "")]
+    cars_per_image = used["ImageId"].map(labels["ImageId"].value_counts()).fillna(0).to_numpy()
+    used = used.assign(fold=split(used["group"].to_numpy(), cars_per_image, folds, seed))
+    return used[["ImageId", "fold", "group"]].reset_index(drop=True)

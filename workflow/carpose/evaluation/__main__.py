@@ -2,9 +2,9 @@
 
 In: labels, folds and tables of out-of-fold cars (and of test cars where the truth is known).
 Out: evaluation.csv, sorted by mAP, and a table by distance bands. mAP counts all cars with their confidences;
-mAP_leaderboard is the leaderboard's mode of the metric, of those that the fusion keeps for it, else of those
-of a score from `threshold` on. Out of fold each fold is scored by itself, since other networks and another
-fit made it.
+sd is its standard deviation over resamples of the photos, which says nothing of other seeds; mAP_leaderboard
+is the leaderboard's mode of the metric, of the cars that the fusion keeps for it, else of those of a score
+from `threshold` on. Out of fold each fold is scored by itself: another network and another fit made it.
 """
 
 from pathlib import Path
@@ -12,10 +12,10 @@ from pathlib import Path
 from carpose.core import cars, parquet
 from carpose.core.errors import UserError
 from carpose.core.files import run_main, write_text
-from carpose.core.options import NAMED, program
+from carpose.core.options import NAMED, program, whole
 from carpose.kaggle import read
 
-from .scores import evaluate
+from .scores import SAMPLES, evaluate
 
 
 def main() -> None:
@@ -28,6 +28,7 @@ def main() -> None:
     parser.add_argument("--images", type=Path, help="images.parquet of the check: the test images")
     parser.add_argument("--output", type=Path, required=True, help="evaluation.csv to write")
     parser.add_argument("--bands-output", type=Path, help="CSV of recall and depth error by distance")
+    parser.add_argument("--samples", type=whole(2), default=SAMPLES, help="resamples of the photos")
     args = parser.parse_args()
     if not args.members and not args.test_members:
         raise UserError("nothing to evaluate: give --members or --test-members")
@@ -36,14 +37,14 @@ def main() -> None:
 
     folds = parquet.read_folds(args.folds)
     members, test_members = read.read_members(args.members), read.read_members(args.test_members)
-    read.check_coverage(members, folds["ImageId"])
+    read.check_out_of_fold(members, folds)
     truth = read.read_truth(args.test_truth) if test_members else None
     test_ids = []  # the photos that are left out count as well: their cars are missed
     if test_members:
         read.check_coverage(test_members, read.read_test_images(args.images, excluded=False))
         test_ids = read.read_test_images(args.images)
     test = truth, test_ids, read.tables_of(test_members)
-    table, distance = evaluate(cars.read(args.labels), folds, read.tables_of(members), *test)
+    table, distance = evaluate(cars.read(args.labels), folds, read.tables_of(members), *test, args.samples)
     write_text(args.output, table.to_csv(index=False))
     if args.bands_output:
         write_text(args.bands_output, distance.to_csv(index=False))

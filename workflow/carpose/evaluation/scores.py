@@ -6,49 +6,63 @@ import numpy as np
 import pandas as pd
 
 from carpose import metric
+from carpose.metric import bootstrap
 from carpose.metric.score import BAND_NAMES, LOOSEST, MIDDLE, band_of
+
+SAMPLES = 200  # resamples of the photos, by which a standard deviation is known to a twentieth
 
 
 def score_test(
-    truth: pd.DataFrame, predictions: pd.DataFrame, image_ids: Iterable[str], threshold: float
+    truth: pd.DataFrame, predictions: pd.DataFrame, image_ids: Iterable[str], threshold: float, samples: int
 ) -> dict:
-    """mAP of all cars, that of the leaderboard's mode of those that are kept for it, and how many cars were
-    predicted, by test photos. Kept: as the fusion says (`sure`), else by `threshold`."""
-    given = metric.evaluate(truth, predictions, image_ids)
-    kept = predictions[_is_kept(predictions, threshold)]
-    leaderboard = metric.evaluate(truth, kept, image_ids, "leaderboard")["mAP"]
-    return {
-        "test_mAP": given["mAP"],
-        "test_mAP_leaderboard": leaderboard,
-        "test_cars": given["predictions"],
-    }
+    """Scores of a member on test photos, as `score_member` has them of the folds."""
+    fold = pd.DataFrame({"ImageId": list(image_ids), "fold": 0})
+    return _scores("test", truth, predictions, fold, threshold, samples)
 
 
-def _is_kept(predictions: pd.DataFrame, threshold: float) -> pd.Series:
-    return predictions["sure"].astype(bool) if "sure" in predictions else predictions["score"] >= threshold
-
-
-def score_member(truth: pd.DataFrame, predictions: pd.DataFrame, folds: pd.DataFrame) -> dict:
+def score_member(truth: pd.DataFrame, predictions: pd.DataFrame, folds: pd.DataFrame, samples: int) -> dict:
     """Out-of-fold scores of one member: the mean of the folds, each by itself, then fold by fold.
 
     folds: table of ImageId and fold; the images of a fold without a predicted car count too. Of a table
     without `sure`, `threshold` is the best one for the leaderboard: one number, fitted on these very cars.
     """
     truth, predictions = (table[table["ImageId"].isin(folds["ImageId"])] for table in (truth, predictions))
-    threshold, more = -np.inf, {}
+    threshold = -np.inf
     if "sure" not in predictions:
         threshold = metric.best_threshold(truth, predictions, "leaderboard")
-        more = {"threshold": threshold}
-    kept = predictions[_is_kept(predictions, threshold)]
-    row = {
-        "oof_mAP": metric.evaluate_folds(truth, predictions, folds),
-        "oof_mAP_leaderboard": metric.evaluate_folds(truth, kept, folds, "leaderboard"),
-        "oof_cars": len(predictions),
-        **more,
-    }
+    row = _scores("oof", truth, predictions, folds, threshold, samples)
+    if "sure" not in predictions:
+        row["threshold"] = threshold
     for fold, images in folds.groupby("fold"):
         row[f"fold{fold}_mAP"] = metric.evaluate(truth, predictions, images["ImageId"])["mAP"]
     return row
+
+
+def _scores(
+    prefix: str,
+    truth: pd.DataFrame,
+    predictions: pd.DataFrame,
+    folds: pd.DataFrame,
+    threshold: float,
+    samples: int,
+) -> dict:
+    """mAP of all cars, its standard deviation over so many resamples of each fold's photos, mAP of the
+    leaderboard's mode, and the number of cars; keys begun with `prefix`. For the leaderboard the cars that
+    the fusion keeps (`sure`) count, else those from `threshold` on."""
+    kept = predictions["sure"].astype(bool) if "sure" in predictions else predictions["score"] >= threshold
+    rng, resampled, cars = np.random.default_rng(0), np.zeros(samples), 0  # the same draws for all members
+    for _, images in folds.groupby("fold")["ImageId"]:
+        picks = bootstrap.draw_images(len(images), samples, rng)
+        count = truth["ImageId"].isin(images).sum()
+        resampled += count * bootstrap.resampled(truth, predictions, images.tolist(), picks)
+        cars += count
+    values = {
+        "mAP": metric.evaluate_folds(truth, predictions, folds),
+        "sd": (resampled / max(cars, 1)).std(ddof=1),
+        "mAP_leaderboard": metric.evaluate_folds(truth, predictions[kept], folds, "leaderboard"),
+        "cars": int(predictions["ImageId"].isin(folds["ImageId"]).sum()),
+    }
+    return {f"{prefix}_{name}": value for name, value in values.items()}
 
 
 def bands(truth: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
@@ -82,11 +96,13 @@ def evaluate(
     test_truth: pd.DataFrame | None = None,
     test_ids: list[str] | None = None,
     test_members: dict[str, pd.DataFrame] | None = None,
+    samples: int = SAMPLES,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """(table of scores, table of distance bands), one row or set of rows per member.
 
-    members, test_members: name → table of cars. The scores are sorted by out-of-fold mAP, best first; a
-    member known only by its test cars comes last, all of them kept unless the fusion says which.
+    members, test_members: name → table of cars; samples: resamples of the photos. The scores are sorted by
+    out-of-fold mAP, best first; a member known only by its test cars comes last, all of them kept unless the
+    fusion says which.
     """
     rows, distance = {}, []
 
@@ -99,11 +115,11 @@ def evaluate(
         distance.append(table)
 
     for name, predictions in members.items():
-        row = score_member(labels, predictions, folds)
+        row = score_member(labels, predictions, folds, samples)
         add(name, "out of fold", labels, predictions, folds["ImageId"], row)
     for name, predictions in (test_members or {}).items():
         threshold = rows.get(name, {}).get("threshold", -np.inf)
-        row = score_test(test_truth, predictions, test_ids, threshold)
+        row = score_test(test_truth, predictions, test_ids, threshold, samples)
         add(name, "test", test_truth, predictions, test_ids, row)
     table = pd.DataFrame(list(rows.values()))
     by = [column for column in ("oof_mAP", "test_mAP") if column in table]

@@ -17,7 +17,7 @@ from carpose.core import cars, parquet
 from carpose.core.errors import UserError
 from carpose.core.files import run_main, write_text
 from carpose.core.options import NAMED, program
-from carpose.kaggle.read import check_coverage, read_members, tables_of
+from carpose.kaggle.read import check_out_of_fold, read_members, tables_of
 
 from .combine import fuse
 from .fitted import PARTS, Fit
@@ -42,25 +42,24 @@ def fit_nested(
 
     Where the fused cars score less than the best member as it is, the fit is to use that one as it is.
     """
-    image_ids, groups = folds["ImageId"].to_numpy(object), folds["fold"].to_numpy()
 
     def value(table, mode=mode):
         return score(labels, table, folds, mode)
 
     def learn(members):
-        return lambda image_ids, groups: fit(labels, members, image_ids, groups, mode)[0]
+        return lambda folds: fit(labels, members, folds, mode)[0]
 
-    final, ablation = learn(members)(image_ids, groups), _fuse_by_others(folds, members, learn(members))
+    final, ablation = learn(members)(folds), _fuse_by_others(folds, members, learn(members))
     alone = {name: value(_for_leaderboard(labels, table, folds)) for name, table in members.items()}
     best = max(alone, key=alone.get)
     best_alone = {best: members[best]}
     best_fitted = value(_fuse_by_others(folds, best_alone, learn(best_alone))[-1])
     if value(ablation[-1]) < alone[best]:
 
-        def learn_best(image_ids, groups):
-            return fit_as_it_is(labels, members, image_ids, best, mode)
+        def learn_best(folds):
+            return fit_as_it_is(labels, members, folds["ImageId"], best, mode)
 
-        final, ablation = learn_best(image_ids, groups), _fuse_by_others(folds, members, learn_best)
+        final, ablation = learn_best(folds), _fuse_by_others(folds, members, learn_best)
     values = [value(table) for table in ablation]
     gains = dict(zip(PARTS, np.diff(values), strict=True))
     gains["writing"] = value(ablation[-1], "leaderboard") - value(ablation[-2], "leaderboard")
@@ -82,18 +81,17 @@ def _for_leaderboard(labels: pd.DataFrame, table: pd.DataFrame, folds: pd.DataFr
 
 
 def _fuse_by_others(
-    folds: pd.DataFrame, members: Members, learn: Callable[[np.ndarray, np.ndarray], Fit]
+    folds: pd.DataFrame, members: Members, learn: Callable[[pd.DataFrame], Fit]
 ) -> list[pd.DataFrame]:
-    """The cars of each fold, with `fold`, by what is learnt of images of other folds: with the first 0, 1 …
+    """The cars of each fold, with `fold`, by what is learnt of the other folds: with the first 0, 1 …
     of PARTS, those of them that paid."""
-    image_ids, groups = folds["ImageId"].to_numpy(object), folds["fold"].to_numpy()
     steps = [[] for _ in range(len(PARTS) + 1)]
-    for fold in np.unique(groups):
-        inside = groups == fold
+    for fold in np.unique(folds["fold"]):
+        inside = (folds["fold"] == fold).to_numpy()
         if inside.all():
             raise UserError("the folds table has one fold only; at least two are needed to fit on the others")
-        learnt = learn(image_ids[~inside], groups[~inside])
-        fold_members = of_images(members, image_ids[inside])
+        learnt = learn(folds[~inside])
+        fold_members = of_images(members, folds.loc[inside, "ImageId"])
         for step, tables in enumerate(steps):
             on = [part for part in learnt.enabled_parts() if part in PARTS[:step]]
             tables.append(fuse(fold_members, learnt, on).assign(fold=int(fold)))
@@ -127,7 +125,7 @@ def main() -> None:
     parser.add_argument("--fused-output", required=True, help="Parquet: fused, each fold by the others' fit")
     args = parser.parse_args()
     members, folds = read_members(args.members), parquet.read_folds(args.folds)
-    check_coverage(members, folds["ImageId"])
+    check_out_of_fold(members, folds)
     mode = from_options(args, Fuse, only=("mode",)).mode
     final, fused = fit_nested(cars.read(args.labels), folds, tables_of(members), mode)
     cars.write(args.fused_output, fused, image_ids=folds["ImageId"])

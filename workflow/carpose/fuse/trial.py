@@ -153,23 +153,21 @@ def _part(gain: float, start: float) -> Part:
     return Part(on=bool(gain > MIN_RELATIVE_GAIN * start), gain=gain)
 
 
-def fit(
-    labels: pd.DataFrame, members: Members, image_ids: Iterable[str], groups: np.ndarray, mode: str
-) -> tuple[Fit, pd.DataFrame]:
+def fit(labels: pd.DataFrame, members: Members, folds: pd.DataFrame, mode: str) -> tuple[Fit, pd.DataFrame]:
     """Fit everything on some images.
 
-    labels: true cars; members: predictions by name; image_ids: the images to use; groups: one int per
-    image, which must stay together (their fold); mode: of the metric, given or leaderboard.
+    labels: true cars; members: predictions by name; folds: the images to use, as in folds.parquet; mode: of
+    the metric, given or leaderboard.
 
     Which parts are used is decided on halves: fitted on one, measured on the other, one part after the
     other, each with what was fitted for it. Returns what `combine.fuse` takes as `fit`, and the cars of all
     images, each half fused by the fit on the other half, with their probability `hit` of a hit at the loosest
     thresholds and whether they did hit (`is_hit`).
     """
-    image_ids = np.asarray(list(image_ids), object)
+    image_ids = folds["ImageId"].to_numpy(object)
     truth = labels[labels["ImageId"].isin(image_ids)]
     members = of_images(members, image_ids)
-    halves = pd.DataFrame({"ImageId": image_ids, "fold": _halves(image_ids, np.asarray(groups))})
+    halves = pd.DataFrame({"ImageId": image_ids, "fold": _halves(folds)})
     trial = Trial(truth, halves, mode)
     used, split, chosen = choose_members(trial, members)
     parts = {"members": chosen, **choose_parts(trial, split, list(used), ["bias", "weights", "ground"])}
@@ -193,12 +191,12 @@ def _enabled(parts: dict[str, Part]) -> list[str]:
     return [part for part in PARTS if part in parts and parts[part].on]
 
 
-def _halves(image_ids: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """0 or 1 for each image: whole folds where there are several, else every other image by name."""
-    ranks = np.unique(groups, return_inverse=True)[1]
-    if ranks.max(initial=0) > 0:
-        return ranks % 2
-    return np.argsort(np.argsort(image_ids.astype(str))) % 2
+def _halves(folds: pd.DataFrame) -> np.ndarray:
+    """0 or 1 for each image: whole folds where there are several, else every other group of near-duplicates
+    by name; of a table without groups every other image."""
+    by_name = folds["group"] if "group" in folds else folds["ImageId"]
+    together = folds["fold"] if folds["fold"].nunique() > 1 else by_name
+    return np.unique(together, return_inverse=True)[1] % 2
 
 
 def fit_as_it_is(

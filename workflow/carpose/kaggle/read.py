@@ -19,12 +19,13 @@ class Predictions:
     """A file of predicted cars.
 
     cars: the table, with score; image_ids: the photos that were looked at, in order, also those without a
-    car; None where the file does not say.
+    car, folds: whose networks predicted; None where the file does not say.
     """
 
     path: str
     cars: pd.DataFrame
     image_ids: list[str] | None
+    folds: list[int] | None = None
 
 
 def read_truth(path: str | Path) -> pd.DataFrame:
@@ -41,7 +42,8 @@ def read_predictions(path: str | Path) -> Predictions:
         return Predictions(str(path), *read_submission(path))
     table = cars.read(path, scored=True)
     stop_at_first(invalid_poses(path, table))
-    return Predictions(str(path), table, parquet.about(path).get("image_ids"))
+    about = parquet.about(path)
+    return Predictions(str(path), table, about.get("image_ids"), about.get("folds"))
 
 
 def read_members(arguments: Iterable[str]) -> dict[str, Predictions]:
@@ -73,6 +75,24 @@ def check_coverage(members: Mapping[str, Predictions], image_ids: Iterable[str])
             if Path(member.path).suffix == ".csv":
                 advice = "give it a row for every photo"
             raise UserError(f"{member.path}: {text}; {advice}")
+
+
+def check_out_of_fold(members: Mapping[str, Predictions], folds: pd.DataFrame) -> None:
+    """Raises UserError where a member did not look at all photos of `folds` (ImageId, fold), or says that a
+    car is from another fold's network, which has learnt from the photo."""
+    check_coverage(members, folds["ImageId"])
+    fold_of = folds.set_index("ImageId")["fold"]
+    for member in members.values():
+        table = member.cars[member.cars["ImageId"].isin(fold_of.index)]
+        if "fold" not in table:
+            continue
+        wrong = table[table["fold"].to_numpy() != fold_of[table["ImageId"]].to_numpy()]
+        if len(wrong):
+            image_id, fold = wrong["ImageId"].iloc[0], wrong["fold"].iloc[0]
+            text = f"{wrong['ImageId'].nunique()} photos are predicted by a network that has learnt from them"
+            where = f"image {image_id} by fold {fold:g}'s, but it is in fold {fold_of[image_id]:g}"
+            advice = "train and predict again with these folds (snakemake … -R train)"
+            raise UserError(f"{member.path}: {text}, such as {where}; {advice}")
 
 
 def read_image_ids(path: str | Path) -> list[str]:

@@ -3,6 +3,7 @@
 A checkpoint is the result of a training: weights, recipe and where they came from, in one file.
 """
 
+import hashlib
 import io
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -61,8 +62,20 @@ def save_checkpoint(path: Path, weights: dict[str, torch.Tensor], recipe: Recipe
         temporary.write_bytes(buffer.getbuffer())
 
 
-def load_checkpoint(path: Path) -> tuple[torch.nn.Module, Recipe, dict]:
-    """The network with its weights, its recipe, its provenance. Raises UserError naming the file."""
+def weights_digest(model: torch.nn.Module) -> str:
+    """A hash of the weights alone, whatever code saved them."""
+    hasher = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        hasher.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        hasher.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return hasher.hexdigest()
+
+
+def load_checkpoint(path: Path, fold: int | None = None) -> tuple[torch.nn.Module, Recipe, dict]:
+    """The network with its weights, its recipe, its provenance. Raises UserError naming the file.
+
+    fold: whose photos the network must not have learnt from; a checkpoint of another fold is refused.
+    """
     try:
         content = dict(torch.load(path, map_location="cpu", weights_only=True))
         recipe, provenance = Recipe(**content["recipe"]), dict(content["provenance"])
@@ -76,4 +89,9 @@ def load_checkpoint(path: Path) -> tuple[torch.nn.Module, Recipe, dict]:
         reason = f"{type(error).__name__}: {brief(str(error))}"
         raise UserError(f"{path}: not a checkpoint of this version ({reason}); train it again") from error
     version.remember_use(path, provenance)
+    if fold is not None and (trained := provenance.get("fold", fold)) != fold:
+        raise UserError(
+            f"{path}: is the model of fold {trained} given as fold {fold}'s, whose photos it has learnt from;"
+            f" name the checkpoint of fold {fold}"
+        )
     return model, recipe, provenance

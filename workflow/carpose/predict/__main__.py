@@ -53,7 +53,7 @@ def main() -> int:
     cars.write(args.oof, cars.concat(out_of_fold), train_ids)
     cars.write(args.test, together, test_ids)
     by_fold = [table.assign(fold=fold) for fold, table in enumerate(alone)]
-    cars.write(args.test_folds, cars.concat(by_fold), test_ids)
+    cars.write(args.test_folds, cars.concat(by_fold), test_ids, range(len(by_fold)))
     print(f"{len(train_ids)} training photos, {sum(map(len, out_of_fold))} cars", end="; ")
     print(f"{len(test_ids)} test photos, {len(together)} cars")
     return 0

@@ -45,12 +45,7 @@ def load_networks(
     """
     networks, first = [], None
     for fold, path in enumerate(checkpoints):
-        model, recipe, provenance = load_checkpoint(path)
-        if (trained := provenance.get("fold", fold)) != fold:
-            raise UserError(
-                f"{path}: is the model of fold {trained} given as fold {fold}'s, whose photos it knows;"
-                " name the checkpoints of fold 0, 1, … in order"
-            )
+        model, recipe, _ = load_checkpoint(path, fold)
         first = first or recipe
         if recipe != first:
             raise UserError(f"{path}: its recipe differs from {checkpoints[0]}'s; retrain one of them")

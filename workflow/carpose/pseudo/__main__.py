@@ -37,14 +37,16 @@ def main() -> None:
     if list(fit_members) != list(test_members):
         names = f"--fit-members names {', '.join(fit_members)} and --test-members {', '.join(test_members)}"
         raise UserError(f"{names}; name the same members in the same order")
-    read.check_coverage(fit_members, folds["ImageId"])
+    read.check_out_of_fold(fit_members, folds)
     read.check_coverage(test_members, read.images_of(test_members))
+    numbers = sorted(folds["fold"].unique().tolist())
+    check_all_folds(test_members, numbers)
     roles = {"fold": parquet.NUMBER, "role": parquet.TEXT}
     previous = cars.read(args.previous, columns=roles) if args.previous else None
     truth = read.read_truth(args.test_truth) if args.test_truth else None
     members = read.tables_of(fit_members), read.tables_of(test_members)
     tables, reports = [], {}
-    for fold in sorted(folds["fold"].unique().tolist()):
+    for fold in numbers:
         table, report = make_fold(labels, folds, *members, fold, settings)
         if previous is not None:
             earlier = previous[(previous["fold"] == fold) & (previous["role"] == "positive")]
@@ -54,7 +56,7 @@ def main() -> None:
         tables.append(table)
         reports[str(fold)] = report
         print(line(fold, report, settings))
-    cars.write(args.output, cars.concat(tables), image_ids=read.images_of(test_members))
+    cars.write(args.output, cars.concat(tables), read.images_of(test_members), numbers)
     used = {name: getattr(settings, name) for name in ("mode", "precision_positive", "precision_ignore")}
     summary = {"hit": "relative distance < 10 %, rotation < 50°", **used, "folds": reports}
     write_text(args.report, json.dumps(summary, indent=1, ensure_ascii=False))
@@ -67,6 +69,19 @@ def read_with_fold(arguments: list[str], option: str) -> dict[str, read.Predicti
         if "fold" not in member.cars:
             raise UserError(f"{option} {name}: no column fold; predict writes it, make the table again")
     return members
+
+
+def check_all_folds(members: dict[str, read.Predictions], folds: list[int]) -> None:
+    """Raises UserError where a table lacks one of these folds, which would get no labels and learn that the
+    photos are empty; or where it has others."""
+    for member in members.values():
+        predicted = set(member.cars["fold"] if member.folds is None else member.folds)
+        if member.folds is None:
+            predicted |= set(folds)  # it does not say: one whose networks found no car has no row
+        if predicted != set(folds):
+            of, expected = (", ".join(f"{fold:g}" for fold in sorted(ids)) for ids in (predicted, folds))
+            text = f"is of the networks of folds {of} instead of {expected}"
+            raise UserError(f"{member.path}: {text}; predict again with the models of all folds")
 
 
 def line(fold: int, report: dict, settings: Pseudo) -> str:

@@ -38,8 +38,7 @@ def make_fold(
     predictions of the unlabelled photos by each fold's models (column fold), of which only this fold's are.
     """
     other_folds = folds[folds["fold"] != fold]
-    image_ids, groups = other_folds["ImageId"], other_folds["fold"].to_numpy()
-    fusion, oof = fit(labels, fit_members, image_ids, groups, "given")
+    fusion, oof = fit(labels, fit_members, other_folds, "given")
     probability, is_hit = oof["hit"].to_numpy(float), oof["is_hit"].to_numpy(bool)
     used = {name: table for name, table in test_members.items() if name in fusion.used}
     fold_members = {name: table[table["fold"] == fold] for name, table in used.items()}

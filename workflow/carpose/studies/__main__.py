@@ -5,6 +5,7 @@ table (JSON, Markdown) and a picture. docs/studies.md explains how to read it.
 """
 
 import argparse
+import hashlib
 import json
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from carpose.kaggle import read
 from carpose.plots.figures import differences_figure, save
 
 from . import plan
-from .table import compare, markdown, read_table
+from .table import CHOOSING, compare, markdown, read_table
 
 NO_LOSS = {"epoch", "lr", "norm", "seconds", "cpu_seconds", "mAP"}  # columns of history.csv
 
@@ -51,13 +52,14 @@ def main() -> None:
 def measure(args: argparse.Namespace) -> None:
     study, folds = plan.read(args.study), parquet.read_folds(args.folds)
     truth = cars.read(args.labels)
-    image_ids = {"held_out": folds.ImageId[folds.fold == args.fold].tolist()}
+    held_out = folds[folds["fold"] == args.fold]
+    image_ids = {CHOOSING: held_out["ImageId"].tolist()}
     if args.test_truth:
         image_ids["test"] = read.read_test_images(args.images, excluded=False)
         truth = cars.concat([truth, read.read_truth(args.test_truth)])
     tables, trained = {}, {}
     for variant, seed, predicted, folder in args.run:
-        tables[variant, int(seed)] = predictions(Path(predicted), image_ids)
+        tables[variant, int(seed)] = predictions(Path(predicted), held_out, image_ids.get("test", []))
         trained[variant, int(seed)] = Path(folder)
     variants = {}
     for variant, entry in compare(truth, image_ids, tables, args.samples).items():
@@ -66,13 +68,14 @@ def measure(args: argparse.Namespace) -> None:
             "change": study.variants.get(variant, {}),
             "retrained": any(folder != trained[plan.BASE, seed] for seed, folder in folders.items()),
             **entry,
-            "runs": [training(seed, folder) for seed, folder in folders.items()],
+            "runs": [training(seed, folder, args.fold) for seed, folder in folders.items()],
         }
     content = {
         "study": study.name,
         **{name: getattr(study, name) for name in ("question", "base", "together", "note")},
         "fold": args.fold,
         "photos": {name: len(ids) for name, ids in image_ids.items()},
+        "photos_digest": {name: digest_of(ids) for name, ids in image_ids.items()},
         "samples": args.samples,
         "code": code_version(),
         "variants": variants,
@@ -81,19 +84,30 @@ def measure(args: argparse.Namespace) -> None:
     print(f"{study.name}: {study.question}\n\n{markdown(read_table([args.output]))}")
 
 
-def predictions(folder: Path, image_ids: dict[str, list[str]]) -> pd.DataFrame:
-    """The cars of one run, out of fold and on the test photos: oof.parquet and test.parquet of a folder."""
+def predictions(folder: Path, held_out: pd.DataFrame, test_ids: list[str]) -> pd.DataFrame:
+    """The cars of one run, out of fold and on the test photos: oof.parquet and test.parquet of a folder.
+
+    held_out: the photos of the fold, as in folds.parquet.
+    """
     members = read.read_members(f"{name}={folder / name}.parquet" for name in ("oof", "test"))
-    for name, ids in (("oof", image_ids["held_out"]), ("test", image_ids.get("test", []))):
-        read.check_coverage({name: members[name]}, ids)
+    read.check_out_of_fold({"oof": members["oof"]}, held_out)
+    read.check_coverage({"test": members["test"]}, test_ids)
     return cars.concat(list(read.tables_of(members).values()))
 
 
-def training(seed: int, folder: Path) -> dict:
-    """What a result says of a training, from its folder with model.pt and history.csv."""
+def digest_of(image_ids: list[str]) -> str:
+    """The same for the same photos in any order."""
+    return hashlib.sha256("\n".join(sorted(image_ids)).encode()).hexdigest()[:16]
+
+
+def training(seed: int, folder: Path, fold: int) -> dict:
+    """What a result says of a training, from its folder with model.pt and history.csv.
+
+    fold: which it must not have learnt from.
+    """
     from carpose.network.checkpoint import load_checkpoint  # torch takes seconds; a table can do without
 
-    _, recipe, provenance = load_checkpoint(folder / "model.pt")
+    _, recipe, provenance = load_checkpoint(folder / "model.pt", fold)
     history = pd.read_csv(folder / "history.csv")
     return {
         "seed": seed,

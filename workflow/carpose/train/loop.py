@@ -26,7 +26,7 @@ from carpose.data.samples import Batch, Samples
 from carpose.heads import loss
 from carpose.kaggle.read import read_test_images
 from carpose.metric import evaluate
-from carpose.network.checkpoint import save_checkpoint
+from carpose.network.checkpoint import load_checkpoint, save_checkpoint, weights_digest
 from carpose.predict.cars import predict_cars
 from carpose.predict.networks import placed
 
@@ -87,37 +87,68 @@ class Log:
                     writer.add_scalar(name, value, row["epoch"])
 
 
-def read_files(files: TrainFiles, fold: int, recipe: Recipe) -> tuple[Samples, list[str], pd.DataFrame]:
-    """The samples of a training, the photos that it is measured on, and these photos' true cars.
+@dataclass(frozen=True)
+class Tables:
+    """What a training of one fold learns from, and is measured on.
 
-    Raises UserError where a file is not right or the fold leaves nothing to learn from.
+    cars: labels of all training photos, then pseudo labels of the test photos, with weight and depth_sigma;
+    train_ids, valid_ids: training photos to learn from and to measure on; pseudo_ids: test photos to learn
+    from.
     """
-    labels = cars.read(files.labels)
+
+    cars: pd.DataFrame
+    train_ids: list[str]
+    valid_ids: list[str]
+    pseudo_ids: list[str]
+
+    def samples(self, cache: Path, recipe: Recipe) -> Samples:
+        """cache: folder of the picture cache."""
+        return Samples(cache, self.train_ids + self.pseudo_ids, self.cars, recipe, len(self.pseudo_ids))
+
+    def truth(self) -> pd.DataFrame:
+        """The true cars of the photos to measure on."""
+        return self.cars[self.cars["ImageId"].isin(self.valid_ids)]
+
+
+def read_tables(files: TrainFiles, fold: int) -> Tables:
+    """Raises UserError where a file is not right, the fold leaves nothing to learn from, or pseudo labels are
+    of other folds or photos."""
+    columns = ["ImageId", *POSE, "weight", "depth_sigma"]
+    labels = cars.read(files.labels).assign(weight=1.0, depth_sigma=0.0)[columns]
     folds = parquet.read_folds(files.folds).sort_values("ImageId")
     train_ids = folds.ImageId[folds.fold != fold].tolist()
     valid_ids = folds.ImageId[folds.fold == fold].tolist()
     if not train_ids or not valid_ids:
         raise UserError(f"{files.folds}: fold {fold} leaves nothing to train or to validate on")
-    table, pseudo_ids = labels.assign(weight=1.0, depth_sigma=0.0), []
-    if files.pseudo is not None:
-        needed = dict.fromkeys(["fold", "weight", "depth_sigma"], parquet.NUMBER)
-        pseudo = cars.read(files.pseudo, columns=needed)
-        pseudo = pseudo[pseudo.fold == fold]
-        pseudo_ids = sorted(read_test_images(files.images, excluded=False))
-        columns = ["ImageId", *POSE, "weight", "depth_sigma"]
-        table = pd.concat([table[columns], pseudo[columns]], ignore_index=True)
-    samples = Samples(files.cache, train_ids + pseudo_ids, table, recipe, len(pseudo_ids))
-    return samples, valid_ids, labels[labels.ImageId.isin(valid_ids)]
+    if files.pseudo is None:
+        return Tables(labels, train_ids, valid_ids, [])
+    pseudo = cars.read(files.pseudo, columns=dict.fromkeys(["fold", *columns[-2:]], parquet.NUMBER))
+    made = parquet.about(files.pseudo).get("folds", [fold])
+    if fold not in made:
+        text = f"has labels for the folds {', '.join(map(str, made))}, none for fold {fold}"
+        raise UserError(f"{files.pseudo}: {text}; make them again with these folds")
+    pseudo = pseudo.loc[pseudo.fold == fold, columns]
+    pseudo_ids = sorted(read_test_images(files.images, excluded=False))
+    other = pseudo.ImageId[~pseudo.ImageId.isin(pseudo_ids)]
+    if len(other):
+        text = f"image {other.iloc[0]} is no test photo of {files.images}, or is left out"
+        raise UserError(f"{files.pseudo}: {text}; make the pseudo labels again")
+    return Tables(pd.concat([labels, pseudo], ignore_index=True), train_ids, valid_ids, pseudo_ids)
 
 
-def work_digest(files: TrainFiles, fold: int, recipe: Recipe) -> str:
-    """What a state belongs to: the recipe, the fold, and the content of every file that is learnt from."""
+def work_digest(files: TrainFiles, tables: Tables, fold: int, recipe: Recipe) -> str:
+    """What a state belongs to: the recipe, the fold, and all that is learnt from, whatever code wrote it.
+
+    Raises UserError where the weights to start with are of another fold, or no checkpoint.
+    """
     hasher = hashlib.sha256(f"{recipe.digest()} {fold}".encode())
-    for table in (files.labels, files.folds, files.pseudo):
-        if table is not None:
-            hasher.update(parquet.content_digest(table).encode())
+    hasher.update(parquet.content_digest(tables.cars).encode())
+    for image_ids in (tables.train_ids, tables.valid_ids, tables.pseudo_ids):
+        hasher.update(hashlib.sha256("\n".join(image_ids).encode()).digest())
+    if files.start_weights is not None:
+        hasher.update(weights_digest(load_checkpoint(files.start_weights, fold)[0]).encode())
     pretrained = None if recipe.pretrained in ("none", "hub") else Path(recipe.pretrained)
-    for path in (files.start_weights, pretrained, files.cache / "cache.json"):
+    for path in (pretrained, files.cache / "cache.json"):
         if path is not None:
             hasher.update(hashlib.sha256(path.read_bytes()).digest())
     return hasher.hexdigest()[:16]
@@ -132,10 +163,11 @@ def run(
     """
     pyarrow.set_memory_pool(pyarrow.system_memory_pool())  # its own keeps several times what tables take
     log = Log(name, files.events if running.tensorboard else None)
-    samples, valid_ids, truth = read_files(files, fold, recipe)
+    tables = read_tables(files, fold)
+    samples, valid_ids, truth = tables.samples(files.cache, recipe), tables.valid_ids, tables.truth()
     steps = max(samples.labelled // recipe.batch_size, 1)  # of an epoch
     distributed.check(min(samples.labelled, recipe.batch_size), distributed.size())
-    digest = work_digest(files, fold, recipe)
+    digest = work_digest(files, tables, fold, recipe)
     saver = Saver(files.state, digest, running.save_minutes, log.say)
     training = Training(recipe, files.start_weights, device, running.graphs)
     log.say(f"computing on {device} in {training.dtype or torch.float32}".replace("torch.", ""))
