@@ -87,6 +87,36 @@ def test_validation(tmp_path, rows, message):
         assert re.search(message, str(findings[0]))
 
 
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (
+            [("b", ""), ("a", PREDICTED)],
+            "line 2, image b: 2 rows in another order than the sample's, first here",
+        ),
+        (
+            [("a", PREDICTED[:-3] + "1.1"), ("b", "")],
+            r"line 2, image a: 1 car, first here: a score is outside",
+        ),
+        (
+            [("a", ""), ("b", PREDICTED.replace("-3.1", "3.2"))],
+            "line 3, image b: 1 car, first here: an angle",
+        ),
+    ],
+)
+def test_what_the_competition_takes_is_valid_with_a_note(tmp_path, rows, message):
+    path = write_csv(tmp_path / "s.csv", rows)
+    findings, _ = validate(path, ["a", "b"], strict=False)
+    assert [finding.severity for finding in findings] == ["note"]
+    assert re.search(message, str(findings[0]))
+    order = ("--sample", write_csv(tmp_path / "sample.csv", [("a", ""), ("b", "")]))
+    taken = command("validate", path, *order)
+    assert taken.returncode == 0 and "valid, 2 images, 1 of them with 1 cars" in taken.stdout
+    assert re.search(f"^note: .*{message}.*\n$", taken.stderr)
+    strict = command("validate", path, *order, "--strict")
+    assert strict.returncode == 1 and "error: " in strict.stdout and not strict.stderr
+
+
 def command(*args):
     return run_module("carpose.kaggle", *args, check=False)
 

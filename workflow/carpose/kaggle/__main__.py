@@ -15,9 +15,9 @@ from carpose.core.files import run_main, write_text
 from carpose.core.options import commands, program, whole
 
 from .check import check
-from .read import read_order
+from .read import add_strict, read_order
 from .submission import validate, write_submission
-from .tables import SEVERITIES, Finding
+from .tables import SEVERITIES, Finding, print_notes
 
 RULE = ("max_depth", "max_depth_reason")  # keys of Exclude; its images are given with the reasons of them all
 SHOWN = 20  # findings of each severity in the terminal; the table has them all
@@ -39,11 +39,12 @@ def main() -> int:
     sub.add_argument("--jobs", type=whole(1), default=os.cpu_count(), help="photos decoded at a time")
 
     def validate_file(args: argparse.Namespace) -> int:
-        return print_validation(args.file, read_order(args.sample, args.images))
+        return print_validation(args.file, read_order(args.sample, args.images), args.strict)
 
     sub = add("validate", "check a submission (exit status 1 if it cannot be sent)", validate_file)
     sub.add_argument("file", type=Path, help="submission CSV")
     add_order(sub)
+    add_strict(sub)
 
     sub = add("write", "write a submission from a table of cars, and validate it", write)
     sub.add_argument("cars", type=Path, help="Parquet table of cars with score")
@@ -109,12 +110,14 @@ def print_findings(
     )
 
 
-def print_validation(path: Path, image_ids: Sequence[str]) -> int:
+def print_validation(path: Path, image_ids: Sequence[str], strict: bool = True) -> int:
     """Everything wrong with a submission, or how many cars it has. Exit status 1 where something is wrong."""
-    findings, table = validate(path, image_ids)
-    for finding in findings:
+    findings, table = validate(path, image_ids, strict)
+    print_notes(findings)
+    errors = [finding for finding in findings if finding.severity == "error"]
+    for finding in errors:
         print(f"error: {finding}")
-    if findings:
+    if errors:
         return 1
     if table.empty:
         print(f"warning: {path}: there is no car in any of its images")
