@@ -60,3 +60,22 @@ rule write_submission:
     shell:
         "python -m carpose.kaggle write {input.cars} --images {input.images} --output {output.all}"
         " --sure-output {output.sure} 2>&1 | tee {log}"
+
+
+rule submit:
+    "The submission is sent to the leaderboard with the kaggle client; its scores go to leaderboard.csv."
+
+    # Without output: it runs when it is asked for, and nothing asks for it.
+    input:
+        competition_only,
+        all=rules.write_submission.output.all,
+        images=rules.check_data.output.images,
+    log:
+        f"{RESULTS}/logs/submit.log",
+    conda:
+        f"{ENVS}/light.yaml"
+    params:
+        record=f"{RESULTS}/leaderboard.csv",
+    shell:
+        "python -m carpose.kaggle submit {input.all} --images {input.images} --record {params.record}"
+        " 2>&1 | tee {log}"
