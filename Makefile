@@ -4,11 +4,14 @@ PYTHON ?= python3
 CORES  ?= 4
 SHELL  := /bin/bash
 LOCK   := envs/requirements.lock
+# Of what an image of Kaggle may run on: its Python and the C libraries that wheels name.
+KAGGLE_PYTHON ?= 3.11 3.12
+MANYLINUX := manylinux_2_28 manylinux_2_27 manylinux_2_17 manylinux2014
 
 # Snakemake's jobs and the tests call `python` and `snakemake`: they are to find the environment's.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help submission test test-all test-slurm lint format clean
+.PHONY: help submission test test-all test-slurm lint format wheels clean
 
 help:
 	@echo "make submission   install into .venv, then everything on the demo data; CORES=$(CORES)"
@@ -16,6 +19,7 @@ help:
 	@echo "make test-all     the same with the slow ones, which take as long again"
 	@echo "make test-slurm   the tests on a real Slurm, started on this machine (root, Debian's slurm-wlm)"
 	@echo "make lint         ruff, snakefmt, the direction of imports;  make format: the first two, changing files"
+	@echo "make wheels       wheels/ for a notebook on Kaggle; KAGGLE_PYTHON='$(KAGGLE_PYTHON)'"
 	@echo "make clean        remove the environments and caches; results/ stays"
 
 submission: .venv/installed
@@ -44,6 +48,18 @@ format: .venv/installed
 	.venv/bin/ruff format .
 	.venv/bin/snakefmt Snakefile workflow/rules workflow/studies.smk
 
+# All that the lock pins but torch and torchvision, which Kaggle's image has, as wheels: docs/running.md.
+wheels: .venv/installed
+	rm -rf wheels && mkdir wheels
+	grep -viE '^(torch|torchvision)==' $(LOCK) > wheels/requirements.txt
+	for version in $(KAGGLE_PYTHON); do \
+	    .venv/bin/python -m pip download --quiet --no-deps --dest wheels --requirement wheels/requirements.txt \
+	        --implementation cp --python-version $$version --platform any \
+	        $(patsubst %,--platform %_x86_64,$(MANYLINUX)) || exit 1; done
+	@# What the registry has as source alone.
+	for source in wheels/*.tar.gz; do [ ! -e "$$source" ] || { \
+	    .venv/bin/python -m pip wheel --quiet --no-deps --wheel-dir wheels "$$source" && rm "$$source"; } || exit 1; done
+
 # Stamps: written last, so that an interrupted installation starts again, a finished one costs nothing.
 .venv/installed: $(LOCK) pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -65,4 +81,4 @@ format: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv .venv-slurm .pytest_cache .ruff_cache .hypothesis *.egg-info workflow/*.egg-info
+	rm -rf .venv .venv-slurm wheels .pytest_cache .ruff_cache .hypothesis *.egg-info workflow/*.egg-info

@@ -8,7 +8,7 @@ import pytest
 
 from carpose.core import cars
 from carpose.core.errors import UserError
-from carpose.fuse.combine import fuse
+from carpose.fuse.combine import fuse, fuse_looked_at
 from carpose.fuse.fitted import NEUTRAL, Fit, Part
 from carpose.geometry import rotation
 from carpose.geometry.ground import SIGMA
@@ -119,6 +119,85 @@ def test_plain_submissions(tmp_path, truth, views):
     assert value(truth, fused) > 1.3 * max(value(truth, table) for table in views.values())
 
 
+def test_a_photo_that_one_file_lacks_is_fused_from_the_others(tmp_path, truth, views):
+    """Its cars and scores are those of the two other files alone; all other photos' those of all three."""
+    images = sorted(truth["ImageId"].unique())
+    lacking = images[3]
+    paths = {name: tmp_path / f"{name}.csv" for name in views}
+    for name, table in views.items():
+        write_submission(paths[name], table, images)
+
+    def fused(*inputs, output="out.csv"):
+        done = run_module("carpose.fuse", "--inputs", *inputs, "--output", tmp_path / output)
+        table, order = read_submission(tmp_path / output)
+        assert order == images
+        return table, done.stderr
+
+    everything, notes = fused(*paths.values())
+    others, _ = fused(paths["a"], paths["b"])
+    assert not notes
+    rows = paths["c"].read_text().splitlines()
+    paths["c"].write_text("\n".join(row for row in rows if not row.startswith(lacking)) + "\n")
+    table, notes = fused(*paths.values())
+    text = f"c.csv: no row for 1 of {len(images)} photos, first {lacking}; there the other files alone"
+    assert text in notes and notes.count("\n") == 1
+    of_photo, expected = (t[t["ImageId"] == lacking].reset_index(drop=True) for t in (table, others))
+    assert len(expected) and expected["score"].max() > 0.5
+    pd.testing.assert_frame_equal(of_photo, expected)
+    rest, expected = (t[t["ImageId"] != lacking].reset_index(drop=True) for t in (table, everything))
+    pd.testing.assert_frame_equal(rest, expected)
+
+
+def test_scores_by_hand_where_a_file_lacks_a_photo(tmp_path, monkeypatch):
+    """Looked and found nothing: counts as 0. Did not look: counts not at all. In no file: said."""
+    monkeypatch.chdir(tmp_path)
+    write_submission("a.csv", car("p", score=0.6), ["p", "q"])
+    write_submission("b.csv", car("p", score=0.4), ["p", "q"])
+    write_submission("c.csv", car("q", score=0.9), ["q"])
+    write_sample("sample.csv", ["q", "p", "r", "s"])
+    options = ("--inputs", "a.csv", "b.csv", "c.csv", "--sample", "sample.csv", "--output", "out.csv")
+    notes = run_module("carpose.fuse", *options).stderr
+    table, order = read_submission("out.csv")
+    assert order == ["q", "p", "r", "s"] and table["ImageId"].tolist() == ["q", "p"]
+    assert table["score"].tolist() == pytest.approx([0.3, 0.5])
+    assert "c.csv: no row for 1 of 2 photos, first p" in notes
+    assert "sample.csv: 2 of 4 photos are in none of the inputs, first r; they stay without cars" in notes
+
+
+def test_members_that_did_not_look_are_told_by_photo(views):
+    """Several files lack several photos, in several combinations, with a fit."""
+    fit = Fit(members=dict.fromkeys(views, NEUTRAL))
+    ids = sorted(views["a"]["ImageId"].unique())
+    missing = {"a": ids[:2], "b": ids[1:3], "c": ["elsewhere"]}
+    seen = {name: table[~table["ImageId"].isin(missing[name])] for name, table in views.items()}
+    table = fuse_looked_at(seen, missing, fit)
+    for image_id, looked in zip(ids[:4], ("bc", "c", "ac", "abc"), strict=True):
+        expected = fuse({name: views[name][views[name]["ImageId"] == image_id] for name in looked}, fit)
+        pd.testing.assert_frame_equal(
+            table[table["ImageId"] == image_id].reset_index(drop=True), expected, rtol=1e-9
+        )
+    pd.testing.assert_frame_equal(fuse_looked_at(views, {}, fit), fuse(views, fit))
+
+
+def test_submissions_as_the_competition_takes_them_are_fused(tmp_path, monkeypatch):
+    """Confidences in percent, yaws beyond π, row numbers, another order: the same cars as without."""
+    monkeypatch.chdir(tmp_path)
+    plain = car("p", yaw=-3.1, score=0.8), car("q", score=1.0)
+    write_submission("a.csv", pd.concat(plain), ["p", "q"])
+    pose = "0.15 {} 3.1 0 3 30 {}"
+    rows = [",ImageId,PredictionString", f"7,q,{pose.format(0.3, 100)}"]
+    rows += [f"8,p,{pose.format(-3.1 + 2 * np.pi, 80)}"]
+    (tmp_path / "b.csv").write_text("\n".join(rows) + "\n")
+    done = run_module("carpose.fuse", "--inputs", "a.csv", "b.csv", "--output", "out.csv")
+    fused, expected = read_submission("out.csv")[0], read_submission("a.csv")[0]
+    pd.testing.assert_frame_equal(fused, expected, rtol=1e-7)
+    assert done.stderr.count("note: b.csv") == 3 == done.stderr.count("\n")
+    assert "0 … 100 becomes 0 … 1" in done.stderr
+    strict = ("--inputs", "a.csv", "b.csv", "--output", "strict.csv", "--strict")
+    failed = run_module("carpose.fuse", *strict, check=False)
+    assert failed.returncode == 2 and "b.csv, line 1: header" in failed.stderr
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -131,7 +210,11 @@ def test_plain_submissions(tmp_path, truth, views):
         (("--inputs", "behind.parquet"), "behind.parquet, image ID_a: a car is not in front of the camera"),
         (("--sample", "nowhere.csv"), "nowhere.csv: cannot be read"),
         (("--output", "f.parquet --sample a.csv"), "--sample a.csv: is for a submission; name the output"),
-        (("--inputs", "a.csv b.csv"), "a.csv: 1 of 2 photos were not predicted, first ID_b; give it a row"),
+        (("--inputs", "a.csv b.csv --strict"), "a.csv: 1 of 2 photos were not predicted, first ID_b; give"),
+        (
+            ("--inputs", "a.parquet b.csv"),
+            "a.parquet: 1 of 2 photos were not predicted, first ID_b; it is of",
+        ),
         (("--fit", "nowhere.json"), "nowhere.json: there is no such file"),
         (("--fit", "fit.json"), "fit.json: not a fit of carpose.fuse.fit (KeyError: 'bias'); fit it"),
     ],
@@ -142,6 +225,7 @@ def test_what_fuse_cannot_read_or_write(tmp_path, monkeypatch, options, message)
     (tmp_path / "fit.json").write_text('{"members": {"a": {}}, "parts": {}}')
     write_submission("a.csv", car(), ["ID_a"])
     write_submission("b.csv", car("ID_b"), ["ID_a", "ID_b"])
+    cars.write("a.parquet", car(), image_ids=["ID_a"])
     write_submission("behind.csv", car(z=-30.0), ["ID_a"])
     cars.write("behind.parquet", car(z=-30.0))
     defaults = {"--inputs": "a.csv", "--output": "fused.csv"} | dict([options])

@@ -1,5 +1,6 @@
 """Tables that commands are given by path: truth, predictions, members and the photos they are about."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -93,6 +94,25 @@ def test_cars_that_could_not_be_sent_are_not_read(tmp_path):
     cars.write(tmp_path / "p.parquet", POSES.assign(score=0.5, z=-5.0))
     with pytest.raises(UserError, match="p.parquet, image a: a car is not in front of the camera"):
         read_predictions(tmp_path / "p.parquet")
+
+
+def test_scores_of_members_are_brought_into_range_and_predictions_stay_as_written(tmp_path):
+    """For a fusion; a metric looks at which 2π an angle is written in. What is in range keeps its bits."""
+    cars_ = [PREDICTED.replace("-1.5", "3.15").replace("0.9", "30"), PREDICTED.replace("0.9", "-10")]
+    path = write_csv(tmp_path / "s.csv", [("a", " ".join(cars_)), ("b", PREDICTED)])
+    written = read_predictions(path).cars
+    assert written["yaw"].tolist() == [3.15, -1.5, -1.5] and written["score"].tolist() == [30, -10, 0.9]
+    member = read_members([str(path)])["s"].cars
+    assert member["yaw"].tolist() == [3.15, -1.5, -1.5]
+    np.testing.assert_allclose(member["score"], [1, 0, 10.9 / 40])
+    assert (member["roll"] == written["roll"]).all() and (member["pitch"] == written["pitch"]).all()
+    write_csv(path, [("a", PREDICTED), ("b", PREDICTED.replace("0.9", "2"))])
+    assert read_members([str(path)])["s"].cars["score"].tolist() == [0.45, 1]  # zero stays zero
+    with pytest.raises(UserError, match="a score is outside"):
+        read_members([str(path)], strict=True)
+    cars.write(tmp_path / "p.parquet", POSES.assign(score=1.5))
+    with pytest.raises(UserError, match="p.parquet, image a: a score is outside"):
+        read_members([f"{tmp_path}/p.parquet"])
 
 
 def test_images_need_a_column(tmp_path):

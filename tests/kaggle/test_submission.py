@@ -35,13 +35,12 @@ def test_a_written_submission_reads_back(tmp_path):
     pd.testing.assert_frame_equal(back, expected, rtol=3e-7)
 
 
-def test_angles_are_wrapped(tmp_path):
+def test_angles_keep_the_range_that_they_are_written_in(tmp_path):
+    """The leaderboard sees it."""
     table = random_cars(3).assign(yaw=[3 * np.pi / 2, np.pi, -7.0])
     write_submission(tmp_path / "s.csv", table, table["ImageId"].unique())
     back, _ = read_submission(tmp_path / "s.csv")
-    assert (back[cars.ANGLES].abs() <= np.pi + 1e-8).all(axis=None)
-    np.testing.assert_allclose(np.sort(np.sin(back["yaw"])), np.sort(np.sin(table["yaw"])), atol=1e-7)
-    assert table["yaw"].tolist() == [3 * np.pi / 2, np.pi, -7.0]  # the caller's table is not touched
+    np.testing.assert_allclose(np.sort(back["yaw"]), np.sort(table["yaw"]), atol=1e-7)
 
 
 @pytest.mark.parametrize(
@@ -85,6 +84,36 @@ def test_validation(tmp_path, rows, message):
     else:
         assert len(findings) == 1
         assert re.search(message, str(findings[0]))
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (
+            [("b", ""), ("a", PREDICTED)],
+            "line 2, image b: 2 rows in another order than the sample's, first here",
+        ),
+        (
+            [("a", PREDICTED[:-3] + "1.1"), ("b", "")],
+            r"line 2, image a: 1 car, first here: a score is outside",
+        ),
+        (
+            [("a", ""), ("b", PREDICTED.replace("-3.1", "3.2"))],
+            "line 3, image b: 1 car, first here: an angle",
+        ),
+    ],
+)
+def test_what_the_competition_takes_is_valid_with_a_note(tmp_path, rows, message):
+    path = write_csv(tmp_path / "s.csv", rows)
+    findings, _ = validate(path, ["a", "b"], strict=False)
+    assert [finding.severity for finding in findings] == ["note"]
+    assert re.search(message, str(findings[0]))
+    order = ("--sample", write_csv(tmp_path / "sample.csv", [("a", ""), ("b", "")]))
+    taken = command("validate", path, *order)
+    assert taken.returncode == 0 and "valid, 2 images, 1 of them with 1 cars" in taken.stdout
+    assert re.search(f"^note: .*{message}.*\n$", taken.stderr)
+    strict = command("validate", path, *order, "--strict")
+    assert strict.returncode == 1 and "error: " in strict.stdout and not strict.stderr
 
 
 def command(*args):

@@ -67,9 +67,49 @@ def test_all_that_is_right_is_read_and_all_that_is_wrong_is_reported(tmp_path):
 def test_cars_that_cannot_be_are_not_read(tmp_path, car, message):
     path = write_csv(tmp_path / "s.csv", [("a", PREDICTED), ("b", car)])
     with pytest.raises(UserError, match=f"s.csv, line 3, image b: .*{message}") as error:
-        read_submission(path)
+        read_submission(path, strict=True)
     assert [str(error.value)] == list(map(str, validate(path, ["a", "b"])[0]))
     assert read_sample(path) == ["a", "b"]  # whose cars are none
+
+
+def test_what_the_competition_takes_is_read_as_written_with_a_note(tmp_path, capsys):
+    """One line per kind, with how many and the first; strict refuses each kind."""
+    turned, sure = PREDICTED.replace("-1.5", "3.15"), PREDICTED.replace("0.9", "42")
+    rows = [("0", "b", sure), ("1", "a", f"{turned} {PREDICTED}"), ("2", "c", f"{turned} {sure}")]
+    path = write_csv(tmp_path / "s.csv", rows)
+    text = path.read_text()
+    for first in ("", "Unnamed: 0"):
+        path.write_text(f"{first},{text}")
+        table, image_ids = read_submission(path)
+        assert image_ids == ["b", "a", "c"]
+        assert table["yaw"].tolist() == [-1.5, 3.15, -1.5, 3.15, -1.5]
+        assert table["score"].tolist() == [42, 0.9, 0.9, 0.9, 42]
+        notes = capsys.readouterr().err.splitlines()
+        kinds = [
+            "line 1: 3 rows with a column of row numbers; that column is passed over",
+            "line 3, image a: 2 cars, first here: an angle is outside ±π; kept as written",
+            "line 2, image b: 2 cars, first here: a score is outside [0, 1]; only their order counts: 0 … 42",
+        ]
+        assert len(notes) == 3
+        assert all(note.startswith(f"note: {path}, {kind}") for note, kind in zip(notes, kinds, strict=True))
+        with pytest.raises(UserError, match="line 1: header ImageId,PredictionString expected"):
+            read_submission(path, strict=True)
+
+
+def test_row_numbers_do_not_hide_what_is_wrong(tmp_path, capsys):
+    rows = [("0", "a", CAR), ("1", "b", "x"), ("2", "c"), ("d",)]
+    path = write_csv(tmp_path / "train.csv", rows)
+    path.write_text("," + path.read_text())
+    with pytest.raises(UserError, match=r"train.csv, line 3, image b: 1 numbers.*\(and 2 more\)"):
+        read_labels(path)
+    _, _, findings = parse(path, LABEL)
+    assert [f.ImageId for f in findings if "columns instead of 3" in f.finding] == ["c", "d"]
+    path.write_text(path.read_text().replace(",ImageId", "number,ImageId", 1))
+    with pytest.raises(UserError, match="line 1: header .* found 'number,ImageId"):
+        read_labels(path)
+    write_csv(path, [("0", "a", CAR)])
+    path.write_text("," + path.read_text())
+    assert read_labels(path)[1] == ["a"] and "column of row numbers" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

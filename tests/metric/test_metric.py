@@ -272,6 +272,23 @@ def test_images_that_a_submission_leaves_out_are_said(tmp_path):
     assert failed.returncode == 2 and "no column score; predictions are needed here" in failed.stderr
 
 
+def test_submissions_as_the_competition_takes_them_are_measured(tmp_path):
+    """Confidences above 1 rank the cars all the same; --strict refuses them."""
+    car, off = "0.15 -1.5 -3.1 2.0 4.0 16.0", "0.15 -1.5 -3.1 2.0 4.0 30.0"
+    truth, submission = tmp_path / "train.csv", tmp_path / "s.csv"
+    truth.write_text(f"ImageId,PredictionString\na,16 {car}\n")
+    command = ("carpose.metric", "--truth", truth, "--predictions", submission)
+    for scores, value in (("20 10", 1), ("10 20", 0.5)):
+        first, second = scores.split()
+        submission.write_text(f",ImageId,PredictionString\n0,a,{car} {first} {off} {second}\n")
+        done = run_module(*command)
+        assert json.loads(done.stdout)["mAP"] == pytest.approx(value)
+        assert done.stderr.count("note: ") == 2 == done.stderr.count("\n")
+    submission.write_text(submission.read_text().replace(",", "", 1).replace("0,a", "a"))
+    failed = run_module(*command, "--strict", check=False)
+    assert failed.returncode == 2 and "s.csv, line 2, image a: a score is outside [0, 1]" in failed.stderr
+
+
 def test_a_reader_that_has_gone_is_no_error(tmp_path):
     """`… | head`: what is written into a pipe that nobody reads."""
     (tmp_path / "train.csv").write_text("ImageId,PredictionString\na,16 0.15 -1.5 -3.1 2.0 4.0 16.0\n")

@@ -102,6 +102,8 @@ def test_targets_are_described(tmp_path):
         "submission",
         "analysis",
         "weights",
+        "download_data",
+        "submit",
     ]:
         assert re.search(rf"^{target} \(.{{20,}}\)", listing, re.M), target
 
@@ -122,6 +124,28 @@ def test_bad_configuration_stops_at_once(tmp_path):
 def test_missing_data_folder_stops_at_once(tmp_path):
     text = snakemake(tmp_path, "-n", "submission", "--config", "data_root=/nowhere", check=False)
     assert "there is no /nowhere/train.csv" in text
+
+
+def test_nothing_is_fetched_or_sent_unless_that_is_asked_for(tmp_path):
+    data = tmp_path / "data"
+    options = (*CI, "--config", f"data_root={data}")
+    fetched = snakemake(tmp_path, "-n", "-p", "download_data", *options)
+    assert f"carpose.kaggle download {data} " in fetched
+    assert jobs(fetched) == {"download_data": "1"}  # into a folder that is not there yet
+    text = snakemake(tmp_path, "-n", "submission", *options, check=False)
+    assert "data_root: there is no" in text and "snakemake download_data" in text
+    (data / "camera").mkdir(parents=True)
+    for name in ("train.csv", "sample_submission.csv", "camera/camera_intrinsic.txt"):
+        (data / name).touch()
+    planned = jobs(snakemake(tmp_path, "-n", "submission", "analysis", *options))
+    assert "write_submission" in planned and not {"submit", "download_data"} & set(planned)
+    sent = snakemake(tmp_path, "-n", "-p", "submit", *options)
+    assert jobs(sent)["submit"] == jobs(sent)["write_submission"] == "1"
+    files = "results/ci/submission.csv --images results/ci/data/images.parquet"
+    assert f"carpose.kaggle submit {files} --record results/ci/leaderboard.csv" in sent
+    for target in ("submit", "download_data"):  # of the demo there is nothing to send or to fetch
+        text = snakemake(tmp_path, "-n", target, *CI, check=False)
+        assert "the demo's photos are not the competition's; name a folder" in text
 
 
 def test_findings_survive_a_failed_check(finished, tmp_path):

@@ -55,14 +55,10 @@ FUSED_ROUNDS = range(ROUNDS) if config["fuse"]["rounds"] == "all" else config["f
 DEMO = not config["data_root"]
 DATA = f"{RESULTS}/demo" if DEMO else config["data_root"]
 TRUTH = f"{RESULTS}/demo_truth.csv" if DEMO else []
-for table in [] if DEMO else TABLES:
-    if not (Path(DATA) / table).is_file():
-        raise WorkflowError(
-            f"data_root: there is no {DATA}/{table}; name the folder that holds the competition's data"
-        )
+MISSING = [] if DEMO else [table for table in TABLES if not (Path(DATA) / table).is_file()]
 # What the data are, wherever they lie: of the demo its settings say that.
 try:
-    IDENTITY = "" if DEMO else data_identity(DATA)
+    IDENTITY = "" if DEMO or MISSING else data_identity(DATA)
 except OSError as error:
     raise WorkflowError(f"data_root: {error.filename}: {error.strerror}") from None
 
@@ -83,6 +79,25 @@ def settings(section, values):
     """Settings of a section, or a recipe, as one text of options."""
     text = command_line(section, values)
     return lambda wildcards: text
+
+
+def data_folder(wildcards):
+    """No input, but an error where the user's folder lacks the competition's data."""
+    if MISSING:
+        raise WorkflowError(
+            f"data_root: there is no {DATA}/{MISSING[0]}; name the folder that holds the competition's data, or"
+            " fetch them into a new one: snakemake download_data"
+        )
+    return []
+
+
+def competition_only(wildcards):
+    """No input, but an error without a folder of the competition's data."""
+    if DEMO:
+        raise WorkflowError(
+            "the demo's photos are not the competition's; name a folder: --config data_root=FOLDER"
+        )
+    return []
 
 
 def exclusions():

@@ -1,5 +1,26 @@
 # From a folder of photos to tables, folds and the picture cache.
 
+
+rule download_data:
+    "The competition's data, fetched into data_root with the kaggle client."
+    input:
+        competition_only,
+    log:
+        f"{RESULTS}/logs/download_data.log",
+    conda:
+        f"{ENVS}/light.yaml"
+    params:
+        folder=unremembered(DATA),
+    shell:
+        "python -m carpose.kaggle download {params.folder:q} 2>&1 | tee {log}"
+
+
+# On a cluster they run beside Snakemake itself, which has the network.
+localrules:
+    download_data,
+    submit,
+
+
 if DEMO:
 
     rule demo_data:
@@ -29,7 +50,7 @@ rule check_data:
     "Read every photo, mask and label once; stop on what cannot be worked with."
     input:
         # Of a folder of the user's the identity says all; its path may change, and its times.
-        [rules.demo_data.output.identity, *(f"{DATA}/{table}" for table in TABLES)] if DEMO else [],
+        [rules.demo_data.output.identity, *(f"{DATA}/{table}" for table in TABLES)] if DEMO else data_folder,
     output:
         images=f"{RESULTS}/data/images.parquet",
         labels=f"{RESULTS}/data/labels.parquet",

@@ -63,3 +63,22 @@ rule write_submission:
     shell:
         "python -m carpose.fuse.write {input.cars} --fit {input.fit} --images {input.images}"
         " --all-output {output.all} --sure-output {output.sure} 2>&1 | tee {log}"
+
+
+rule submit:
+    "The submission is sent to the leaderboard with the kaggle client; its scores go to leaderboard.csv."
+
+    # Without output: it runs when it is asked for, and nothing asks for it.
+    input:
+        competition_only,
+        submission=f"{RESULTS}/submission.csv",
+        images=rules.check_data.output.images,
+    log:
+        f"{RESULTS}/logs/submit.log",
+    conda:
+        f"{ENVS}/light.yaml"
+    params:
+        record=f"{RESULTS}/leaderboard.csv",
+    shell:
+        "python -m carpose.kaggle submit {input.submission} --images {input.images} --record {params.record}"
+        " 2>&1 | tee {log}"

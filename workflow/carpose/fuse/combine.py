@@ -1,6 +1,6 @@
 """Tables of cars of several members → one: clusters, their means, and a score and depth_sigma of each."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -57,6 +57,29 @@ def fuse(
     return finish(fit, *combine(stack(members), fit, list(members), parts), parts)
 
 
+def fuse_looked_at(
+    members: dict[str, pd.DataFrame], missing: Mapping[str, Iterable[str]], fit: Fit | None = None
+) -> pd.DataFrame:
+    """As `fuse`, but a photo that a member did not look at is fused as if that member were not there.
+
+    missing: of members that did not look at all photos, by name, the ImageIds of those left out. A photo
+    that a member looked at without seeing a car is none of them: that does tell against a car.
+    """
+    absent, groups = {}, {}
+    for name, image_ids in missing.items():
+        for image_id in image_ids:
+            absent.setdefault(image_id, []).append(name)
+    for image_id, names in absent.items():
+        groups.setdefault(tuple(names), []).append(image_id)
+    others = {name: table[~table["ImageId"].isin(list(absent))] for name, table in members.items()}
+    fused = [fuse(others, fit)]
+    for names, image_ids in groups.items():
+        looked = {name: table for name, table in members.items() if name not in names}
+        looked = {name: table[table["ImageId"].isin(image_ids)] for name, table in looked.items()}
+        fused.append(fuse(looked, fit))
+    return _by_image_and_score(cars.concat(fused))
+
+
 def finish(fit: Fit, fused: pd.DataFrame, features: np.ndarray, parts: Collection[str]) -> pd.DataFrame:
     """Score what `combine` returned, and say which cars are sure."""
     fused = fused.assign(depth_sigma=np.clip(fit.fused_sigma_scale * fused["depth_sigma"], *SIGMA_RANGE))
@@ -67,6 +90,10 @@ def finish(fit: Fit, fused: pd.DataFrame, features: np.ndarray, parts: Collectio
         kind = "calibrated"
         fused = fused.assign(score=fit.score.predict(features))
     fused = fused.assign(sure=fused["score"] >= fit.sure.get(kind, 0.0))
+    return _by_image_and_score(fused)
+
+
+def _by_image_and_score(fused: pd.DataFrame) -> pd.DataFrame:
     order = np.lexsort((-fused["score"].to_numpy(), fused["ImageId"].to_numpy().astype(str)))
     return fused.iloc[order].reset_index(drop=True)
 

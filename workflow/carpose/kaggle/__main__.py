@@ -1,4 +1,11 @@
-"""The competition's files: check a data folder, validate a submission, write one from a table of cars."""
+"""The competition's files: fetch its data, check a data folder, validate a submission, write one from a table
+of cars, send it.
+
+`download` and `submit` call the official client (pip install kaggle six), which wants credentials: a token
+from https://www.kaggle.com/settings/api in KAGGLE_API_TOKEN or ~/.kaggle/access_token; for older clients
+KAGGLE_USERNAME and KAGGLE_KEY, or ~/.kaggle/kaggle.json. The competition's rules must be accepted on its
+page.
+"""
 
 import argparse
 import os
@@ -11,13 +18,16 @@ from carpose.config.options import add_options, from_options
 from carpose.config.sections import Exclude
 from carpose.core import cars, parquet
 from carpose.core.errors import UserError
-from carpose.core.files import run_main, write_text
+from carpose.core.files import check_outputs, run_main, write_text
 from carpose.core.options import commands, program, whole
+from carpose.core.version import code_version
 
 from .check import check
-from .read import read_order
+from .download import download
+from .leaderboard import TEST_PHOTOS, submit
+from .read import add_strict, read_order
 from .submission import validate, write_submission
-from .tables import SEVERITIES, Finding
+from .tables import SEVERITIES, Finding, print_notes, read_submission
 
 RULE = ("max_depth", "max_depth_reason")  # keys of Exclude; its images are given with the reasons of them all
 SHOWN = 20  # findings of each severity in the terminal; the table has them all
@@ -39,23 +49,41 @@ def main() -> int:
     sub.add_argument("--jobs", type=whole(1), default=os.cpu_count(), help="photos decoded at a time")
 
     def validate_file(args: argparse.Namespace) -> int:
-        return print_validation(args.file, read_order(args.sample, args.images))
+        return print_validation(args.file, read_order(args.sample, args.images), args.strict)
 
     sub = add("validate", "check a submission (exit status 1 if it cannot be sent)", validate_file)
     sub.add_argument("file", type=Path, help="submission CSV")
     add_order(sub)
+    add_strict(sub)
 
     sub = add("write", "write a submission from a table of cars, and validate it", write)
     sub.add_argument("cars", type=Path, help="Parquet table of cars with score")
     add_order(sub)
     sub.add_argument("--output", type=Path, required=True, help="the submission CSV to write")
+
+    def download_data(args: argparse.Namespace) -> None:
+        download(args.folder, args.space)
+
+    text = "fetch the competition's data and unpack them; interrupted, the same command goes on"
+    sub = add("download", text, download_data)
+    sub.add_argument("folder", type=Path, help="a folder that is not there yet, or empty")
+    sub.add_argument("--space", type=float, default=13.0, help="GB that must be free before it begins")
+
+    text = "send a submission to the leaderboard and record its scores; the same file is sent once"
+    sub = add("submit", text, send)
+    sub.add_argument("file", type=Path, help="submission CSV")
+    sub.add_argument("--message", help="what Kaggle shows beside it; without it the code's version")
+    text = "CSV of all submissions and their scores; without it leaderboard.csv beside the file"
+    sub.add_argument("--record", type=Path, help=text)
+    sub.add_argument("--timeout", type=whole(0), default=600, help="seconds to wait for the scores")
+    add_order(sub, required=False)
     args = parser.parse_args()
     return args.action(args)
 
 
-def add_order(parser: argparse.ArgumentParser) -> None:
+def add_order(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """Options that name the images of a submission and their order."""
-    group = parser.add_mutually_exclusive_group(required=True)
+    group = parser.add_mutually_exclusive_group(required=required)
     group.add_argument("--sample", help="sample_submission.csv: the images and their order")
     group.add_argument("--images", help="images.parquet of the check, which has them in the same order")
 
@@ -108,12 +136,14 @@ def print_findings(
     )
 
 
-def print_validation(path: Path, image_ids: Sequence[str]) -> int:
+def print_validation(path: Path, image_ids: Sequence[str], strict: bool = True) -> int:
     """Everything wrong with a submission, or how many cars it has. Exit status 1 where something is wrong."""
-    findings, table = validate(path, image_ids)
-    for finding in findings:
+    findings, table = validate(path, image_ids, strict)
+    print_notes(findings)
+    errors = [finding for finding in findings if finding.severity == "error"]
+    for finding in errors:
         print(f"error: {finding}")
-    if findings:
+    if errors:
         return 1
     if table.empty:
         print(f"warning: {path}: there is no car in any of its images")
@@ -127,6 +157,22 @@ def write(args: argparse.Namespace) -> int:
     table, image_ids = cars.read(args.cars, scored=True), read_order(args.sample, args.images)
     write_submission(args.output, table, image_ids)
     return print_validation(args.output, image_ids)
+
+
+def send(args: argparse.Namespace) -> int:
+    """Refuse what Kaggle would refuse, then send the file. Exit status 1 where it is or was refused."""
+    if args.sample or args.images:
+        image_ids = read_order(args.sample, args.images)
+        if print_validation(args.file, image_ids, strict=False):
+            return 1
+    else:
+        image_ids = read_submission(args.file)[1]
+    if len(image_ids) != TEST_PHOTOS:
+        text = f"{len(image_ids)} photos, the competition has {TEST_PHOTOS}"
+        raise UserError(f"{args.file}: {text}; send a submission of its test photos")
+    record = args.record or args.file.with_name("leaderboard.csv")
+    check_outputs(record)
+    return submit(args.file, args.message or f"carpose {code_version()}", record, args.timeout)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Readers of the tables that commands are given by path: the competition's CSV, or Parquet of a stage."""
 
+import argparse
 import itertools
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +12,21 @@ from carpose.core import cars, parquet
 from carpose.core.errors import UserError
 from carpose.core.options import named_paths
 
-from .tables import invalid_poses, read_labels, read_sample, read_submission, stop_at_first
+from .tables import (
+    pose_findings,
+    read_labels,
+    read_sample,
+    read_submission,
+    score_range,
+    stop_or_note,
+)
+
+
+def add_strict(parser: argparse.ArgumentParser) -> None:
+    """The option of commands that read submissions."""
+    text = "refuse what the competition takes but this project does not write, instead of a note: angles "
+    text += "beyond ±π, scores outside 0–1, a column of row numbers, another order, photos without a row"
+    parser.add_argument("--strict", action="store_true", help=text)
 
 
 @dataclass(frozen=True)
@@ -33,22 +48,33 @@ def read_truth(path: str | Path) -> pd.DataFrame:
     return cars.read(path) if Path(path).suffix == ".parquet" else read_labels(path)[0]
 
 
-def read_predictions(path: str | Path) -> Predictions:
-    """A submission CSV, or a Parquet table of cars with score.
+def read_predictions(path: str | Path, strict: bool = False) -> Predictions:
+    """A submission CSV, all numbers as written, or a Parquet table of cars with score.
 
-    Raises UserError where a car could not be sent.
+    Raises UserError where a car could not be sent. strict: also where a CSV has what the competition takes
+    and this project does not write (see read_submission); else that is a note.
     """
     if Path(path).suffix == ".csv":
-        return Predictions(str(path), *read_submission(path))
+        return Predictions(str(path), *read_submission(path, strict))
     table = cars.read(path, scored=True)
-    stop_at_first(invalid_poses(path, table))
+    stop_or_note(pose_findings(path, table))
     about = parquet.about(path)
     return Predictions(str(path), table, about.get("image_ids"), about.get("folds"))
 
 
-def read_members(arguments: Iterable[str]) -> dict[str, Predictions]:
-    """Arguments of an option NAME=PATH … → predictions by name."""
-    return {name: read_predictions(path) for name, path in named_paths(arguments).items()}
+def read_members(arguments: Iterable[str], strict: bool = False) -> dict[str, Predictions]:
+    """Arguments of an option NAME=PATH … → predictions by name, with scores within 0–1, whatever a CSV has.
+    strict: as for read_predictions."""
+    paths = named_paths(arguments)
+    return {name: _in_range(read_predictions(path, strict)) for name, path in paths.items()}
+
+
+def _in_range(member: Predictions) -> Predictions:
+    """Where a score is outside [0, 1], all are scaled linearly to it, in their order."""
+    low, high = score_range(member.cars["score"])
+    if (low, high) == (0, 1):
+        return member
+    return replace(member, cars=member.cars.assign(score=(member.cars["score"] - low) / (high - low)))
 
 
 def tables_of(members: Mapping[str, Predictions]) -> dict[str, pd.DataFrame]:
@@ -68,7 +94,7 @@ def check_coverage(members: Mapping[str, Predictions], image_ids: Iterable[str])
     them: they would count as photos in which nothing was found."""
     image_ids = pd.Index(image_ids)
     for member in members.values():
-        missing = image_ids[~image_ids.isin(image_ids if member.image_ids is None else member.image_ids)]
+        missing = not_looked_at(member, image_ids)
         if len(missing):
             text = f"{len(missing)} of {len(image_ids)} photos were not predicted, first {missing[0]}"
             advice = "it is of other photos or folds: predict again (snakemake … -R predict)"
@@ -93,6 +119,12 @@ def check_out_of_fold(members: Mapping[str, Predictions], folds: pd.DataFrame) -
             where = f"image {image_id} by fold {fold:g}'s, but it is in fold {fold_of[image_id]:g}"
             advice = "train and predict again with these folds (snakemake … -R train)"
             raise UserError(f"{member.path}: {text}, such as {where}; {advice}")
+
+
+def not_looked_at(member: Predictions, image_ids: Iterable[str]) -> pd.Index:
+    """Those of the photos that a member did not look at; none where it does not say."""
+    image_ids = pd.Index(image_ids)
+    return image_ids[:0] if member.image_ids is None else image_ids[~image_ids.isin(member.image_ids)]
 
 
 def read_image_ids(path: str | Path) -> list[str]:

@@ -9,16 +9,16 @@ import pandas as pd
 from carpose.core import cars
 from carpose.core.errors import UserError
 from carpose.core.files import atomic
-from carpose.geometry import rotation
 
-from .tables import HEADER, PREDICTION, ROUNDING, Finding, invalid_poses, parse
+from .tables import HEADER, PREDICTION, ROUNDING, Finding, parse, pose_findings
 
 
 def write_submission(path: str | Path, table: pd.DataFrame, image_ids: Sequence[str]) -> None:
     """Write a submission: one row per image of `image_ids`, in that order, "" where there is no car.
 
     Cars go by descending score: should confidences be ignored, the order still says who is matched first.
-    Angles are wrapped into [−π, π); nine digits keep a float32 exact.
+    Angles are written as the table has them, since the leaderboard sees in which range; nine digits keep a
+    float32 exact.
     Raises UserError for cars of other images, poses that are not finite, scores outside [0, 1] and images
     named twice.
     """
@@ -26,7 +26,6 @@ def write_submission(path: str | Path, table: pd.DataFrame, image_ids: Sequence[
     if image_ids.has_duplicates:
         raise UserError(f"{path}: image {image_ids[image_ids.duplicated()][0]} is asked for twice")
     values = table[PREDICTION].to_numpy(float, copy=True)
-    values[:, :3] = rotation.wrap(values[:, :3])
     for bad, reason in (
         (~table["ImageId"].isin(image_ids).to_numpy(bool), "is not one of the images asked for"),
         (~np.isfinite(values).all(axis=1), "has a car that is not finite"),
@@ -62,16 +61,20 @@ def _write(path: str | Path, owners: np.ndarray, strings: Iterable[str], image_i
         pd.DataFrame(dict(zip(HEADER, (image_ids, content), strict=True))).to_csv(temporary, index=False)
 
 
-def validate(path: str | Path, image_ids: Sequence[str]) -> tuple[list[Finding], pd.DataFrame]:
-    """Everything wrong with a submission (an empty list says that it can be sent), and its cars.
+def validate(
+    path: str | Path, image_ids: Sequence[str], strict: bool = True
+) -> tuple[list[Finding], pd.DataFrame]:
+    """Everything wrong with a submission (without an error it can be sent), and its cars.
 
-    image_ids: the images that it must name, in this order. Raises UserError where the file cannot be read.
+    image_ids: the images that it must name, in this order. strict: what this project would not write is an
+    error too, not a note, although the competition takes it: another order, a column of row numbers, angles
+    beyond ±π and scores outside [0, 1]. Raises UserError where the file cannot be read.
     """
     image_ids = list(image_ids)
-    table, rows, findings = parse(path, PREDICTION)
+    table, rows, findings = parse(path, PREDICTION, strict)
 
-    def wrong(line, image_id, finding, advice):
-        findings.append(Finding("error", str(path), line, image_id, finding, advice))
+    def wrong(line, image_id, finding, advice, severity="error"):
+        findings.append(Finding(severity, str(path), line, image_id, finding, advice))
 
     line_of, expected = dict(zip(rows["ImageId"], rows["line"], strict=True)), set(image_ids)
     advice = "give it a row, with an empty string if it has no car"
@@ -81,8 +84,14 @@ def validate(path: str | Path, image_ids: Sequence[str]) -> tuple[list[Finding],
     for image_id, line in line_of.items():
         if image_id not in expected:
             wrong(line, image_id, "the image is not in the sample", "take the row out")
-    if not findings and rows["ImageId"].tolist() != image_ids:
-        first = int(np.argmax(rows["ImageId"].to_numpy() != np.array(image_ids, object)))
-        text = "the order differs from the sample from here on"
-        wrong(rows["line"][first], image_ids[first], text, "sort as the sample is")
-    return findings + invalid_poses(path, table, rows), table
+    errors = any(finding.severity == "error" for finding in findings)
+    if not errors and rows["ImageId"].tolist() != image_ids:
+        moved = rows["ImageId"].to_numpy() != np.array(image_ids, object)
+        first = int(np.argmax(moved))
+        line, image_id = rows["line"][first], image_ids[first]
+        if strict:
+            wrong(line, image_id, "the order differs from the sample from here on", "sort as the sample is")
+        else:
+            text = f"{moved.sum()} rows in another order than the sample's, first here"
+            wrong(line, rows["ImageId"][first], text, "taken as it is", "note")
+    return findings + pose_findings(path, table, rows, strict), table

@@ -3,6 +3,7 @@ here."""
 
 import csv
 import re
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from carpose.core.files import brief
 LABEL = ["model_type", *cars.POSE]
 PREDICTION = [*cars.POSE, "score"]
 HEADER = ["ImageId", "PredictionString"]
+ROW_NUMBERS = ["", "Unnamed: 0"]  # what pandas calls the column of an index, when written and when read again
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 FARTHEST = 1e4  # metres
 ROUNDING = 1e-6  # what writing and reading numbers may add to a limit
@@ -38,11 +40,20 @@ class Finding(NamedTuple):
         return f"{self.file}{line}{image}: {self.finding}; {self.advice}"
 
 
-def stop_at_first(findings: list[Finding]) -> None:
-    """Raises UserError with the first of them, and how many more there are."""
-    if findings:
-        more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
-        raise UserError(f"{findings[0]}{more}")
+def stop_or_note(findings: list[Finding]) -> None:
+    """Raises UserError with the first error, and how many more there are; without one, prints the notes."""
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if errors:
+        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        raise UserError(f"{errors[0]}{more}")
+    print_notes(findings)
+
+
+def print_notes(findings: list[Finding]) -> None:
+    """One line on stderr for each finding of severity note."""
+    for finding in findings:
+        if finding.severity == "note":
+            print(f"note: {finding}", file=sys.stderr)
 
 
 def read_labels(path: str | Path) -> tuple[pd.DataFrame, list[str]]:
@@ -51,64 +62,98 @@ def read_labels(path: str | Path) -> tuple[pd.DataFrame, list[str]]:
     Raises UserError with file, line, ImageId and token at the first thing wrong.
     """
     table, rows, findings = parse(path, LABEL)
-    stop_at_first(findings)
+    stop_or_note(findings)
     return table, rows["ImageId"].tolist()
 
 
-def read_submission(path: str | Path) -> tuple[pd.DataFrame, list[str]]:
-    """A submission → table of cars with score, and the ImageIds of all its rows, in order.
+def read_submission(path: str | Path, strict: bool = False) -> tuple[pd.DataFrame, list[str]]:
+    """A submission → table of cars with score, all numbers as written, and the ImageIds of all its rows.
 
     Raises UserError with file, line, ImageId and token at the first thing wrong, or a car that `validate`
-    objects to.
+    objects to. What this project would not write but the competition takes is a note on stderr, an error if
+    strict: an angle beyond ±π, a score outside [0, 1], a column of row numbers.
     """
-    table, rows, findings = parse(path, PREDICTION)
-    stop_at_first(findings or invalid_poses(path, table, rows))
+    table, rows, findings = parse(path, PREDICTION, strict)
+    stop_or_note(findings + pose_findings(path, table, rows, strict))
     return table, rows["ImageId"].tolist()
 
 
 def read_sample(path: str | Path) -> list[str]:
     """The ImageIds of sample_submission.csv in order; its cars are none."""
     _, rows, findings = parse(path, PREDICTION)
-    stop_at_first(findings)
+    stop_or_note(findings)
     return rows["ImageId"].tolist()
 
 
-def invalid_poses(path: str | Path, table: pd.DataFrame, rows: pd.DataFrame | None = None) -> list[Finding]:
-    """Predicted cars that cannot be sent, one finding per kind and image. rows: of `parse`, where the file
-    has lines to name."""
+def pose_findings(
+    path: str | Path, table: pd.DataFrame, rows: pd.DataFrame | None = None, strict: bool = True
+) -> list[Finding]:
+    """Predicted cars that cannot be sent, an error per kind and image; and, unless strict, one note for each
+    kind that the competition takes. rows: of `parse`, where the file has lines to name."""
     line_of = {} if rows is None else dict(zip(rows["ImageId"], rows["line"], strict=True))
-    turned = (table[cars.ANGLES].abs() > np.pi + ROUNDING).any(axis=1)
-    kinds = (
-        (turned, "an angle is outside ±π", "wrap it"),
-        (~table["score"].between(0, 1), "a score is outside [0, 1]", "scale the scores"),
-        (table["z"] <= 0, "a car is not in front of the camera (z ≤ 0)", "take it out"),
-        ((table[cars.POSITION].abs() > FARTHEST).any(axis=1), "a car is farther than 10 km", "take it out"),
-    )
-    return [
-        Finding("error", str(path), line_of.get(image_id), image_id, finding, advice)
-        for bad, finding, advice in kinds
-        for image_id in table.loc[bad, "ImageId"].unique()
-    ]
+    score, (low, high) = table["score"], score_range(table["score"])
+    kept = "kept as written"
+    scaled = f"only their order counts: {low:.6g} … {high:.6g} becomes 0 … 1 where cars are fused"
+    findings = []
+
+    def report(bad, finding, advice, accepted=""):
+        image_ids = table.loc[bad, "ImageId"]
+        if accepted and not strict and len(image_ids):
+            first, plural = image_ids.iloc[0], "s" * (len(image_ids) > 1)
+            text = f"{len(image_ids)} car{plural}, first here: {finding}"
+            findings.append(Finding("note", str(path), line_of.get(first), first, text, accepted))
+            return
+        for image_id in image_ids.unique():
+            findings.append(Finding("error", str(path), line_of.get(image_id), image_id, finding, advice))
+
+    if rows is not None:  # carpose.fuse writes angles in the range that labels have
+        report(beyond_half_turn(table).any(axis=1), "an angle is outside ±π", "wrap it", kept)
+    report(~score.between(0, 1), "a score is outside [0, 1]", "scale the scores", scaled)
+    report(table["z"] <= 0, "a car is not in front of the camera (z ≤ 0)", "take it out")
+    beyond = (table[cars.POSITION].abs() > FARTHEST).any(axis=1)
+    report(beyond, "a car is farther than 10 km", "take it out")
+    return findings
 
 
-def parse(path: str | Path, fields: list[str]) -> tuple[pd.DataFrame, pd.DataFrame, list[Finding]]:
+def beyond_half_turn(table: pd.DataFrame) -> pd.DataFrame:
+    """(N, 3) bool: the angles outside ±π."""
+    return table[cars.ANGLES].abs() > np.pi + ROUNDING
+
+
+def score_range(scores: pd.Series) -> tuple[float, float]:
+    """The lowest and the highest score, and at least 0 and 1."""
+    return min(scores.min(), 0.0) if len(scores) else 0.0, max(scores.max(), 1.0) if len(scores) else 1.0
+
+
+def parse(
+    path: str | Path, fields: list[str], strict: bool = False
+) -> tuple[pd.DataFrame, pd.DataFrame, list[Finding]]:
     """Read all that can be read of a CSV of ImageId and PredictionString.
 
-    fields: what the string repeats per car, LABEL or PREDICTION.
+    fields: what the string repeats per car, LABEL or PREDICTION; strict: refuse a column of row numbers.
     Returns the table of cars (of all rows that are right), the table of rows (line, ImageId, cars: how
-    many) and a finding of severity error for each row that is not right.
+    many) and a finding of severity error for each row that is not right, a note where rows have numbers.
     Raises UserError where the file cannot be read at all or its header is another.
     """
     rows, findings = [], []
+    numbered, content = _csv_rows(path, strict)
+    if numbered:
+        text = f"{len(content)} rows with a column of row numbers"
+        findings.append(Finding("note", str(path), 1, "", text, "that column is passed over"))
 
     def wrong(line, image_id, finding, advice):
         findings.append(Finding("error", str(path), line, image_id, finding, advice))
 
-    for line, values in _csv_rows(path):
-        if len(values) != 2:
-            wrong(line, values[0], f"{len(values)} columns instead of 2", "write ImageId,PredictionString")
+    for line, values in content:
+        if len(values) != 2 + numbered:
+            image_id = values[min(numbered, len(values) - 1)]
+            text, advice = (
+                f"{len(values)} columns instead of {2 + numbered}",
+                "write ImageId,PredictionString",
+            )
+            wrong(line, image_id, text, advice)
         else:
-            rows.append((line, *values))
+            rows.append((line, *values[numbered:]))
 
     table = pd.DataFrame(rows, columns=["line", *HEADER])
     for line, image_id in table.loc[table["ImageId"].duplicated(), ["line", "ImageId"]].to_numpy():
@@ -132,14 +177,16 @@ def parse(path: str | Path, fields: list[str]) -> tuple[pd.DataFrame, pd.DataFra
     return result, table, sorted(findings, key=lambda finding: finding.line)
 
 
-def _csv_rows(path):
-    """(line number, values) of each row after the header; blank lines are passed over."""
+def _csv_rows(path, strict):
+    """Whether there is a column of row numbers, and (line number, values) of each row after the header; blank
+    lines are passed over."""
     rows, line = [], 1
     try:
         with open(path, newline="", encoding="utf-8-sig") as handle:
             reader = csv.reader(handle, strict=True)  # else an open quotation mark takes all that follows
             header = next(reader, [])
-            if header != HEADER:
+            numbered = not strict and header[1:] == HEADER and header[0] in ROW_NUMBERS
+            if header != HEADER and not numbered:
                 shown = brief(",".join(header))
                 raise UserError(f"{path}, line 1: header {','.join(HEADER)} expected, found {shown!r}")
             line = reader.line_num + 1
@@ -147,7 +194,7 @@ def _csv_rows(path):
                 if row:
                     rows.append((line, row))
                 line = reader.line_num + 1
-            return rows
+            return numbered, rows
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); is it the right folder?") from error
     except UnicodeDecodeError as error:

@@ -15,7 +15,7 @@ import pandas as pd
 from carpose.core.errors import UserError
 from carpose.core.files import run_main
 from carpose.core.options import program
-from carpose.kaggle.read import read_image_ids, read_predictions, read_truth
+from carpose.kaggle.read import add_strict, read_image_ids, read_predictions, read_truth
 
 from .score import evaluate
 
@@ -49,8 +49,9 @@ def main() -> None:
     text = "scores the same, and rotations compared by the competition's page: half of the angle, signed"
     modes.add_argument("--leaderboard", **equal | {"const": "leaderboard"}, help=text)
     parser.set_defaults(mode="given")
+    add_strict(parser)
     args = parser.parse_args()
-    truth, predictions = read_truth(args.truth), read_predictions(args.predictions)
+    truth, predictions = read_truth(args.truth), read_predictions(args.predictions, args.strict)
     image_ids = predictions.image_ids
     about = predictions.cars["ImageId"].tolist() if image_ids is None else image_ids
     if about or image_ids is not None:  # a table without cars may not say which images it is about
