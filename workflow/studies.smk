@@ -147,7 +147,7 @@ rule tabulate:
     conda:
         f"{ENVS}/light.yaml"
     shell:
-        "python -m carpose.studies table {input} --output {output.json} --markdown {output.markdown}"
+        "python -m carpose.studies table --lenient {input} --output {output.json} --markdown {output.markdown}"
         " --picture {output.picture} 2>&1 | tee {log}"
 
 

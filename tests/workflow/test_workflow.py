@@ -155,6 +155,21 @@ def test_run_ends_with_a_valid_submission(finished):
     assert not list(results.rglob("state.pt*")), "the state of a finished training is removed"
 
 
+def test_pictures_that_cannot_be_drawn_cost_no_result(finished, tmp_path):
+    """The photos are gone when all trainings are done: a warning, and the submission is there."""
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    for path in (run / "results" / "ci" / "demo" / "test_images").glob("*.jpg"):
+        path.write_bytes(b"")
+    (run / "results" / "ci" / "submission.csv").unlink()
+    text = snakemake(run, "submission", *CI, "-R", "draw", "write_submission")
+    assert {"draw", "write_submission"} <= jobs(text).keys() and "train" not in jobs(text)
+    assert "warning: results/ci/pictures/predictions.png: not drawn: " in text
+    names = ["submission.csv", *(f"pictures/{name}.png" for name in ("predictions", "history", "evaluation"))]
+    for name in names:
+        assert (run / "results" / "ci" / name).stat().st_size > 0, name
+
+
 def test_analysis_after_it(finished):
     """From the run's own tables; the picture of the worst photos, the oracle table, the receptive fields."""
     text = snakemake(finished, "analysis", *CI)

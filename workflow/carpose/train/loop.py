@@ -24,7 +24,7 @@ from carpose.core.files import atomic
 from carpose.data.loader import stream
 from carpose.data.samples import Batch, Samples
 from carpose.heads import loss
-from carpose.kaggle.read import read_test_images
+from carpose.kaggle.read import check_same_photos, read_test_images
 from carpose.metric import evaluate
 from carpose.network.checkpoint import save_checkpoint
 from carpose.predict.cars import predict_cars
@@ -98,12 +98,14 @@ def read_files(files: TrainFiles, fold: int, recipe: Recipe) -> tuple[Samples, l
     valid_ids = folds.ImageId[folds.fold == fold].tolist()
     if not train_ids or not valid_ids:
         raise UserError(f"{files.folds}: fold {fold} leaves nothing to train or to validate on")
+    check_same_photos(files.labels, labels, folds["ImageId"])
     table, pseudo_ids = labels.assign(weight=1.0, depth_sigma=0.0), []
     if files.pseudo is not None:
         needed = dict.fromkeys(["fold", "weight", "depth_sigma"], parquet.NUMBER)
         pseudo = cars.read(files.pseudo, columns=needed)
         pseudo = pseudo[pseudo.fold == fold]
         pseudo_ids = sorted(read_test_images(files.images, excluded=False))
+        check_same_photos(files.pseudo, pseudo, pseudo_ids)
         columns = ["ImageId", *POSE, "weight", "depth_sigma"]
         table = pd.concat([table[columns], pseudo[columns]], ignore_index=True)
     samples = Samples(files.cache, train_ids + pseudo_ids, table, recipe, len(pseudo_ids))
