@@ -37,6 +37,13 @@ class Cache:
     photo_size: tuple[int, int]
     intrinsics: np.ndarray
 
+    @property
+    def crop(self) -> tuple[float, ...]:
+        """What it holds of the photos: left, top, right, bottom as fractions."""
+        height, width = self.photos.shape[1:3]
+        corners = np.array([[-0.5, -0.5, 1], [width - 0.5, height - 0.5, 1]]) @ np.linalg.inv(self.view).T
+        return tuple(((corners[:, :2] + 0.5) / self.photo_size).ravel().tolist())
+
 
 def open_cache(folder: str | Path) -> Cache:
     """Open for reading; nothing is loaded yet. Raises UserError where it is missing or incomplete."""
