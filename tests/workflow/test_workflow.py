@@ -119,6 +119,18 @@ def test_bad_configuration_stops_at_once(tmp_path):
     assert "rouds: no such key; did you mean rounds?" in text
 
 
+def test_a_key_twice_stops_at_once(tmp_path):
+    """Of a file, of the command line, of a file of the studies."""
+    own = tmp_path / "own.yaml"
+    own.write_text("rounds: 1\ntrain:\n  lr: 0.1\n  lr: 0.2\n")
+    text = snakemake(tmp_path, "-n", "submission", "--configfile", str(own), check=False)
+    assert f"{own}, line 4: the key lr is there twice, first in line 3; keep one of them" in text
+    for workflow in ("Snakefile", "workflow/studies.smk"):
+        twice = ("--config", "rounds=1", "data_root=", 'train={"lr": 0.1, "lr": 0.2}')
+        text = snakemake(tmp_path, "-n", *twice, workflow=workflow, check=False)
+        assert "--config train, line 1: the key lr is there twice" in text, workflow
+
+
 def test_missing_data_folder_stops_at_once(tmp_path):
     text = snakemake(tmp_path, "-n", "submission", "--config", "data_root=/nowhere", check=False)
     assert "there is no /nowhere/train.csv" in text

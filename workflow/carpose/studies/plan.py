@@ -10,14 +10,13 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from carpose.config.keys import key, object_schema, properties, section_schema
 from carpose.config.load import laid_over, parsed, recipe_of
 from carpose.config.messages import problems
 from carpose.config.recipe import Recipe
 from carpose.config.sections import Cache, Predict
 from carpose.core.errors import UserError
+from carpose.core.keyed import read_yaml
 from carpose.geometry import camera
 
 BASE = "base"  # the variant in which nothing is changed
@@ -89,10 +88,7 @@ def settings_schema() -> dict:
 
 def read(path: Path) -> Study:
     """Raises UserError that names the file, the key and what would be right."""
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: not a readable study ({error})") from error
+    content = read_yaml(path)
     content = {} if content is None else content
     lines = problems(content, study_schema())
     if isinstance(content, dict):

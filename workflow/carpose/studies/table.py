@@ -10,6 +10,7 @@ from scipy import stats
 
 from carpose import metric
 from carpose.core.errors import UserError
+from carpose.core.keyed import load_json
 from carpose.metric import bootstrap
 
 from .plan import BASE
@@ -116,7 +117,7 @@ def read_table(paths: list[Path]) -> pd.DataFrame:
 def _rows(path: Path) -> list[dict]:
     """One row per variant of a result."""
     try:
-        content = json.loads(path.read_text())
+        content = load_json(path.read_text())
         return [
             {
                 "study": "" if variant == BASE else content["study"],
