@@ -167,6 +167,21 @@ def test_run_ends_with_a_valid_submission(finished):
     assert not list(results.rglob("state.pt*")), "the state of a finished training is removed"
 
 
+def test_python_files_in_the_working_folder_are_the_user_s_own(finished, tmp_path, monkeypatch):
+    """Folders called models and carpose, and files that are called as libraries are, are not imported."""
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    for name in ("models", "carpose"):
+        (run / name).mkdir()
+        (run / name / "__init__.py").touch()
+    for name in ("torch", "numpy", "cv2", "yaml", "pandas", "types", "logging"):
+        (run / f"{name}.py").write_text(f"raise ImportError('the user has a {name}.py')")
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    model = "results/ci/round0/hourglass/fold0/model.pt"
+    text = snakemake(run, model, *CI, "-R", "train", "check_data", "--until", "train")
+    assert {"train", "check_data"} <= jobs(text).keys() and "epoch 2/2" in text
+
+
 def test_pictures_that_cannot_be_drawn_cost_no_result(finished, tmp_path):
     """The photos are gone when all trainings are done: a warning, and the submission is there."""
     run = tmp_path / "run"
