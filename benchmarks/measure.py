@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from carpose.config.load import laid_over, recipe_of, with_models
 from carpose.config.recipe import Recipe
 from carpose.core import cars
 from carpose.core.files import write_text
+from carpose.core.keyed import read_yaml
 from carpose.core.memory import keep_freed_memory
 from carpose.geometry import camera
 
@@ -74,7 +74,7 @@ def machine() -> str:
 def recipe(model: str, config: str = "config.yaml", **changes) -> Recipe:
     """The recipe, with changes, of one model of config.yaml with a file laid over it."""
     files = [ROOT / "config.yaml", ROOT / config]
-    contents = [yaml.safe_load(file.read_text()) for file in files]
+    contents = [read_yaml(file) for file in files]
     whole = with_models(functools.reduce(laid_over, contents), files, {})
     return Recipe(**{**recipe_of(whole, model), **changes})
 

@@ -35,10 +35,11 @@ WEDGE = {
     "vertices": [[-1, 0.5, -2], [1, 0.5, -2], [-1, 0.5, 2], [1, 0.5, 2], [-1, -0.8, -2], [1, -0.8, -2]],
     "faces": [[1, 2, 3], [2, 4, 3], [1, 2, 5], [2, 6, 5], [3, 4, 5], [4, 6, 5], [1, 3, 5], [2, 4, 6]],
 }
-# The same on every machine: the library on the path, no GPU.
+# The same on every machine and in every folder: the library on the path, no GPU.
 ENVIRONMENT = {
     **os.environ,
     "PYTHONPATH": os.pathsep.join([str(REPOSITORY / "workflow"), str(REPOSITORY)]),
+    "PYTHONSAFEPATH": "1",
     "CUDA_VISIBLE_DEVICES": "",
 }
 CI = ["--configfile", str(REPOSITORY / "configs" / "ci.yaml")]
@@ -77,7 +78,7 @@ def options(prepared: Path, folder: Path, *more) -> list:
 
 def snakemake(folder: Path, *arguments: str, workflow: str = "Snakefile", check: bool = True) -> str:
     """Run snakemake in `folder` on one of the repository's workflows; the text it printed."""
-    command = [sys.executable, "-m", "snakemake", "-s", str(REPOSITORY / workflow), "--cores", "2"]
+    command = [sys.executable, "-P", "-m", "snakemake", "-s", str(REPOSITORY / workflow), "--cores", "2"]
     done = subprocess.run([*command, *arguments], cwd=folder, capture_output=True, text=True)
     text = done.stdout + done.stderr
     assert done.returncode == 0 or not check, text[-6000:]

@@ -1,5 +1,7 @@
 """Where the score is lost: pairing, kinds of cars, causes, calibration."""
 
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -199,3 +201,21 @@ def test_command_line(prepared, tmp_path):
     cars.write(tmp_path / "oof.parquet", predicted, image_ids=folds[1:])
     failed = run_module(*command, check=False)
     assert failed.returncode == 2 and "oof.parquet: 1 of 12 photos were not" in failed.stderr
+
+
+def test_labels_of_other_photos_are_refused_and_a_lost_photo_costs_no_table(prepared, tmp_path):
+    labels, folds = cars.read(prepared / "labels.parquet"), parquet.read_folds(prepared / "folds.parquet")
+    predicted = noisy_view(labels, np.random.default_rng(0)).assign(depth_sigma=0.05)
+    cars.write(tmp_path / "oof.parquet", predicted, image_ids=folds["ImageId"])
+    cars.write(tmp_path / "labels.parquet", labels.assign(ImageId=labels["ImageId"] + "_other"))
+    shutil.copytree(prepared / "data" / "camera", tmp_path / "data" / "camera")  # and no photo
+    command = ["carpose.analysis", "errors", "--data", tmp_path / "data", "--output", tmp_path / "out"]
+    command += ["--folds", prepared / "folds.parquet", "--images", prepared / "images.parquet"]
+    command += ["--members", f"a={tmp_path}/oof.parquet", "--labels"]
+    failed = run_module(*command, tmp_path / "labels.parquet", check=False)
+    assert failed.returncode == 2 and "labels.parquet: none of its" in failed.stderr
+    failed = run_module(*command, prepared / "labels.parquet", check=False)
+    assert failed.returncode == 2 and "cannot be read as a picture" in failed.stderr
+    done = run_module(*command, prepared / "labels.parquet", "--lenient")
+    assert "worst.png: not drawn" in done.stderr and done.stderr.count("not drawn") == 1
+    assert len(list((tmp_path / "out").glob("*.csv"))) == 6 and (tmp_path / "out" / "worst.png").exists()

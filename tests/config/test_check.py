@@ -179,6 +179,20 @@ def test_a_view_may_show_what_lies_beyond_the_photo(config):
     check(config)
 
 
+def test_what_a_warped_view_shows_must_be_in_the_cache(config):
+    """At its bottom it is 1.5 times as wide as its crop, if the photo is."""
+    config["models"]["dla34"] |= {"crop": [0.3, 0.6, 0.7, 0.9], "perspective": 0.5}
+    config["cache"]["crop"] = [0.0, 0.5, 1.0, 0.92]
+    check(config)
+    config["models"] = {"dla34": config["models"]["dla34"]}
+    config["cache"]["crop"] = [0.2, 0.5, 0.8, 0.92]
+    check(config)
+    config["cache"]["crop"] = [0.25, 0.5, 0.8, 0.92]
+    text = r"widen cache.crop: they show, with perspective 0.5, \[0.2, 0.6, 0.8, 0.9\]"
+    with pytest.raises(UserError, match=text):
+        check(config)
+
+
 def test_keys_that_yaml_reads_as_no_text_are_named(config):
     config["models"] |= {5: None, False: {1: 2}}
     config[7] = config["rouds"] = 3

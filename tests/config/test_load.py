@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from carpose.config.check import check
-from carpose.config.load import models_of, parsed, recipe_of, with_models
+from carpose.config.load import models_of, parsed, recipe_of, refuse_keys_twice, with_models
 from carpose.config.options import add_options, command_line, from_options
 from carpose.config.page import page_text, schema_text
 from carpose.config.recipe import Recipe
@@ -153,3 +153,9 @@ def test_the_written_schema_and_page_are_those_of_the_code():
 
 def test_there_are_at_most_fifty_keys_of_a_training():
     assert len(json.loads(schema_text())["$defs"]["model"]["properties"]) <= 50
+
+
+def test_keys_of_the_command_line_are_there_once():
+    refuse_keys_twice(["data_root=/a: b: {", "rounds=1", 'train={"lr": 1, "loss_weights": {"lr": 2}}', "x"])
+    with pytest.raises(UserError, match="--config models, line 1: the key dla34 is there twice"):
+        refuse_keys_twice(["rounds=1", 'models={"dla34": {"lr": 1}, "dla34": {"width": 1}}'])

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import ExifTags, Image
 
 from carpose.core.errors import UserError
 from carpose.data import cache
@@ -75,6 +76,21 @@ def test_holds_the_cropped_and_scaled_photos(prepared, tmp_path):
     difference = np.abs(built.photos[built.rows[image_id]][..., :3].astype(int) - expected)
     assert np.median(difference) <= 3
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache.json", "photos.npy"]
+
+
+def test_a_photo_that_asks_to_be_turned_is_cached_as_it_is_stored(prepared, tmp_path):
+    """Its mask, too: labels are for the pixels of the camera."""
+    shutil.copytree(prepared / "data", tmp_path / "data")
+    images = pd.read_parquet(prepared / "images.parquet")
+    image_id = images.loc[images.has_mask, "ImageId"].iloc[0]
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 3  # upside down
+    for path in (tmp_path / "data").glob(f"*/{image_id}.jpg"):
+        Image.open(path).save(path, exif=exif, quality=95, subsampling=0)
+    built, whole = build(tmp_path, tmp_path / "turned", images), build(prepared, tmp_path / "whole", images)
+    turned, upright = (cache.photos[cache.rows[image_id]].astype(int) for cache in (built, whole))
+    assert np.abs(turned - upright).mean() < 3 < np.abs(turned[::-1, ::-1] - upright).mean()
+    assert np.abs(turned - upright)[..., 3].mean() < 3 < np.ptp(upright[..., 3])
 
 
 def test_interrupted_build_goes_on_where_it_stopped(prepared, tmp_path):

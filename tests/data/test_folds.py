@@ -184,3 +184,11 @@ def test_too_few_photos_for_the_folds(count, advice):
     images = pd.DataFrame(images, columns=["ImageId", "split", "excluded", "phash"])
     with pytest.raises(UserError, match=f"^{count} groups of .* cannot fill 4 folds; .*{advice}"):
         folds.make_folds(images, cars.empty(), 4, seed=0, distance=2)
+
+
+def test_labels_of_other_photos_are_refused(prepared, tmp_path):
+    labels = cars.read(prepared / "labels.parquet")
+    cars.write(tmp_path / "labels.parquet", labels.assign(ImageId=labels["ImageId"] + "_other"))
+    tables = ["--images", prepared / "images.parquet", "--labels", tmp_path / "labels.parquet"]
+    failed = run_module("carpose.data", "folds", *tables, "--output", tmp_path / "f.parquet", check=False)
+    assert failed.returncode == 2 and "labels.parquet: none of its" in failed.stderr

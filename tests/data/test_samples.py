@@ -7,11 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 
+from carpose.config.load import laid_over, recipes_of, with_models
 from carpose.config.recipe import Recipe
 from carpose.core.errors import UserError
+from carpose.data import cache
 from carpose.data.samples import MEAN, STD, Photos, Samples, network_input, normalised
-from tests.helpers import ENVIRONMENT
+from tests.helpers import ENVIRONMENT, REPOSITORY
 
 CPU = torch.device("cpu")
 
@@ -88,3 +91,47 @@ def test_a_photo_that_is_not_cached_is_named(prepared):
 def test_cache_and_folds_need_no_torch():
     code = "import sys, carpose.data.__main__; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT).returncode == 0
+
+
+def cropped(prepared, folder, crop):
+    images = pd.read_parquet(prepared / "images.parquet").head(2)
+    cache.build(prepared / "data", images, folder, crop, 0.3, jobs=1)
+    return images["ImageId"].tolist()
+
+
+@pytest.mark.parametrize(
+    "crop, changes, shown",
+    [
+        ([0.0, 0.6, 1.0, 1.0], {}, "[0, 0.5, 1, 1]"),
+        ([0.0, 0.4, 0.9, 1.0], {}, "[0, 0.5, 1, 1]"),
+        ([0.2, 0.4, 1.0, 1.0], {"crop": [0.2, 0.5, 1, 1], "perspective": 1.0}, "[0, 0.5, 1, 1]"),
+        ([0.0, 0.4, 1.0, 1.0], {"crop": [-0.5, 0.5, 1.5, 1.2], "perspective": 1.0}, ""),
+        ([-0.1, 0.4, 1.2, 1.1], {}, ""),
+        ([0.1, 0.5, 0.9, 0.9], {"crop": [0.3, 0.5, 0.7, 0.9], "perspective": 0.8}, ""),
+    ],
+)
+def test_a_cache_must_hold_what_the_view_shows_of_the_photos(prepared, tmp_path, crop, changes, shown):
+    """What it lacks would be black to the network; what lies beyond the photo is black anyway."""
+    image_ids = cropped(prepared, tmp_path / "cache", crop)
+    recipe = Recipe(**{"input_width": 192, "input_height": 64, **changes})
+    if not shown:
+        assert Photos(tmp_path / "cache", image_ids, recipe)[0].shape == (64, 192, 4)
+        return
+    with pytest.raises(UserError) as error:
+        Photos(tmp_path / "cache", image_ids, recipe)
+    written = "[" + ", ".join(f"{edge:g}" for edge in crop) + "]"
+    text = f"{tmp_path}/cache: holds {written} of the photos, and the model's view shows {shown}; build"
+    assert str(error.value).startswith(text)
+
+
+@pytest.mark.parametrize("overlay", ["config", "configs/ci", "configs/pku"])
+def test_shipped_caches_hold_what_shipped_models_see(prepared, tmp_path, overlay):
+    files = [REPOSITORY / "config.yaml", REPOSITORY / f"{overlay}.yaml"]
+    config = {}
+    for file in files:
+        config = laid_over(config, yaml.safe_load(file.read_text()))
+    config = with_models(config, files, {})
+    image_ids = cropped(prepared, tmp_path / "cache", config["cache"]["crop"])
+    for model in config["models"]:
+        for recipe in recipes_of(config, model):
+            assert Photos(tmp_path / "cache", image_ids, recipe)[0].any()

@@ -138,3 +138,14 @@ def test_a_member_that_did_not_see_all_photos_is_refused(tmp_path, truth, folds,
     cars.write(tmp_path / "fused.parquet", near(truth, 0.01), image_ids=folds["ImageId"][:8])
     failed = run_module(*command, "--images", tmp_path / "images.parquet", check=False)
     assert failed.returncode == 2 and "fused.parquet: 2 of 10 photos were not predicted" in failed.stderr
+
+
+@pytest.mark.parametrize("file", ["labels", "truth"])
+def test_true_cars_of_other_photos_are_refused(tmp_path, truth, command, file):
+    """They would give a table of zeros."""
+    cars.write(tmp_path / "truth.parquet", truth)
+    cars.write(tmp_path / f"{file}.parquet", truth.assign(ImageId=truth["ImageId"] + "_other"))
+    command += ["--images", tmp_path / "images.parquet", "--test-truth", tmp_path / "truth.parquet"]
+    failed = run_module(*command, check=False)
+    assert failed.returncode == 2 and f"error: {tmp_path}/{file}.parquet: none of its 60" in failed.stderr
+    assert not (tmp_path / "e.csv").exists()

@@ -341,3 +341,10 @@ def test_predictions_of_other_folds_are_not_fitted_to(files, views):
     assert done.returncode == 2 and "b.parquet: 2 of 80 photos were not" in done.stderr
     assert "first ID_00078" in done.stderr and "-R predict" in done.stderr
     assert not (files / "fusion.json").exists()
+
+
+def test_labels_of_other_photos_are_refused(files, truth):
+    cars.write(files / "labels.parquet", truth.assign(ImageId=truth["ImageId"] + "_other"))
+    done, _ = fit_command(files)
+    assert done.returncode == 2 and f"error: {files}/labels.parquet: none of its " in done.stderr
+    assert not (files / "fusion.json").exists()

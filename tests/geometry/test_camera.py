@@ -27,6 +27,25 @@ def test_known_projection():
     )
 
 
+@pytest.mark.parametrize("perspective", [0.0, 0.5, 2.0])
+@pytest.mark.parametrize(
+    "crop",
+    [[0.2, 0.3, 0.7, 0.8], [0.1, 0.6, 0.9, 1.2], [-0.2, 0.5, 1.2, 0.9], [0.4, -0.1, 0.5, 0.4]],
+)
+def test_the_visible_part_holds_what_the_view_shows_of_the_photo(crop, perspective):
+    """Against all pixels of the input, each looked up in the photo."""
+    size = np.array([384, 96])
+    view = camera.magnify_top(size, perspective) @ camera.crop_and_resize(camera.PHOTO_SIZE, crop, size)
+    u, v = np.meshgrid(np.linspace(-0.5, size[0] - 0.5, 769), np.linspace(-0.5, size[1] - 0.5, 193))
+    at = np.stack([u, v, np.ones_like(u)], axis=-1).reshape(-1, 3) @ np.linalg.inv(view).T
+    at = (at[:, :2] / at[:, 2:] + 0.5) / camera.PHOTO_SIZE
+    at = at[((at >= 0) & (at <= 1)).all(axis=1)]
+    part = camera.visible_part(crop, perspective)
+    shown = [*at.min(axis=0), *at.max(axis=0)]
+    assert camera.lies_within(shown, part)
+    np.testing.assert_allclose(shown, part, atol=0.015)
+
+
 def test_crop_and_resize_keeps_pixel_edges():
     view = camera.crop_and_resize((400, 300), [0.25, 0.5, 0.75, 1.0], (100, 50))
     corners = np.array([[100 - 0.5, 150 - 0.5, 1], [300 - 0.5, 300 - 0.5, 1]])

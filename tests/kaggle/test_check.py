@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from carpose.core import cars, parquet
+from carpose.kaggle import photos
 from carpose.kaggle.check import check, check_labels
 from carpose.kaggle.tables import LABEL, Finding, parse
 from tests.helpers import CAR, PREDICTED, run_module, write_csv
@@ -21,10 +22,11 @@ def command(*args):
     return run_module("carpose.kaggle", *args, check=False)
 
 
-def write_photo(path, seed, size=(160, 120)):
+def write_photo(path, seed, size=(160, 120), **options):
     path.parent.mkdir(parents=True, exist_ok=True)
     blocks = np.random.default_rng(seed).integers(0, 255, (6, 8, 3), np.uint8)
-    Image.fromarray(blocks).resize(size, Image.Resampling.BICUBIC).save(path, quality=95)
+    picture = Image.fromarray(blocks).resize(size, Image.Resampling.BICUBIC)
+    picture.save(path, **{"format": "JPEG", "quality": 95} | options)
 
 
 @pytest.fixture
@@ -85,6 +87,11 @@ def damage_truncated(path):
     path.write_bytes(path.read_bytes()[:-40])
 
 
+def damage_inside(path):
+    """Half of the photo is lost; what is left ends as a photo does."""
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2] + b"\xff\xd9")
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -93,6 +100,7 @@ def damage_truncated(path):
         (lambda path: path.write_text("<html>not found</html>"), "photo not a picture"),
         (lambda path: path.write_bytes(path.read_bytes()[:-40]), "photo unreadable .*truncated"),
         (lambda path: path.write_bytes(path.read_bytes()[:-2]), "photo unreadable .*truncated"),
+        (damage_inside, "photo damaged .*premature end.*; bring the file again, or exclude the image"),
         (lambda path: write_photo(path, 1, (120, 160)), "photo of 120×160 pixels, the others have 160×120"),
     ],
 )
@@ -105,17 +113,85 @@ def test_photos_that_cannot_be_used(data, damage, message, split, image_id, line
     assert not found(data, "error", exclude={image_id: "broken"})  # with a reason on record it may stay
 
 
-def test_a_mask_of_another_size_or_broken_is_not_used(data):
+def test_a_mask_of_another_size_is_not_used(data):
     write_photo(data / "train_masks/ID_3.jpg", 0, (80, 60))
-    (data / "train_masks/ID_4.jpg").write_bytes(b"")
-    write_photo(data / "train_masks/ID_5.jpg", 0)
-    damage_truncated(data / "train_masks/ID_5.jpg")
     images, _, _ = check(data)
-    assert not images["has_mask"].any()
-    warnings = found(data, "warning")
-    assert len(warnings) == 3 and "mask of 80×60 pixels" in warnings[0] and "mask empty" in warnings[1]
-    assert "mask unreadable" in warnings[2] and "truncated" in warnings[2]
-    assert not found(data, "error")
+    assert not images["has_mask"].any() and not found(data, "error")
+    [warning] = found(data, "warning")
+    assert "train_masks/ID_3.jpg" in warning and "mask of 80×60 pixels; it is not used" in warning
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path: path.write_bytes(b""), "mask empty"),
+        (damage_truncated, "mask unreadable .*truncated"),
+        (damage_inside, "mask damaged .*premature end"),
+    ],
+)
+def test_a_broken_mask_is_an_error(data, damage, message):
+    damage(data / "train_masks/ID_3.jpg")
+    [error] = found(data, "error")
+    advice = "; bring the file again, delete it, or exclude the image"
+    assert re.search(f"train_masks/ID_3.jpg, line 5, image ID_3: {message}.*{advice}", error)
+    images, _, findings = check(data, exclude={"ID_3": "its mask"})
+    assert not images["has_mask"].any() and "error" not in {finding.severity for finding in findings}
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"quality": 50, "subsampling": 0}])
+def test_damage_inside_a_photo_is_found(data, options):
+    """Cut off or overwritten at many places: hardly any damage goes unnoticed, and nothing that is whole is
+    called damaged."""
+    path, rng, kinds = data / "train_images/ID_5.jpg", np.random.default_rng(0), {"cut": 0, "overwritten": 0}
+    write_photo(path, 5, (640, 480), **options)
+    whole = path.read_bytes()
+    assert photos.look(path)[0].problem == ""
+    begin, tries = whole.index(b"\xff\xda") + 16, 40
+    for _ in range(tries):
+        path.write_bytes(whole[: rng.integers(begin, len(whole) - 100)] + b"\xff\xd9")
+        kinds["cut"] += photos.look(path)[0].problem != ""
+        length = int(rng.integers(16, 512))
+        at = int(rng.integers(begin, len(whole) - length - 2))
+        path.write_bytes(whole[:at] + rng.bytes(length) + whole[at + length :])
+        kinds["overwritten"] += photos.look(path)[0].problem != ""
+    assert kinds["cut"] == tries and kinds["overwritten"] >= 0.85 * tries
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize(
+    "options", [{}, {"progressive": True}, {"format": "PNG"}, {"restart_marker_rows": 1}]
+)
+def test_whole_pictures_of_any_kind_are_not_damaged(tmp_path, mode, options):
+    path = tmp_path / "picture.jpg"
+    write_photo(path, 1)
+    if (mode, options.get("format")) == ("CMYK", "PNG"):
+        pytest.skip("PNG has no CMYK")
+    Image.open(path).convert(mode).save(path, **{"format": "JPEG"} | options)
+    assert photos.look(path)[0] == photos.Picture(160, 120)
+    if "format" not in options:  # what some cameras write
+        path.write_bytes(path.read_bytes()[:-2] + bytes(12) + b"\xff\xd9")
+        assert photos.look(path)[0].problem == ""
+
+
+def test_real_frames_are_not_damaged(real):
+    frames = sorted((real / "frames").glob("*.png"))
+    assert frames and not any(photos.look(path)[0].problem for path in frames)
+
+
+@pytest.mark.parametrize(
+    ("kind", "folder", "image_id"), [("photo", "train_images", "ID_5"), ("mask", "train_masks", "ID_3")]
+)
+def test_a_picture_that_asks_to_be_turned_is_read_as_it_is_stored(data, kind, folder, image_id):
+    """And said to be: the labels are for the pixels of the camera."""
+    path = data / folder / f"{image_id}.jpg"
+    before = check(data)[0].drop(columns="digest")
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # a quarter turn
+    Image.open(path).save(path, exif=exif, quality=95)
+    [warning] = found(data, "warning")
+    assert f"image {image_id}: {kind} asks to be turned" in warning
+    assert "(EXIF orientation 6); it is read as it is stored" in warning and not found(data, "error")
+    pd.testing.assert_frame_equal(check(data)[0].drop(columns=["digest"]), before)
 
 
 def append(path, *rows):
@@ -134,11 +210,18 @@ def test_labels_that_cannot_be_used(data):
 
 
 def test_a_name_that_is_not_plain_is_never_opened(data, monkeypatch):
-    opened, read = [], Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda path: opened.append(path) or read(path))
+    record, read = data / "opened", Path.read_bytes
+
+    def recorded(path):
+        with open(record, "a") as file:  # other processes write there, too
+            file.write(f"{path}\n")
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", recorded)
     append(data / "train.csv", ("../../secret", CAR), ("/etc/passwd", CAR), ("..", CAR))
     check(data)
-    assert len(opened) == 15 and not any("secret" in str(path) or ".." in str(path) for path in opened)
+    opened = record.read_text().splitlines()
+    assert len(opened) == 15 and not any("secret" in path or ".." in path for path in opened)
 
 
 def test_outliers_are_reported_and_the_depth_rule_applied(data):

@@ -9,6 +9,7 @@ from carpose.core.errors import UserError
 from carpose.kaggle.read import (
     check_coverage,
     check_out_of_fold,
+    check_same_photos,
     images_of,
     read_image_ids,
     read_members,
@@ -119,3 +120,10 @@ def test_images_need_a_column(tmp_path):
     (tmp_path / "i.csv").write_text("name\na\n")
     with pytest.raises(UserError, match="i.csv.*ImageId"):
         read_image_ids(tmp_path / "i.csv")
+
+
+def test_a_table_about_other_photos_is_refused():
+    check_same_photos("t.csv", POSES, ["b", "z"])
+    check_same_photos("t.csv", POSES.iloc[:0], ["z"])  # photos without a car
+    with pytest.raises(UserError, match="t.csv: none of its 3 cars is on one of the 2 photos .*, such as y"):
+        check_same_photos("t.csv", POSES, ["y", "z"])

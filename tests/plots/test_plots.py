@@ -8,14 +8,14 @@ from matplotlib.figure import Figure
 
 from carpose.core import cars, parquet
 from carpose.core.errors import UserError
-from carpose.plots.figures import evaluation_figure, history_figure, save
+from carpose.plots.figures import draw, evaluation_figure, history_figure
 from tests.helpers import POSES, rendered, run_module
 
 
 @pytest.mark.parametrize("name, suffix", [("figure", "no suffix"), ("figure.doc", "doc")])
 def test_pictures_need_a_format(tmp_path, name, suffix):
     with pytest.raises(UserError, match=f"{name}: {suffix} is no format of pictures; name it .png"):
-        save(Figure(), tmp_path / name)
+        draw(tmp_path / name, Figure, lenient=True)
     assert not list(tmp_path.iterdir())
 
 
@@ -60,7 +60,8 @@ def test_command_lines(photo_folder, tmp_path):
     parquet.write(tables["images.parquet"], images.assign(excluded=["", "broken", ""]))
     pd.DataFrame({"epoch": [1, 2], "loss": [2.0, 1.0]}).to_csv(tables["h.csv"], index=False)
     pd.DataFrame({"name": ["fused"], "oof_mAP": [0.2]}).to_csv(tables["e.csv"], index=False)
-    (photo_folder / "test_images" / "b.jpg").unlink()  # an excluded photo is not drawn
+    (photo_folder / "test_images" / "b.jpg").write_bytes(b"")  # an excluded photo is not drawn
+    (photo_folder / "test_images" / "._b.jpg").write_bytes(b"")  # what macOS leaves beside a photo
     predictions = ["--data", photo_folder, "--images", tables["images.parquet"]]
     predictions += ["--cars", tables["cars.parquet"], "--truth", tables["cars.parquet"], "--count", 3]
     for name, arguments in {
@@ -71,3 +72,66 @@ def test_command_lines(photo_folder, tmp_path):
         output = tmp_path / f"{name}.png"
         run_module("carpose.plots", name, *arguments, "--output", output)
         assert cv2.imread(str(output)).std() > 5
+
+
+def failing() -> Figure:
+    raise ZeroDivisionError("1 % of $nothing")
+
+
+def test_a_picture_that_cannot_be_drawn(tmp_path, capsys):
+    """In a run it is a warning and says why; by hand it is an error."""
+    path = tmp_path / "a.png"
+    with pytest.raises(ZeroDivisionError):
+        draw(path, failing)
+    assert not path.exists()
+    draw(path, failing, lenient=True)
+    assert f"warning: {path}: not drawn: ZeroDivisionError: 1 % of $nothing" in capsys.readouterr().err
+    assert cv2.imread(str(path)).std() > 5
+
+
+def test_a_figure_that_cannot_be_saved(tmp_path):
+    """Much goes wrong only when a figure is laid out."""
+    figure = Figure()
+    figure.text(0, 0, "$\\nonsense{$")
+    with pytest.raises(ValueError, match="nonsense"):
+        draw(tmp_path / "a.png", lambda: figure)
+    draw(tmp_path / "a.png", lambda: figure, lenient=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def drawn(photo_folder, folder, *more, **tables):
+    """`carpose.plots predictions` of tables of cars, given with the photos that they are about."""
+    images = pd.DataFrame({"ImageId": list("abc"), "split": "test", "excluded": "", "phash": "0" * 16})
+    parquet.write(folder / "images.parquet", images)
+    options = ["--data", photo_folder, "--images", folder / "images.parquet", "--output", folder / "p.png"]
+    for name, (table, image_ids) in tables.items():
+        cars.write(folder / f"{name}.parquet", table, image_ids)
+        options += [f"--{name}", folder / f"{name}.parquet"]
+    return run_module("carpose.plots", "predictions", *options, *more, check=False)
+
+
+OTHERS = POSES.assign(ImageId=POSES["ImageId"] + "_other")
+
+
+@pytest.mark.parametrize(
+    "tables, message",
+    [
+        ({"cars": (OTHERS, None)}, "cars.parquet: none of its 3 cars is on one of the 3 photos"),
+        ({"cars": (OTHERS, ["a_other"])}, "cars.parquet: 3 of 3 photos were not predicted, first a"),
+        ({"cars": (cars.empty(), ["a_other"])}, "cars.parquet: 3 of 3 photos were not predicted"),
+        ({"cars": (POSES, None), "truth": (OTHERS, None)}, "truth.parquet: none of its 3 cars is on one of"),
+    ],
+)
+def test_tables_of_other_photos_are_refused(photo_folder, tmp_path, tables, message):
+    done = drawn(photo_folder, tmp_path, **tables)
+    assert done.returncode == 2 and f"error: {tmp_path}/{message}" in done.stderr
+    assert not (tmp_path / "p.png").exists()
+
+
+def test_a_photo_that_is_gone_is_an_error_by_hand_and_a_warning_in_a_run(photo_folder, tmp_path):
+    (photo_folder / "test_images" / "b.jpg").unlink()
+    done = drawn(photo_folder, tmp_path, cars=(POSES, None))
+    assert done.returncode == 2 and "b.jpg: cannot be read as a picture" in done.stderr
+    done = drawn(photo_folder, tmp_path, "--lenient", cars=(POSES, None))
+    assert done.returncode == 0 and "warning: " in done.stderr and "b.jpg: cannot be read" in done.stderr
+    assert (tmp_path / "p.png").stat().st_size > 1000

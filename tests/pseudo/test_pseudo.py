@@ -226,3 +226,12 @@ def test_members_need_their_fold(tmp_path):
     cars.write(tmp_path / "a.parquet", scene(2, np.random.default_rng(0)).assign(score=0.5))
     with pytest.raises(UserError, match="no column fold"):
         read_with_fold([f"a={tmp_path}/a.parquet"], "--fit-members")
+
+
+@pytest.mark.parametrize("file, other", [("labels", "hidden"), ("hidden", "labels")])
+def test_true_cars_of_other_photos_are_refused(files, file, other):
+    folder, run = files
+    cars.write(folder / f"{file}.parquet", cars.read(folder / f"{other}.parquet").assign(model_type=0))
+    wrong = run(3, "--test-truth", folder / "hidden.parquet", check=False)
+    assert wrong.returncode == 2 and f"error: {folder}/{file}.parquet: none of its" in wrong.stderr
+    assert not (folder / "3.parquet").exists()

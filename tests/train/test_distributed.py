@@ -2,6 +2,8 @@
 
 import signal
 import socket
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -11,7 +13,7 @@ import torch
 from carpose.config.recipe import Recipe
 from carpose.network.checkpoint import build, load_checkpoint
 from carpose.train import distributed
-from tests.helpers import options, run_background, run_module
+from tests.helpers import ENVIRONMENT, options, run_background, run_module
 
 # Equal up to rounding: normalisation over groups of channels, a step that does not divide by tiny gradients.
 ALIKE = ("--norm", "group", "--batch-size", 4, "--optimizer", "sgd", "--lr", 0.01, "--amp", "off")
@@ -89,3 +91,14 @@ def test_taken_away_it_goes_on_with_other_processes(prepared, alone, tmp_path):
     one, two = (load_checkpoint(folder / "model.pt")[0].state_dict() for folder in (alone, tmp_path))
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("options, passed_on", [(["-P"], "1"), ([], "")])
+def test_torchrun_s_processes_do_not_import_from_the_working_folder_either(options, passed_on):
+    code = "import os, torch; from carpose.train import distributed; torch.cuda.is_available = bool;"
+    code += "os.execv = lambda *_: print('safe:', os.environ.get('PYTHONSAFEPATH', ''));"
+    code += "distributed.launch(2, 'carpose.train')"
+    environment = {name: value for name, value in ENVIRONMENT.items() if name != "PYTHONSAFEPATH"}
+    command = [sys.executable, *options, "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == f"safe: {passed_on}\n"

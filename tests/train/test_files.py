@@ -110,3 +110,15 @@ def test_pseudo_labels_of_other_folds_or_photos_are_refused(pseudo):
 def test_a_fold_that_is_none_is_said(files):
     with pytest.raises(UserError, match="fold 7 leaves nothing to train or to validate on"):
         loop.read_tables(files, 7)
+
+
+@pytest.mark.parametrize("file", ["labels", "pseudo"])
+def test_cars_of_other_photos_are_not_learnt_from(files, tmp_path, file):
+    """All photos would seem to be empty."""
+    cars_of_others = cars.read(files.labels).assign(fold=0, weight=0.5, depth_sigma=0.1)
+    cars_of_others["ImageId"] += "_other"
+    cars.write(tmp_path / f"{file}.parquet", cars_of_others)
+    with pytest.raises(
+        UserError, match=f"{file}.parquet: (none of its .* cars is on one|image .*_other is no)"
+    ):
+        loop.read_tables(replace(files, **{file: tmp_path / f"{file}.parquet"}), 0)

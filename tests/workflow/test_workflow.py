@@ -121,6 +121,18 @@ def test_bad_configuration_stops_at_once(tmp_path):
     assert "rouds: no such key; did you mean rounds?" in text
 
 
+def test_a_key_twice_stops_at_once(tmp_path):
+    """Of a file, of the command line, of a file of the studies."""
+    own = tmp_path / "own.yaml"
+    own.write_text("rounds: 1\ntrain:\n  lr: 0.1\n  lr: 0.2\n")
+    text = snakemake(tmp_path, "-n", "submission", "--configfile", str(own), check=False)
+    assert f"{own}, line 4: the key lr is there twice, first in line 3; keep one of them" in text
+    for workflow in ("Snakefile", "workflow/studies.smk"):
+        twice = ("--config", "rounds=1", "data_root=", 'train={"lr": 0.1, "lr": 0.2}')
+        text = snakemake(tmp_path, "-n", *twice, workflow=workflow, check=False)
+        assert "--config train, line 1: the key lr is there twice" in text, workflow
+
+
 def test_missing_data_folder_stops_at_once(tmp_path):
     text = snakemake(tmp_path, "-n", "submission", "--config", "data_root=/nowhere", check=False)
     assert "there is no /nowhere/train.csv" in text
@@ -177,6 +189,36 @@ def test_run_ends_with_a_valid_submission(finished):
     for picture in ("predictions", "history", "evaluation"):
         assert (results / "pictures" / f"{picture}.png").stat().st_size > 5000
     assert not list(results.rglob("state.pt*")), "the state of a finished training is removed"
+
+
+def test_python_files_in_the_working_folder_are_the_user_s_own(finished, tmp_path, monkeypatch):
+    """Folders called models and carpose, and files that are called as libraries are, are not imported."""
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    for name in ("models", "carpose"):
+        (run / name).mkdir()
+        (run / name / "__init__.py").touch()
+    for name in ("torch", "numpy", "cv2", "yaml", "pandas", "types", "logging"):
+        (run / f"{name}.py").write_text(f"raise ImportError('the user has a {name}.py')")
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    model = "results/ci/round0/hourglass/fold0/model.pt"
+    text = snakemake(run, model, *CI, "-R", "train", "check_data", "--until", "train")
+    assert {"train", "check_data"} <= jobs(text).keys() and "epoch 2/2" in text
+
+
+def test_pictures_that_cannot_be_drawn_cost_no_result(finished, tmp_path):
+    """The photos are gone when all trainings are done: a warning, and the submission is there."""
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    for path in (run / "results" / "ci" / "demo" / "test_images").glob("*.jpg"):
+        path.write_bytes(b"")
+    (run / "results" / "ci" / "submission.csv").unlink()
+    text = snakemake(run, "submission", *CI, "-R", "draw", "write_submission")
+    assert {"draw", "write_submission"} <= jobs(text).keys() and "train" not in jobs(text)
+    assert "warning: results/ci/pictures/predictions.png: not drawn: " in text
+    names = ["submission.csv", *(f"pictures/{name}.png" for name in ("predictions", "history", "evaluation"))]
+    for name in names:
+        assert (run / "results" / "ci" / name).stat().st_size > 0, name
 
 
 def test_analysis_after_it(finished):

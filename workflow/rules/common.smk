@@ -12,7 +12,15 @@ ENVS = LIBRARY.parent / "envs"  # for --sdm conda
 sys.path.insert(0, str(LIBRARY))
 
 from carpose.config.check import check
-from carpose.config.load import gpus_of, models_of, parsed, recipe_of, recipes_of, with_models
+from carpose.config.load import (
+    gpus_of,
+    models_of,
+    parsed,
+    recipe_of,
+    recipes_of,
+    refuse_keys_twice,
+    with_models,
+)
 from carpose.config.options import command_line
 from carpose.config.recipe import Recipe
 from carpose.config.sections import Cache, Demo, Exclude, Folds, Fuse, Predict, Pseudo, Running
@@ -23,6 +31,7 @@ from carpose.registry.backbones import published_name
 try:
     # Another workflow that uses these rules as a module hands over its own configuration, models settled.
     if not workflow.modifier.skip_configfile:
+        refuse_keys_twice(workflow.config_settings.config_args or [])
         files = [LIBRARY.parent / "config.yaml", *workflow.config_settings.configfiles]
         config = with_models(config, files, workflow.config_settings.config or {})
     config = parsed(config)
@@ -31,7 +40,9 @@ except UserError as error:
     raise WorkflowError(str(error)) from None
 
 # Jobs find the library whether or not it is installed in their environment, and run in the environment that runs the
-# workflow, also where it was not activated.
+# workflow, also where it was not activated. What lies in the working folder is not imported (`python -P`): a torch.py
+# or a folder called models there is the user's own.
+os.environ["PYTHONSAFEPATH"] = "1"
 for variable, folders in {
     "PYTHONPATH": [LIBRARY, LIBRARY.parent],
     "PATH": [Path(sys.executable).parent],

@@ -56,6 +56,8 @@ rule write_submission:
         sure=f"{RESULTS}/submission{'' if FOR_LEADERBOARD else '_thresholded'}.csv",
     log:
         f"{RESULTS}/logs/write_submission.log",
+    # Before tables of results and pictures: should one of these fail, it is there.
+    priority: 1
     conda:
         f"{ENVS}/light.yaml"
     resources:

@@ -60,10 +60,10 @@ rule draw:
         truth=lambda wildcards, input: f"--truth {input.truth}" if input.truth else "",
         histories=histories(range(ROUNDS)),
     shell:
-        "(python -m carpose.plots predictions --data {params.data:q} --images {input.images}"
+        "(python -m carpose.plots predictions --lenient --data {params.data:q} --images {input.images}"
         " --cars {input.cars} {params.truth} --output {output.predictions}"
-        " && python -m carpose.plots history --histories {params.histories} --output {output.history}"
-        " && python -m carpose.plots evaluation --table {input.table} --output {output.evaluation})"
+        " && python -m carpose.plots history --lenient --histories {params.histories} --output {output.history}"
+        " && python -m carpose.plots evaluation --lenient --table {input.table} --output {output.evaluation})"
         " 2>&1 | tee {log}"
 
 
@@ -99,7 +99,7 @@ rule analyse_errors:
         members=f"--members fused={rules.fit_fusion.output.fused} {named(reversed(range(ROUNDS)), 'oof')}",
         folder=unremembered(f"{RESULTS}/analysis"),
     shell:
-        "python -m carpose.analysis errors --labels {input.labels} --images {input.images}"
+        "python -m carpose.analysis errors --lenient --labels {input.labels} --images {input.images}"
         " --folds {input.folds} --data {params.data:q} {params.members} --output {params.folder}"
         " 2>&1 | tee {log}"
 
@@ -122,6 +122,6 @@ rule measure_receptive_fields:
     resources:
         **stage_resources("predict"),
     shell:
-        "python -m carpose.analysis receptive-field --checkpoints {input.models} --labels {input.labels}"
+        "python -m carpose.analysis receptive-field --lenient --checkpoints {input.models} --labels {input.labels}"
         " --cache $(dirname {input.cache}) --threads {threads} --output {output.table}"
         " --picture {output.picture} 2>&1 | tee {log}"

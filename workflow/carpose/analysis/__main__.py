@@ -17,8 +17,8 @@ from carpose.core.files import run_main, write_text
 from carpose.core.options import NAMED, commands, program, whole
 from carpose.drawing.figures import PREDICTED, TRUE, cars_figure
 from carpose.geometry import camera
-from carpose.kaggle.read import check_out_of_fold, read_members
-from carpose.plots.figures import save
+from carpose.kaggle.read import check_out_of_fold, check_same_photos, read_members
+from carpose.plots.figures import add_lenient, draw
 
 from .errors import errors
 from .figures import calibration_figure, causes_figure, groups_figure, receptive_figure
@@ -35,6 +35,7 @@ def main() -> None:
     sub.add_argument("--members", required=True, **NAMED, help="out-of-fold cars; pictures show the first")
     sub.add_argument("--worst", type=whole(1), default=6, help="how many of the worst images are drawn")
     sub.add_argument("--output", type=Path, required=True, help="folder for the tables and pictures")
+    add_lenient(sub)
 
     sub = add("receptive-field", "what a network's cells see", measure_receptive_fields)
     sub.add_argument("--checkpoints", type=Path, nargs="+", required=True, help="model.pt of the networks")
@@ -44,6 +45,7 @@ def main() -> None:
     sub.add_argument("--threads", type=whole(1), default=1, help="torch threads")
     sub.add_argument("--output", type=Path, required=True, help="CSV table to write")
     sub.add_argument("--picture", type=Path, required=True, help="PNG to write")
+    add_lenient(sub)
     args = parser.parse_args()
     args.action(args)
 
@@ -52,6 +54,7 @@ def analyse_errors(args: argparse.Namespace) -> None:
     folds, images = parquet.read_folds(args.folds), parquet.read_images(args.images).set_index("ImageId")
     labels, members = cars.read(args.labels), read_members(args.members)
     check_out_of_fold(members, folds)
+    check_same_photos(args.labels, labels, folds["ImageId"])
     intrinsics = camera.read_intrinsics(camera.intrinsics_file(args.data))
     photo_size = tuple(images.loc[folds["ImageId"], ["width", "height"]].iloc[0])
     truth = labels[labels["ImageId"].isin(folds["ImageId"])]
@@ -68,13 +71,13 @@ def analyse_errors(args: argparse.Namespace) -> None:
     photos = {image_id: args.data / "train_images" / f"{image_id}.jpg" for image_id in worst}
     layers = [(truth, TRUE), (submitted(members[shown].cars), PREDICTED)]
     figures = {
-        "groups": groups_figure({name: tables["groups"] for name, tables in tables_of.items()}),
-        "causes": causes_figure(tables["thresholds"], tables["oracles"]),
-        "calibration": calibration_figure(tables["scores"], tables["depth"]),
-        "worst": cars_figure(photos, intrinsics, layers),
+        "groups": lambda: groups_figure({name: tables["groups"] for name, tables in tables_of.items()}),
+        "causes": lambda: causes_figure(tables["thresholds"], tables["oracles"]),
+        "calibration": lambda: calibration_figure(tables["scores"], tables["depth"]),
+        "worst": lambda: cars_figure(photos, intrinsics, layers),
     }
-    for name, figure in figures.items():
-        save(figure, args.output / f"{name}.png")
+    for name, make in figures.items():
+        draw(args.output / f"{name}.png", make, args.lenient)
     print(f"{shown}: mAP if one thing alone were right")
     print(tables["oracles"].to_string(index=False, float_format="{:.4f}".format))
     print(f"\n{shown}: what becomes of the true cars at each pair of thresholds")
@@ -94,7 +97,7 @@ def measure_receptive_fields(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     table, gradients, near = measure(args.checkpoints, args.cache, cars.read(args.labels), args.photos)
     write(args.output, table)
-    save(receptive_figure(gradients, table, near), args.picture)
+    draw(args.picture, lambda: receptive_figure(gradients, table, near), args.lenient)
     print(table.to_string(index=False, float_format="{:.1f}".format))
     for share, distance in zip(NEAR_QUANTILES[:2], near["metres"], strict=False):
         print(f"{100 * share:.0f} % of all cars are nearer than {distance:.1f} m")

@@ -1,10 +1,10 @@
 """Check the configuration before anything runs: every error names the key and what would be right."""
 
 from collections import defaultdict
-from collections.abc import Sequence
 from importlib.util import find_spec
 
 from carpose.core.errors import UserError
+from carpose.geometry import camera
 from carpose.registry.backbones import backbone_of, on_hub
 
 from .load import gpus_of, models_of, recipe_of, recipes_of
@@ -87,13 +87,16 @@ def _of_crops(config: dict) -> list[str]:
     cached, views = config["cache"]["crop"], defaultdict(dict)
     for name in models_of(config):
         for recipe in recipes_of(config, name):
-            views[tuple(recipe.crop)][name] = True
-    return [
-        f"models: the crop of {', '.join(names)}, {list(crop)}, shows what cache.crop, {cached}, leaves out"
-        " of the photos; widen cache.crop"
-        for crop, names in views.items()
-        if beyond_cache(crop, cached)
-    ]
+            views[tuple(recipe.crop), recipe.perspective][name] = True
+    lines = []
+    for (crop, perspective), names in views.items():
+        part = camera.visible_part(crop, perspective)
+        if not camera.lies_within(part, cached):
+            text = f"the crop of {', '.join(names)}, {list(crop)}, shows what cache.crop, {cached},"
+            warped = f", with perspective {perspective:g}," if perspective else ""
+            advice = f"widen cache.crop: they show{warped} {camera.written(part)}"
+            lines.append(f"models: {text} leaves out of the photos; {advice}")
+    return lines
 
 
 def _of_stages(config: dict) -> list[str]:
@@ -111,13 +114,3 @@ def _of_stages(config: dict) -> list[str]:
 
 
 PARTS = (_of_rounds, _of_models, _of_warm_starts, _of_crops, _of_stages)
-
-
-def beyond_cache(crop: Sequence[float], cached: Sequence[float]) -> bool:
-    """Whether a view shows parts of a photo that a cache of this crop does not hold; no if it is no crop."""
-    try:
-        left, top, right, bottom = (min(max(edge, 0.0), 1.0) for edge in crop)
-        beyond = [cached[0] - left, cached[1] - top, right - cached[2], bottom - cached[3]]
-    except (TypeError, ValueError, IndexError):
-        return False  # which is another error
-    return max(beyond) > 1e-9

@@ -1,11 +1,13 @@
 """YAML files and the command line → one configuration → the recipe of each training."""
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
 
 from carpose.core.errors import UserError
+from carpose.core.keyed import load_yaml, read_yaml
 from carpose.registry.backbones import BACKBONES, backbone_of
 
 from .keys import properties
@@ -24,7 +26,7 @@ def with_models(config: dict, files: Sequence[Path], given: dict) -> dict:
     """
     models: dict = {}
     for file in files:
-        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        content = read_yaml(file)
         if isinstance(content, dict) and "models" in content:
             models = content["models"]
     changes = given.get("models", {})
@@ -41,6 +43,15 @@ def with_models(config: dict, files: Sequence[Path], given: dict) -> dict:
             laid_over(models[name] or {}, change) if isinstance(change, dict) and name in models else change
         )
     return {**config, "models": models}
+
+
+def refuse_keys_twice(arguments: Sequence[str]) -> None:
+    """Raises UserError where one of the command line's KEY=VALUE has a key twice in its braces: Snakemake
+    takes the last."""
+    for argument in arguments:
+        name, _, value = argument.partition("=")
+        with contextlib.suppress(yaml.YAMLError):  # a path, say
+            load_yaml(value, f"--config {name}")
 
 
 def laid_over(below: dict, above: dict) -> dict:

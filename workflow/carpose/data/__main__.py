@@ -9,6 +9,7 @@ from carpose.config.sections import Cache, Folds
 from carpose.core import cars, parquet
 from carpose.core.files import run_main
 from carpose.core.options import commands, program, whole
+from carpose.kaggle.read import check_same_photos
 
 from .cache import build
 from .folds import make_folds
@@ -42,6 +43,7 @@ def make_cache(args: argparse.Namespace) -> None:
 def divide(args: argparse.Namespace) -> None:
     settings = from_options(args, Folds)
     labels, images = cars.read(args.labels), parquet.read_images(args.images)
+    check_same_photos(args.labels, labels, images["ImageId"])
     table = make_folds(images, labels, settings.count, settings.seed, settings.hash_distance)
     parquet.write(args.output, table)
 

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from carpose.core import pictures
 from carpose.core.errors import UserError
 from carpose.core.files import write_text
 from carpose.geometry import camera
@@ -35,6 +36,13 @@ class Cache:
     view: np.ndarray
     photo_size: tuple[int, int]
     intrinsics: np.ndarray
+
+    @property
+    def crop(self) -> tuple[float, ...]:
+        """What it holds of the photos: left, top, right, bottom as fractions."""
+        height, width = self.photos.shape[1:3]
+        corners = np.array([[-0.5, -0.5, 1], [width - 0.5, height - 0.5, 1]]) @ np.linalg.inv(self.view).T
+        return tuple(((corners[:, :2] + 0.5) / self.photo_size).ravel().tolist())
 
 
 def open_cache(folder: str | Path) -> Cache:
@@ -157,18 +165,11 @@ def _check(tasks: list[Task]) -> None:
 def _picture(task: Task) -> np.ndarray:
     """(height, width, 4): the photo and its mask as the cache holds them."""
     cv2.setNumThreads(1)
-    photo = _shrink(_read(task.photo, cv2.IMREAD_COLOR), task.view, task.size)
+    photo = _shrink(pictures.read(task.photo), task.view, task.size)
     mask = np.zeros(task.size[::-1], np.uint8)
     if task.mask is not None:
-        mask = _shrink(_read(task.mask, cv2.IMREAD_GRAYSCALE), task.view, task.size)
-    return np.dstack([cv2.cvtColor(photo, cv2.COLOR_BGR2RGB), mask])
-
-
-def _read(path: Path, mode: int) -> np.ndarray:
-    picture = cv2.imread(str(path), mode)
-    if picture is None:
-        raise UserError(f"{path}: cannot be read as a picture; run the check again (rule check_data)")
-    return picture
+        mask = _shrink(pictures.read(task.mask, grey=True), task.view, task.size)
+    return np.dstack([photo, mask])
 
 
 def _shrink(picture: np.ndarray, view: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -57,6 +57,11 @@ class Photos(torch.utils.data.Dataset):
         self.cache, self.image_ids, self.recipe = open_cache(cache_folder), image_ids, recipe
         self.view = View(self.cache, recipe)
         self.scene = np.eye(3) if scene is None else scene
+        part, held = camera.visible_part(recipe.crop, recipe.perspective), self.cache.crop
+        if not camera.lies_within(part, held):
+            text = f"holds {camera.written(held)} of the photos, and the model's view shows"
+            advice = "build the cache with a wider --crop"
+            raise UserError(f"{cache_folder}: {text} {camera.written(part)}; {advice}")
         unknown = set(image_ids) - set(self.cache.rows)
         if unknown:
             raise UserError(f"{cache_folder}: image {min(unknown)} is not in the cache; rerun build_cache")

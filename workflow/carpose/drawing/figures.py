@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from carpose.core.errors import UserError
+from carpose.core import pictures
 from carpose.geometry import camera
 
 from .cars import draw_cars, draw_from_above
@@ -50,7 +50,7 @@ def cars_figure(
     figure = Figure(figsize=(10, 2.6 * len(photos) + 0.4), dpi=DPI, layout="constrained")
     grid = figure.subplots(len(photos), 2, squeeze=False, width_ratios=[2, 1])
     for (left, right), (image_id, path) in zip(grid, photos.items(), strict=True):
-        photo = read_photo(path)
+        photo = pictures.read(path)
         photo_size = photo.shape[1::-1]
         crop_width, crop_height = (SHOWN_CROP[i + 2] - SHOWN_CROP[i] for i in (0, 1))
         height = round(SHOWN_WIDTH * crop_height * photo_size[1] / (crop_width * photo_size[0]))
@@ -75,11 +75,3 @@ def spread(counts: pd.Series, number: int) -> list[str]:
     number = min(number, len(order))
     places = ((np.arange(number) + 0.5) * len(order) / number).astype(int)
     return order.iloc[places].tolist()
-
-
-def read_photo(path: Path) -> np.ndarray:
-    """(H, W, 3) uint8 RGB. Raises UserError where it cannot be read."""
-    photo = cv2.imread(str(path))
-    if photo is None:
-        raise UserError(f"{path}: the picture cannot be read; is it there and whole?")
-    return cv2.cvtColor(photo, cv2.COLOR_BGR2RGB)

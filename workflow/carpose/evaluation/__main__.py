@@ -35,16 +35,18 @@ def main() -> None:
     if args.test_members and not (args.test_truth and args.images):
         raise UserError("--test-members need --test-truth and --images")
 
-    folds = parquet.read_folds(args.folds)
+    labels, folds = cars.read(args.labels), parquet.read_folds(args.folds)
     members, test_members = read.read_members(args.members), read.read_members(args.test_members)
     read.check_out_of_fold(members, folds)
+    read.check_same_photos(args.labels, labels, folds["ImageId"])
     truth = read.read_truth(args.test_truth) if test_members else None
     test_ids = []  # the photos that are left out count as well: their cars are missed
     if test_members:
         read.check_coverage(test_members, read.read_test_images(args.images, excluded=False))
         test_ids = read.read_test_images(args.images)
+        read.check_same_photos(args.test_truth, truth, test_ids)
     test = truth, test_ids, read.tables_of(test_members)
-    table, distance = evaluate(cars.read(args.labels), folds, read.tables_of(members), *test, args.samples)
+    table, distance = evaluate(labels, folds, read.tables_of(members), *test, args.samples)
     write_text(args.output, table.to_csv(index=False))
     if args.bands_output:
         write_text(args.bands_output, distance.to_csv(index=False))

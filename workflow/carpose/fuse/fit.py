@@ -17,7 +17,7 @@ from carpose.core import cars, parquet
 from carpose.core.errors import UserError
 from carpose.core.files import run_main, write_text
 from carpose.core.options import NAMED, program
-from carpose.kaggle.read import check_out_of_fold, read_members, tables_of
+from carpose.kaggle.read import check_out_of_fold, check_same_photos, read_members, tables_of
 
 from .combine import fuse
 from .fitted import PARTS, Fit
@@ -125,9 +125,11 @@ def main() -> None:
     parser.add_argument("--fused-output", required=True, help="Parquet: fused, each fold by the others' fit")
     args = parser.parse_args()
     members, folds = read_members(args.members), parquet.read_folds(args.folds)
+    labels = cars.read(args.labels)
     check_out_of_fold(members, folds)
+    check_same_photos(args.labels, labels, folds["ImageId"])
     mode = from_options(args, Fuse, only=("mode",)).mode
-    final, fused = fit_nested(cars.read(args.labels), folds, tables_of(members), mode)
+    final, fused = fit_nested(labels, folds, tables_of(members), mode)
     cars.write(args.fused_output, fused, image_ids=folds["ImageId"])
     write_text(args.output, final.to_json())
     print("\n".join(_report(final)))

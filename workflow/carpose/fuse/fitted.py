@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from carpose.core.errors import UserError
+from carpose.core.keyed import load_json
 from carpose.geometry.ground import SIGMA
 
 from .calibration import Logistic
@@ -98,7 +99,7 @@ class Fit:
     @classmethod
     def from_json(cls, text: str) -> "Fit":
         """Raises KeyError, ValueError, TypeError or AttributeError where it is none."""
-        content = json.loads(text)
+        content = load_json(text)
         content["members"] = {name: MemberFit.from_json(entry) for name, entry in content["members"].items()}
         content["parts"] = {name: Part(**part) for name, part in content["parts"].items()}
         for name, kind in {"ground": dict, "used": list, "sure": dict}.items():

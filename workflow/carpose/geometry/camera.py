@@ -6,6 +6,8 @@ pixels to network pixels; it composes crop, padding, resize and augmentation. `v
 intrinsics of the network's picture, and `cells(stride) @ view @ K` those of its output maps.
 """
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +99,32 @@ def magnify_top(size: tuple[int, int], strength: float) -> np.ndarray:
     width, height = size
     slope, middle = strength / height, (width - 1) / 2
     return np.array([[1, slope * middle, 0], [0, 1 + strength, 0], [0, slope, 1]])
+
+
+def visible_part(crop: Sequence[float], perspective: float = 0.0) -> tuple[float, float, float, float]:
+    """What a view of this crop, warped by `magnify_top`, shows of a photo: left, top, right, bottom of the
+    smallest rectangle that holds it, as fractions, within the photo.
+    """
+    left, top, right, bottom = crop
+    # The sides are straight lines, 1 + perspective times as far apart at the view's bottom as at its top.
+    depth = (min(bottom, 1.0) - top) / (bottom - top)
+    margin = perspective * max(depth, 0.0) * (right - left) / 2
+    return tuple(min(max(edge, 0.0), 1.0) for edge in (left - margin, top, right + margin, bottom))
+
+
+def lies_within(part: Sequence[float], crop: Sequence[float]) -> bool:
+    """Whether a rectangle lies in another; both left, top, right, bottom as fractions of a photo."""
+    beyond = [crop[0] - part[0], crop[1] - part[1], part[2] - crop[2], part[3] - crop[3]]
+    return max(beyond) < 1e-6
+
+
+def written(part: Sequence[float]) -> str:
+    """A rectangle of fractions for a message, with four digits, none of it cut off."""
+    digits = [
+        f(round(edge * 1e4, 3)) / 1e4
+        for f, edge in zip([math.floor] * 2 + [math.ceil] * 2, part, strict=True)
+    ]
+    return f"[{', '.join(f'{edge:g}' for edge in digits)}]"
 
 
 def cells(stride: int) -> np.ndarray:

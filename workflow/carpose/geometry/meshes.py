@@ -1,6 +1,5 @@
 """Car models as triangle meshes, from `car_models_json/<name>.json`, and what drawings of cars share."""
 
-import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from carpose.core.errors import UserError
+from carpose.core.keyed import load_json
 
 NEAR = 0.1  # metres before the camera; what is closer is not drawn
 FIXED_POINT = 4  # fractional bits of the coordinates given to OpenCV
@@ -33,7 +33,7 @@ def load(path: str | Path) -> Mesh:
     Raises UserError where the file cannot be read or is not a triangle mesh.
     """
     try:
-        content = json.loads(Path(path).read_text())
+        content = load_json(Path(path).read_text())
         vertices = np.array(content["vertices"], float) * [1, -1, 1]
         faces = np.array(content["faces"])
     except OSError as error:

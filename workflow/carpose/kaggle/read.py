@@ -127,6 +127,14 @@ def not_looked_at(member: Predictions, image_ids: Iterable[str]) -> pd.Index:
     return image_ids[:0] if member.image_ids is None else image_ids[~image_ids.isin(member.image_ids)]
 
 
+def check_same_photos(path: str | Path, table: pd.DataFrame, image_ids: Iterable[str]) -> None:
+    """Raises UserError where the table of a file has cars, and none of them on one of these photos."""
+    image_ids = pd.Index(image_ids)
+    if len(table) and not table["ImageId"].isin(image_ids).any():
+        where = f"none of its {len(table)} cars is on one of the {len(image_ids)} photos that are asked about"
+        raise UserError(f"{path}: {where}, such as {image_ids[0]}; name files that are about the same photos")
+
+
 def read_image_ids(path: str | Path) -> list[str]:
     """The column ImageId of a CSV or Parquet file, each once."""
     try:

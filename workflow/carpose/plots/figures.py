@@ -3,6 +3,10 @@
 In: tables. Out: figures, and the file of one.
 """
 
+import argparse
+import sys
+import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -136,9 +140,33 @@ def differences_figure(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def save(figure: Figure, path: str | Path) -> None:
-    """Write a picture, its format by the suffix. Raises UserError where that is none."""
-    if (suffix := Path(path).suffix.lstrip(".").lower()) not in figure.canvas.get_supported_filetypes():
+def add_lenient(parser: argparse.ArgumentParser) -> None:
+    """The option of a program that draws in a run."""
+    text = "a picture that cannot be drawn is a warning, and says why itself"
+    parser.add_argument("--lenient", action="store_true", help=text)
+
+
+def draw(path: str | Path, make: Callable[[], Figure], lenient: bool = False) -> None:
+    """Make a figure and write it, the format by the suffix. Raises UserError where that is none.
+
+    lenient: whatever goes wrong with the figure is a warning, and the picture says what.
+    """
+    suffix = Path(path).suffix.lstrip(".").lower()
+    if suffix not in Figure().canvas.get_supported_filetypes():
         raise UserError(f"{path}: {suffix or 'no suffix'} is no format of pictures; name it .png")
+    try:
+        save(make(), path)
+    except Exception as error:  # a picture is worth no run
+        if not lenient:
+            raise
+        reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        print(f"warning: {path}: not drawn: {reason}", file=sys.stderr)
+        figure = Figure(figsize=(8, 2), dpi=DPI)
+        text = textwrap.fill(f"not drawn: {reason}", 90)
+        figure.text(0.5, 0.5, text, ha="center", va="center", fontsize=8, parse_math=False)
+        save(figure, path)
+
+
+def save(figure: Figure, path: str | Path) -> None:
     with atomic(path) as temporary:
         figure.savefig(temporary)

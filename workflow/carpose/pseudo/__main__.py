@@ -37,6 +37,7 @@ def main() -> None:
     if list(fit_members) != list(test_members):
         names = f"--fit-members names {', '.join(fit_members)} and --test-members {', '.join(test_members)}"
         raise UserError(f"{names}; name the same members in the same order")
+    read.check_same_photos(args.labels, labels, folds["ImageId"])
     read.check_out_of_fold(fit_members, folds)
     read.check_coverage(test_members, read.images_of(test_members))
     numbers = sorted(folds["fold"].unique().tolist())
@@ -44,6 +45,8 @@ def main() -> None:
     roles = {"fold": parquet.NUMBER, "role": parquet.TEXT}
     previous = cars.read(args.previous, columns=roles) if args.previous else None
     truth = read.read_truth(args.test_truth) if args.test_truth else None
+    if truth is not None:
+        read.check_same_photos(args.test_truth, truth, read.images_of(test_members))
     members = read.tables_of(fit_members), read.tables_of(test_members)
     tables, reports = [], {}
     for fold in numbers:

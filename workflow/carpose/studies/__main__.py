@@ -16,7 +16,7 @@ from carpose.core.files import run_main, write_text
 from carpose.core.options import commands, program, whole
 from carpose.core.version import code_version
 from carpose.kaggle import read
-from carpose.plots.figures import differences_figure, save
+from carpose.plots.figures import add_lenient, differences_figure, draw
 
 from . import plan
 from .table import CHOOSING, compare, markdown, read_table
@@ -45,6 +45,7 @@ def main() -> None:
     sub.add_argument("--output", type=Path, required=True, help="JSON to write")
     sub.add_argument("--markdown", type=Path, help="Markdown to write")
     sub.add_argument("--picture", type=Path, help="PNG to write: the differences with their intervals")
+    add_lenient(sub)
     args = parser.parse_args()
     args.action(args)
 
@@ -52,11 +53,14 @@ def main() -> None:
 def measure(args: argparse.Namespace) -> None:
     study, folds = plan.read(args.study), parquet.read_folds(args.folds)
     truth = cars.read(args.labels)
+    read.check_same_photos(args.labels, truth, folds["ImageId"])
     held_out = folds[folds["fold"] == args.fold]
     image_ids = {CHOOSING: held_out["ImageId"].tolist()}
     if args.test_truth:
         image_ids["test"] = read.read_test_images(args.images, excluded=False)
-        truth = cars.concat([truth, read.read_truth(args.test_truth)])
+        test_truth = read.read_truth(args.test_truth)
+        read.check_same_photos(args.test_truth, test_truth, image_ids["test"])
+        truth = cars.concat([truth, test_truth])
     tables, trained = {}, {}
     for variant, seed, predicted, folder in args.run:
         tables[variant, int(seed)] = predictions(Path(predicted), held_out, image_ids.get("test", []))
@@ -125,7 +129,7 @@ def tabulate(args: argparse.Namespace) -> None:
     if args.markdown:
         write_text(args.markdown, text)
     if args.picture:
-        save(differences_figure(table[table["study"] != ""]), args.picture)
+        draw(args.picture, lambda: differences_figure(table[table["study"] != ""]), args.lenient)
     print(text)
 
 

@@ -10,15 +10,14 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
-from carpose.config.check import beyond_cache
 from carpose.config.keys import key, object_schema, properties, section_schema
 from carpose.config.load import laid_over, parsed, recipe_of
 from carpose.config.messages import problems
 from carpose.config.recipe import Recipe
 from carpose.config.sections import Cache, Predict
 from carpose.core.errors import UserError
+from carpose.core.keyed import read_yaml
+from carpose.geometry import camera
 
 BASE = "base"  # the variant in which nothing is changed
 CHANGED = "changed"  # the variant of a study with a single one
@@ -89,10 +88,7 @@ def settings_schema() -> dict:
 
 def read(path: Path) -> Study:
     """Raises UserError that names the file, the key and what would be right."""
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: not a readable study ({error})") from error
+    content = read_yaml(path)
     content = {} if content is None else content
     lines = problems(content, study_schema())
     if isinstance(content, dict):
@@ -164,8 +160,11 @@ def runs(study: Study, config: dict) -> dict[tuple[str, int], Run]:
         for name, value in changed.items():
             scope, _, inner = name.rpartition(".")
             (scopes[scope] if scope else recipe)[inner] = value
-        if beyond_cache(recipe.get("crop", Recipe().crop), scopes["cache"]["crop"]):
-            raise UserError(f"study {study.name}: {variant} shows what cache.crop leaves out of the photos")
+        settings = Recipe(**recipe)
+        part = camera.visible_part(settings.crop, settings.perspective)
+        if not camera.lies_within(part, scopes["cache"]["crop"]):
+            text = f"{variant} shows what cache.crop leaves out of the photos: {camera.written(part)}"
+            raise UserError(f"study {study.name}: {text}")
         of_base = f"{BASE}-{study.base}"
         name = of_base if variant == BASE else f"{study.name}-{variant}"
         retrained = any(not name.startswith("predict.") for name in change)

@@ -10,6 +10,7 @@ from scipy import stats
 
 from carpose import metric
 from carpose.core.errors import UserError
+from carpose.core.keyed import load_json
 from carpose.metric import bootstrap
 
 from .plan import BASE
@@ -133,7 +134,7 @@ def read_table(paths: list[Path]) -> pd.DataFrame:
 def _read(path: Path) -> dict:
     """A result of `measure`. Raises UserError."""
     try:
-        content = json.loads(path.read_text())
+        content = load_json(path.read_text())
         older = content["variants"][BASE].get(CHOOSING) != content["variants"][BASE]["mAP"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not a result of `carpose.studies measure` ({error!r})") from error

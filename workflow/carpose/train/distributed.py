@@ -56,6 +56,8 @@ def launch(processes: int, module: str) -> None:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         names = visible.split(",") if visible else [str(index) for index in range(torch.cuda.device_count())]
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names[index] for index in locks)
+    if sys.flags.safe_path:  # `python -P`: its processes, too
+        os.environ["PYTHONSAFEPATH"] = "1"
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
     # Slurm's warning signal is passed on too.
     signals = ["--signals-to-handle", "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"]

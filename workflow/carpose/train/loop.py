@@ -24,7 +24,7 @@ from carpose.core.files import atomic
 from carpose.data.loader import stream
 from carpose.data.samples import Batch, Samples
 from carpose.heads import loss
-from carpose.kaggle.read import read_test_images
+from carpose.kaggle.read import check_same_photos, read_test_images
 from carpose.metric import evaluate
 from carpose.network.checkpoint import load_checkpoint, save_checkpoint, weights_digest
 from carpose.predict.cars import predict_cars
@@ -120,6 +120,7 @@ def read_tables(files: TrainFiles, fold: int) -> Tables:
     valid_ids = folds.ImageId[folds.fold == fold].tolist()
     if not train_ids or not valid_ids:
         raise UserError(f"{files.folds}: fold {fold} leaves nothing to train or to validate on")
+    check_same_photos(files.labels, labels, folds["ImageId"])
     if files.pseudo is None:
         return Tables(labels, train_ids, valid_ids, [])
     pseudo = cars.read(files.pseudo, columns=dict.fromkeys(["fold", *columns[-2:]], parquet.NUMBER))
