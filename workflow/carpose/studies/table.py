@@ -17,7 +17,11 @@ from .plan import BASE
 
 POWER = 0.8  # chance to see a difference as large as the `detectable` one
 CHOOSING = "held_out"  # the set of photos that gains are of; others are shown beside it
-SETS = {CHOOSING: "mAP, held out", "test": "mAP, hidden truth (does not choose)"}
+SCORES = {
+    CHOOSING: "mAP, held out",
+    "leaderboard": "leaderboard's, held out",
+    "test": "mAP, hidden truth (does not choose)",
+}
 LOSSES = """\
 Losses of the last epoch on the augmented training photos, without their weights; `loss` is the weighted sum.
 Where a study changes a loss, a weight or the augmentation, they are not on one scale."""
@@ -33,7 +37,8 @@ def compare(
 
     image_ids: name of a set of photos → its photos; mAP and gain are of CHOOSING alone. tables: (variant,
     seed) → cars. photo_error: standard deviation of the mean gain over resamples of the photos, the same for
-    all seeds, since they are all measured on the same photos. By the name of each set its mAP by seed.
+    all seeds, since they are all measured on the same photos. By the name of each set its mAP by seed, and
+    `leaderboard`: in that mode of the metric, of CHOOSING, from the threshold on that is best for these cars.
     """
     chosen_on = list(image_ids[CHOOSING])
     picks = bootstrap.draw_images(len(chosen_on), samples, np.random.default_rng(0))
@@ -46,6 +51,9 @@ def compare(
             name: [metric.evaluate(truth, tables[variant, seed], ids)["mAP"] for seed in seeds]
             for name, ids in image_ids.items()
         }
+        by_set[variant]["leaderboard"] = [
+            _leaderboard(truth, tables[variant, seed], chosen_on) for seed in seeds
+        ]
         errors[variant] = float(np.mean(gains, axis=0).std(ddof=1))
     return {
         variant: {
@@ -56,6 +64,12 @@ def compare(
         }
         for variant, scores in by_set.items()
     }
+
+
+def _leaderboard(truth: pd.DataFrame, table: pd.DataFrame, image_ids: Sequence[str]) -> float:
+    truth, table = (cars[cars["ImageId"].isin(image_ids)] for cars in (truth, table))
+    kept = table[table["score"] >= metric.best_threshold(truth, table, "leaderboard")]
+    return metric.evaluate(truth, kept, image_ids, "leaderboard")["mAP"]
 
 
 def judge(rows: pd.DataFrame) -> pd.DataFrame:
@@ -181,7 +195,7 @@ def _rows(path: Path, content: dict) -> list[dict]:
                 "change": text_of(entry["change"]) or f"(base: {content['base']})",
                 "photos": content["photos"][CHOOSING],
                 **{name: entry[name] for name in ("gain", "photo_error", "retrained", "mAP")},
-                **{name: float(np.mean(entry[name])) for name in content["photos"]},
+                **{name: float(np.mean(entry[name])) for name in SCORES if name in entry},
                 **pd.DataFrame([run["losses"] for run in entry["runs"]]).mean().add_prefix("loss."),
                 "cpu_minutes": float(np.mean([run["cpu_minutes"] for run in entry["runs"]])),
                 "code": sorted({run["code"] for run in entry["runs"]}),
@@ -200,16 +214,16 @@ def text_of(change: dict) -> str:
 
 def markdown(table: pd.DataFrame) -> str:
     """The table to read: scores, differences with their intervals and verdicts; then the losses."""
-    sets = [name for name in SETS if name in table]
+    scores = [name for name in SCORES if name in table]
     code = ", ".join(sorted({version for versions in table["code"] for version in versions}))
     seeds = ", ".join(map(str, sorted(set(table["seeds"].astype(int)))))
-    head = ["study", "changed", *(SETS[name] for name in sets), "difference [95 %]"]
+    head = ["study", "changed", *(SCORES[name] for name in scores), "difference [95 %]"]
     head += ["minimum detectable effect", "verdict", "p", "p (Holm)", "CPU min"]
     losses = [name for name in table if name.startswith("loss.")]
     loss_head = ["study", "changed", *(name.removeprefix("loss.") for name in losses)]
     rows, loss_rows = [], []
     for row in table.to_dict("records"):
-        cells = [row["study"], row["change"], *(_number(row[name]) for name in sets)]
+        cells = [row["study"], row["change"], *(_number(row[name]) for name in scores)]
         gain, low, high = (_number(row[name], "+") for name in ("gain", "low", "high"))
         difference = [f"{gain} [{low}, {high}]", _number(row["detectable"]), row["verdict"]]
         difference += [_number(row[name]) for name in ("p", "p_holm")]
