@@ -47,7 +47,7 @@ def test_shipped_configurations_are_valid(config, overlay):
         ),
         ("models.dla34.lrr", 1, "models.dla34.lrr: no such key; did you mean lr?"),
         ("folds.count", 1, "folds.count: 1 is not right; it must be at least 2"),
-        ("fuse.mode", "best", "fuse.mode: 'best' is not right; use one of given, equal"),
+        ("fuse.mode", "best", "fuse.mode: 'best' is not right; use one of given, leaderboard"),
         ("fuse.rounds", [0, 5], "fuse.rounds: there is no round 5"),
         ("rounds", "two", "rounds: 'two' is not right"),
         ("models.dla34.gpus", 3, "models.dla34: 3 GPUs cannot share batches of 4 photos equally"),

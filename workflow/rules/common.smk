@@ -42,7 +42,7 @@ except UserError as error:
 # Jobs find the library whether or not it is installed in their environment, and run in the environment that runs the
 # workflow, also where it was not activated. What lies in the working folder is not imported (`python -P`): a torch.py
 # or a folder called models there is the user's own.
-os.environ["PYTHONSAFEPATH"] = "1"
+os.environ.update(PYTHONSAFEPATH="1")
 for variable, folders in {
     "PYTHONPATH": [LIBRARY, LIBRARY.parent],
     "PATH": [Path(sys.executable).parent],
