@@ -12,7 +12,7 @@ from carpose.core import cars, parquet
 from carpose.core.errors import UserError
 from carpose.fuse.combine import fuse
 from carpose.fuse.fit import fit_nested
-from carpose.fuse.fitted import read_fit
+from carpose.fuse.fitted import Fit, read_fit
 from carpose.fuse.trial import fit
 from carpose.kaggle.tables import read_submission
 from tests import reference
@@ -117,7 +117,9 @@ def test_a_fit_that_does_not_pay_is_not_used(truth, views):
     assert fitted.enabled_parts() == ["members"] and fitted.used == ["a"]
     assert fitted.mAP["fused"] == pytest.approx(fitted.mAP["members"]["a"])
     assert len(fused) == len(table)
-    of_both, alone = fuse(members, fitted), fuse({"a": table})
+    again = Fit.from_json(fitted.to_json())
+    assert again == fitted
+    of_both, alone = fuse(members, again), fuse({"a": table})
     pd.testing.assert_frame_equal(
         of_both[["ImageId", *cars.POSE, "score"]], alone[["ImageId", *cars.POSE, "score"]]
     )

@@ -203,6 +203,7 @@ def fit_as_it_is(
     labels: pd.DataFrame, members: Members, image_ids: Iterable[str], name: str, mode: str
 ) -> Fit:
     """A fit that uses the cars of one member as they are."""
-    geometry = Fit(mode=mode, members=dict.fromkeys(members, NEUTRAL), used=[name])
+    prior = ground.fit_prior(labels[labels["ImageId"].isin(image_ids)])
+    geometry = Fit(mode=mode, members=dict.fromkeys(members, NEUTRAL), ground=prior, used=[name])
     result = fit_scores(labels, {name: members[name]}, image_ids, geometry, [])
     return replace(result, parts={part: Part(on=part == "members", gain=0.0) for part in PARTS})
