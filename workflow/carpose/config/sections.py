@@ -35,7 +35,7 @@ class Folds:
 
     count: int = key(5, "number of folds", 2, 20)
     hash_distance: int = key(6, "bits (of 64) in which near-duplicates differ, which share a fold", 0, 32)
-    seed: int = key(0, "decides between equally good divisions", 0)
+    seed: int = key(0, "each gives another division", 0)
 
 
 @dataclass(frozen=True)
