@@ -15,7 +15,7 @@ from carpose.core import memory
 {}
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    np.ones(2**24) + 1  # 128 MiB twice
+    np.ones(2**25) + 1  # 256 MiB twice
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 print(faults(), faults())
 """
