@@ -276,6 +276,7 @@ def test_published_weights_are_fetched_once_for_all_folds(tmp_path):
     assert planned == {"fetch_weights": "1", "weights": "1"}
 
 
+@pytest.mark.slow
 def test_interrupted_and_killed_it_ends_the_same(finished, tmp_path):
     """Ctrl-C, then the plain command; SIGKILL of Snakemake, then the README's."""
     snakefile = str(REPOSITORY / "Snakefile")
