@@ -34,8 +34,8 @@ try:
     SETTINGS = plan.settings(config)
     check({key: value for key, value in config.items() if key not in SETTINGS})
     FOLDER = Path(SETTINGS["studies_folder"] or ROOT / "configs" / "studies")
-    STUDIES = {found.name: found for found in plan.select(FOLDER, SETTINGS["studies"])}
-    RUNS = {name: plan.runs(found, {**config, **SETTINGS}) for name, found in STUDIES.items()}
+    STUDIES = {study.name: study for study in plan.select(FOLDER, SETTINGS["studies"])}
+    RUNS = {name: plan.runs(study, {**config, **SETTINGS}) for name, study in STUDIES.items()}
 except UserError as error:
     raise WorkflowError(str(error)) from None
 

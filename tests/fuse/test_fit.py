@@ -297,32 +297,23 @@ def fit_command(folder, *more):
     return run_module("carpose.fuse.fit", *tables, "--members", *named, *outputs, *more, check=False), named
 
 
-def test_command_lines(files, truth, views):
-    done, named = fit_command(files, "--mode", "leaderboard")
+@pytest.mark.parametrize("mode", ["given", "leaderboard"])
+def test_command_lines(files, truth, views, mode):
+    """Fit, fuse, and the two submissions, each with what it is for."""
+    done, named = fit_command(files, "--mode", mode)
     assert done.returncode == 0 and "by a fit on the other folds" in done.stdout
     assert "fold" in cars.read(files / "oof.parquet")
-    assert parquet.about(files / "oof.parquet")["image_ids"] == truth["ImageId"].unique().tolist()
-    fitted = ("--fit", files / "fusion.json")
-    run_module("carpose.fuse", "--inputs", *named, *fitted, "--output", files / "out.parquet")
-    fused = cars.read(files / "out.parquet")
-    assert value(truth, fused, "leaderboard") > value(truth, views["a"], "leaderboard")
-    assert parquet.about(files / "out.parquet")["image_ids"] == truth["ImageId"].unique().tolist()
-    other = ("--inputs", f"other={files}/a.parquet")
-    wrong = run_module("carpose.fuse", *other, *fitted, "--output", files / "x.csv", check=False)
-    assert wrong.returncode == 2 and "other" in wrong.stderr
-
-
-@pytest.mark.parametrize("mode", ["given", "leaderboard"])
-def test_submissions_are_written_apart_and_said_what_for(files, truth, views, mode):
-    _, named = fit_command(files, "--mode", mode)
     fitted = ("--fit", files / "fusion.json")
     run_module("carpose.fuse", "--inputs", *named, *fitted, "--output", files / "fused.parquet")
+    for name in ("oof", "fused"):
+        assert parquet.about(files / f"{name}.parquet")["image_ids"] == truth["ImageId"].unique().tolist()
     table = truth[["ImageId"]].drop_duplicates().assign(split="test", excluded="", phash="")
     parquet.write(files / "images.parquet", table)
     outputs = ("--all-output", files / "all.csv", "--sure-output", files / "sure.csv")
     more = (*fitted, "--images", files / "images.parquet", *outputs)
     done = run_module("carpose.fuse.write", files / "fused.parquet", *more)
     fused = cars.read(files / "fused.parquet")
+    assert value(truth, fused[fused["sure"]], "leaderboard") > value(truth, views["a"], "leaderboard")
     for name, expected in (("all", fused), ("sure", fused[fused["sure"]])):
         assert len(read_submission(files / f"{name}.csv")[0]) == len(expected) > 0
     of_all, of_sure = done.stdout.splitlines()[-2:]
@@ -335,6 +326,9 @@ def test_submissions_are_written_apart_and_said_what_for(files, truth, views, mo
     cars.write(files / "fused.parquet", fused.drop(columns="sure"))
     failed = run_module("carpose.fuse.write", files / "fused.parquet", *more, check=False)
     assert failed.returncode == 2 and "fused.parquet: no column sure" in failed.stderr
+    unknown = ("--inputs", f"other={files}/a.parquet", *fitted, "--output", files / "x.csv")
+    failed = run_module("carpose.fuse", *unknown, check=False)
+    assert failed.returncode == 2 and "the fit knows no member other" in failed.stderr
 
 
 def test_predictions_of_other_folds_are_not_fitted_to(files, views):

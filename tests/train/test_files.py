@@ -10,6 +10,7 @@ import pytest
 from carpose.config.recipe import Recipe
 from carpose.core import cars, parquet
 from carpose.core.errors import UserError
+from carpose.network.checkpoint import load_checkpoint
 from carpose.train import loop
 from tests.predict import small
 
@@ -31,7 +32,7 @@ def files(prepared, tmp_path):
 def test_a_state_belongs_to_all_that_is_learnt_from(files, tmp_path):
     def digest(fold=0, recipe=RECIPE, **changes):
         changed = replace(files, **changes)
-        return loop.work_digest(changed, loop.read_tables(changed, fold), fold, recipe)
+        return loop.work_digest(changed, loop.read_tables(changed, fold), fold, recipe, None)
 
     first = digest()
     assert first == digest(output=tmp_path / "elsewhere")
@@ -63,8 +64,8 @@ def test_a_state_belongs_to_what_matters_of_tables_and_checkpoints(pseudo, tmp_p
     groups of near-duplicates, other folds' pseudo labels, or which code wrote a file."""
 
     def digest(start=None):
-        files = replace(pseudo, start_weights=start)
-        return loop.work_digest(files, loop.read_tables(files, 0), 0, RECIPE)
+        network = None if start is None else load_checkpoint(start)[0]
+        return loop.work_digest(pseudo, loop.read_tables(pseudo, 0), 0, RECIPE, network)
 
     first = digest()
     images, folds = parquet.read_images(pseudo.images), parquet.read_folds(pseudo.folds)

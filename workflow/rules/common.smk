@@ -190,10 +190,10 @@ def processes(wildcards):
 
 def stage_resources(stage, processes=lambda wildcards: 1):
     """What a job of this stage asks for; memory and time grow with the attempt."""
-    wish = config["resources"][stage]
+    asked = config["resources"][stage]
     return {
-        "mem_mb": lambda wildcards, attempt: wish["mem_mb"] * processes(wildcards) * attempt,
-        "runtime": lambda wildcards, attempt: wish["runtime"] * attempt,
+        "mem_mb": lambda wildcards, attempt: asked["mem_mb"] * processes(wildcards) * attempt,
+        "runtime": lambda wildcards, attempt: asked["runtime"] * attempt,
     }
 
 

@@ -76,10 +76,10 @@ def calibration_figure(scores: pd.DataFrame, depth: pd.DataFrame) -> Figure:
     left.set(xlabel="score", ylabel="share that hits", xlim=(0, 1), ylim=(0, 1), title="scores")
     left.legend(fontsize=8)
     if len(depth):
-        most = 1.1 * max(depth["sigma"].max(), depth["error"].max())
-        right.plot([0, most], [0, most], color="0.7", linestyle="--")
+        edge = 1.1 * max(depth["sigma"].max(), depth["error"].max())
+        right.plot([0, edge], [0, edge], color="0.7", linestyle="--")
         right.plot(depth["sigma"], depth["error"], "o-", color=PALETTE[0], markersize=4)
-        right.set(xlim=(0, most), ylim=(0, most))
+        right.set(xlim=(0, edge), ylim=(0, edge))
     right.set(xlabel="predicted σ of log z", ylabel="root mean square error of log z", title="depth")
     return figure
 

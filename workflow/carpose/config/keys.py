@@ -65,6 +65,6 @@ def _of_type(annotation: Any, keywords: dict) -> dict:
         return {"type": "array", **keywords, "items": items}
     if origin is dict:
         values = _of_type(inner[1], {})
-        named = {name: {**values, **own} for name, own in keywords.get("properties", {}).items()}
+        named = {name: {**values, **bounds} for name, bounds in keywords.get("properties", {}).items()}
         return {"type": "object", "properties": named, "additionalProperties": False if named else values}
     return {"type": JSON_TYPES[annotation], **keywords}

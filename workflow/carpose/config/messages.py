@@ -78,22 +78,22 @@ def _explain(error: jsonschema.ValidationError) -> list[str]:
         ]
     if error.validator == "required":
         return [f"{error.message}; take it from config.yaml"]
-    said = f"{key}: {error.instance!r} is not right"
+    wrong = f"{key}: {error.instance!r} is not right"
     if error.validator == "enum":
-        return [f"{said}; use one of {', '.join(str(item) for item in error.validator_value)}"]
+        return [f"{wrong}; use one of {', '.join(str(item) for item in error.validator_value)}"]
     if error.validator in EXPLAINED and "description" in error.schema:
-        return [f"{said}; use {error.schema['description']}"]
+        return [f"{wrong}; use {error.schema['description']}"]
     if error.validator == "type" and isinstance(error.instance, bool | int | float):
         if error.validator_value == "string":
             # Not made text here: Snakemake reads --config run=007 as 7, whatever the quotes.
             remedy = f'it must be text, in quotes in a file: "{error.instance}"'
             if len(error.absolute_path) == 1:
                 remedy += "; --config ignores quotes, take another value there"
-            return [f"{said}; {remedy}"]
+            return [f"{wrong}; {remedy}"]
         if error.validator_value == "number" and isinstance(error.instance, float):
-            return [f"{said}; it must be a finite number"]
+            return [f"{wrong}; it must be a finite number"]
     if error.validator not in RIGHT:
         return [f"{key}: {error.message}"]
     value = error.validator_value
     text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-    return [f"{said}; {RIGHT[error.validator].format(text)}"]
+    return [f"{wrong}; {RIGHT[error.validator].format(text)}"]

@@ -24,10 +24,10 @@ ABOUT = b"carpose"  # of the file's metadata: which code made it, and more
 def write(path: str | Path, table: pd.DataFrame, **about) -> None:
     """Write to Parquet, whole or not at all; the file says which code made it, and `about` (JSON)."""
     content = pyarrow.Table.from_pandas(table, preserve_index=False)
-    said = {ABOUT: json.dumps(provenance() | about).encode()}
+    metadata = {ABOUT: json.dumps(provenance() | about).encode()}
     with atomic(path) as temporary:
         pyarrow.parquet.write_table(
-            content.replace_schema_metadata(content.schema.metadata | said), temporary
+            content.replace_schema_metadata(content.schema.metadata | metadata), temporary
         )
 
 

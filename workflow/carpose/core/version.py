@@ -57,11 +57,11 @@ def remember_use(path: str | Path, about: Mapping) -> None:
 
 def note_other_code() -> None:
     """Print one line where this process read results that other code made."""
-    other = {path: about for path, about in _used.items() if about["code_digest"] != code_digest()}
-    if other:
-        first, about = next(iter(other.items()))
+    foreign = {path: about for path, about in _used.items() if about["code_digest"] != code_digest()}
+    if foreign:
+        first, about = next(iter(foreign.items()))
         print(
-            f"note: {len(other)} of {len(_used)} results used here were made by other code, such as {first}"
+            f"note: {len(foreign)} of {len(_used)} results used here were made by other code, such as {first}"
             f" by {about['code']}, this is {code_version()}; snakemake … -R RULE makes them again",
             file=sys.stderr,
         )

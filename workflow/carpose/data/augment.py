@@ -57,7 +57,7 @@ def stronger(recipe: Recipe, factor: float) -> Recipe:
     """The recipe with `factor` times the rotation, zoom, shift and colour change."""
     return replace(
         recipe,
-        rotate_deg=[factor * most for most in recipe.rotate_deg],
+        rotate_deg=[factor * angle for angle in recipe.rotate_deg],
         zoom=factor * recipe.zoom,
         shift=factor * recipe.shift,
         colour=min(factor * recipe.colour, 1.0),

@@ -40,9 +40,7 @@ class Cache:
     @property
     def crop(self) -> tuple[float, ...]:
         """What it holds of the photos: left, top, right, bottom as fractions."""
-        height, width = self.photos.shape[1:3]
-        corners = np.array([[-0.5, -0.5, 1], [width - 0.5, height - 0.5, 1]]) @ np.linalg.inv(self.view).T
-        return tuple(((corners[:, :2] + 0.5) / self.photo_size).ravel().tolist())
+        return camera.crop_of(self.view, self.photo_size, self.photos.shape[2:0:-1])
 
 
 def open_cache(folder: str | Path) -> Cache:

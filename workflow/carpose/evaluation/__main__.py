@@ -42,8 +42,8 @@ def main() -> None:
     truth = read.read_truth(args.test_truth) if test_members else None
     test_ids = []  # the photos that are left out count as well: their cars are missed
     if test_members:
-        read.check_coverage(test_members, read.read_test_images(args.images, excluded=False))
-        test_ids = read.read_test_images(args.images)
+        test_ids, predicted_ids = read.split_test_images(args.images)
+        read.check_coverage(test_members, predicted_ids)
         read.check_same_photos(args.test_truth, truth, test_ids)
     test = truth, test_ids, read.tables_of(test_members)
     table, distance = evaluate(labels, folds, read.tables_of(members), *test, args.samples)

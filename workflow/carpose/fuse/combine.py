@@ -71,8 +71,8 @@ def fuse_looked_at(
             absent.setdefault(image_id, []).append(name)
     for image_id, names in absent.items():
         groups.setdefault(tuple(names), []).append(image_id)
-    others = {name: table[~table["ImageId"].isin(list(absent))] for name, table in members.items()}
-    fused = [fuse(others, fit)]
+    complete = {name: table[~table["ImageId"].isin(list(absent))] for name, table in members.items()}
+    fused = [fuse(complete, fit)]
     for names, image_ids in groups.items():
         looked = {name: table for name, table in members.items() if name not in names}
         looked = {name: table[table["ImageId"].isin(image_ids)] for name, table in looked.items()}
@@ -234,13 +234,13 @@ def crowded(
     image: np.ndarray, direction: np.ndarray, log_range: np.ndarray, strength: np.ndarray, reach: float = 0.1
 ) -> np.ndarray:
     """(C,) 0 … 1: how near the nearest stronger car of the image is (1: the same place, 0: out of reach)."""
-    other, car = runs.alike(image, log_range, image, log_range, reach)
+    neighbour, car = runs.alike(image, log_range, image, log_range, reach)
     standing = np.empty(len(image), int)
     standing[np.lexsort((-strength, image))] = np.arange(len(image))
-    stronger = standing[other] < standing[car]
-    car, other = car[stronger], other[stronger]
+    stronger = standing[neighbour] < standing[car]
+    car, neighbour = car[stronger], neighbour[stronger]
     position = direction * np.exp(log_range)[:, None]
     nearest = np.full(len(image), np.inf)
-    apart = np.linalg.norm(position[car] - position[other], axis=1) / np.exp(log_range[car])
+    apart = np.linalg.norm(position[car] - position[neighbour], axis=1) / np.exp(log_range[car])
     np.minimum.at(nearest, car, apart)
     return np.maximum(1 - nearest / reach, 0)

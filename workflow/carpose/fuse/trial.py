@@ -110,15 +110,15 @@ def choose_members(trial: Trial, members: Members) -> tuple[Members, list, Part]
     while counts[-1] > 1:  # a third fewer each time: with many members one more or less is no matter
         counts.append(max(counts[-1] * 2 // 3, 1))
 
-    tried = []
+    trials = []
     for count in counts:
         best = {name: table for name, table in members.items() if name in ranked[:count]}
         split = trial.split(best)
         scored = trial.scored(best, split, ["bias", "weights"])
-        tried.append((trial.value(finish(*half, ["calibration"]) for half in scored), best, split))
-    value, best, split = max(tried, key=lambda entry: entry[0])
-    part = _part(value - tried[0][0], tried[0][0])
-    return (best, split, part) if part.on else (*tried[0][1:], part)
+        trials.append((trial.value(finish(*half, ["calibration"]) for half in scored), best, split))
+    value, best, split = max(trials, key=lambda entry: entry[0])
+    part = _part(value - trials[0][0], trials[0][0])
+    return (best, split, part) if part.on else (*trials[0][1:], part)
 
 
 def choose_parts(trial: Trial, split: list, names: list[str], tried: list[str]) -> dict[str, Part]:

@@ -10,7 +10,7 @@ from carpose.core.errors import UserError
 from carpose.core.files import check_outputs, run_main
 from carpose.core.options import program
 from carpose.kaggle.read import read_test_images
-from carpose.kaggle.submission import validate, write_submission
+from carpose.kaggle.submission import print_validation, write_submission
 
 from .fitted import Fit, read_fit
 
@@ -18,7 +18,7 @@ FILES = {"all": "every car, with its confidence", "sure": "the cars above the th
 MODES = {"given": "a scoring by confidences", "leaderboard": "the leaderboard, which ignores them"}
 
 
-def main() -> None:
+def main() -> int:
     parser = program("carpose.fuse.write", __doc__)
     parser.add_argument("cars", type=Path, help="Parquet table of carpose.fuse")
     parser.add_argument("--fit", required=True, help="fusion.json of carpose.fuse.fit")
@@ -40,13 +40,11 @@ def main() -> None:
     for name, path in outputs.items():
         written = table if name == "all" else table[table["sure"].astype(bool)]
         write_submission(path, written, image_ids)
-        findings, _ = validate(path, image_ids, strict=False)
-        if errors := [finding for finding in findings if finding.severity == "error"]:
+        if print_validation(path, image_ids, strict=False):
             path.unlink()
-            raise UserError(str(errors[0]))
-        with_cars = written["ImageId"].nunique()
-        print(f"{path}: valid, {len(image_ids)} images, {with_cars} of them with {len(written)} cars")
+            return 1
     print("\n".join(advice(fit, outputs)))
+    return 0
 
 
 def advice(fit: Fit, outputs: dict[str, Path]) -> list[str]:

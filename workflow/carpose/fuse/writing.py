@@ -51,7 +51,7 @@ def _seen(table: pd.DataFrame, angle: str) -> tuple[np.ndarray, np.ndarray, np.n
     """(N,) radians by which an angle lies beyond π (negative: before it), (N,) whether it is near, and the
     features (N, 3): that, its mean over the photo's cars weighted by score, and the other angle's."""
     turns = {name: table[name].to_numpy(float) % (2 * np.pi) - np.pi for name in ANGLES}
-    other = ANGLES[1 - ANGLES.index(angle)]
+    second = ANGLES[1 - ANGLES.index(angle)]
     photo = pd.factorize(table["ImageId"])[0]
 
     def mean(name):
@@ -61,4 +61,4 @@ def _seen(table: pd.DataFrame, angle: str) -> tuple[np.ndarray, np.ndarray, np.n
         return (sums[0] / (sums[1] + 1e-3))[photo]
 
     near = np.abs(turns[angle]) < NEAR
-    return turns[angle], near, np.column_stack([turns[angle], mean(angle), mean(other)])
+    return turns[angle], near, np.column_stack([turns[angle], mean(angle), mean(second)])

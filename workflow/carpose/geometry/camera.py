@@ -91,6 +91,13 @@ def crop_and_resize(photo_size: tuple[int, int], crop: list[float], size: tuple[
     return np.array([[sx, 0, -sx * x0 - 0.5], [0, sy, -sy * y0 - 0.5], [0, 0, 1]])
 
 
+def crop_of(view: np.ndarray, photo_size: tuple[int, int], size: tuple[int, int]) -> tuple[float, ...]:
+    """The crop, as fractions, of which `crop_and_resize` makes this view (3×3) of this size."""
+    corners = np.array([[-0.5, -0.5], [size[0] - 0.5, size[1] - 0.5]])
+    on_photo = project(np.linalg.inv(view), np.column_stack([corners, np.ones(2)]))
+    return tuple(((on_photo + 0.5) / photo_size).ravel().tolist())
+
+
 def magnify_top(size: tuple[int, int], strength: float) -> np.ndarray:
     """A perspective warp of the network's input (width, height) onto itself: at the top, where distant cars
     are, rows grow by 1 + strength and columns stay as wide; at the bottom both shrink by as much. Nothing is

@@ -37,8 +37,8 @@ def decode(
     cell = peaks(heatmap[:, 0], threshold, MOST)
     score = heatmap.reshape(-1)[cell].double().cpu().numpy()
     can_pool = not heads["offset"].regressed  # else the neighbours do not say where the centre is
-    said = pool(poses, cell, (width, height), heads) if can_pool else poses(cell)
-    outputs = {name: value.double().cpu().numpy() for name, value in said.items()}
+    raw = pool(poses, cell, (width, height), heads) if can_pool else poses(cell)
+    outputs = {name: value.double().cpu().numpy() for name, value in raw.items()}
     picture, place = np.divmod(cell.cpu().numpy(), height * width)
     place = np.column_stack([place % width, place // width])
 

@@ -27,14 +27,14 @@ class Heatmap(Head):
         heatmap, ignore = np.zeros(shape, np.float32), np.zeros(shape, bool)
         sigma = np.maximum(self.radius * CAR_HEIGHT * cars.focal / cars.xyz[:, 2], 0.7)  # (N,) cells
         reach = np.minimum((3 * sigma).astype(int) + 1, max(height, width))
-        most = int(reach.max(initial=0))
+        widest = int(reach.max(initial=0))
         # A Gaussian is the product of its row and its column: one call gives those of all cars.
-        squares = np.arange(-most, most + 1, dtype=np.float32) ** 2
+        squares = np.arange(-widest, widest + 1, dtype=np.float32) ** 2
         profiles = np.exp(squares * (-0.5 / sigma[:, None] ** 2).astype(np.float32))
         top, left = np.maximum(cars.row - reach, 0), np.maximum(cars.column - reach, 0)
         bottom, right = np.minimum(cars.row + reach + 1, height), np.minimum(cars.column + reach + 1, width)
         # Where in its profile a car's rows and columns begin.
-        down, across = most + top - cars.row, most + left - cars.column
+        down, across = widest + top - cars.row, widest + left - cars.column
         bounds = (cars.photo, top, bottom, left, right, down, across, cars.weight > 0)
         for car, profile in zip(zip(*(a.tolist() for a in bounds), strict=True), profiles, strict=True):
             picture, y0, y1, x0, x1, y, x, is_sure = car
@@ -75,9 +75,9 @@ def bce_loss(logits: torch.Tensor, targets: Tensors, totals: Tensors) -> torch.T
     return positive + negative * 10
 
 
-def peaks(score: torch.Tensor, threshold: float, most: int) -> torch.Tensor:
+def peaks(score: torch.Tensor, threshold: float, limit: int) -> torch.Tensor:
     """Maps (B, height, width) → cells, counted through the batch, of at least that score and no less than
-    their eight neighbours: of each picture the `most` highest, the highest first."""
+    their eight neighbours: of each picture the `limit` highest, the highest first."""
     edged = F.pad(score, (1, 1, 1, 1), value=-torch.inf)
     inner, before, after = slice(1, -1), slice(-2), slice(2, None)
     highest = score >= threshold
@@ -95,4 +95,4 @@ def peaks(score: torch.Tensor, threshold: float, most: int) -> torch.Tensor:
     picture = picture[order]
     rank = torch.arange(len(picture), device=score.device) - torch.searchsorted(picture, picture)
     cell = (picture * score.shape[1] + row[order]) * score.shape[2] + column[order]
-    return cell[rank < most]
+    return cell[rank < limit]

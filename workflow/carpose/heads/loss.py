@@ -36,9 +36,9 @@ def compute(outputs: list[Tensors], targets: Tensors, recipe: Recipe, totals: Te
     for head in heads.values():
         kinds.setdefault(type(head).losses.__func__, []).append(head)
     losses: Tensors = {}
-    for said in outputs:
+    for output in outputs:
         for kind in kinds.values():
-            values = type(kind[0]).losses(kind, [said[head.name] for head in kind], targets, totals)
+            values = type(kind[0]).losses(kind, [output[head.name] for head in kind], targets, totals)
             for head, value in zip(kind, values, strict=True):
                 losses[head.name] = losses[head.name] + value if head.name in losses else value
     return {name: losses[name] for name in heads}

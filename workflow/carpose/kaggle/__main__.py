@@ -9,7 +9,6 @@ page.
 
 import argparse
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -26,8 +25,8 @@ from .check import check
 from .download import download
 from .leaderboard import TEST_PHOTOS, submit
 from .read import add_strict, read_order
-from .submission import validate, write_submission
-from .tables import SEVERITIES, Finding, print_notes, read_submission
+from .submission import print_validation, write_submission
+from .tables import SEVERITIES, Finding, read_submission
 
 RULE = ("max_depth", "max_depth_reason")  # keys of Exclude; its images are given with the reasons of them all
 SHOWN = 20  # findings of each severity in the terminal; the table has them all
@@ -45,7 +44,7 @@ def main() -> int:
     sub.add_argument("--labels", type=Path, help="write the cars to learn from to this Parquet file")
     sub.add_argument("--exclude", nargs="*", default=[], metavar="ID=REASON", help="images to leave out")
     add_options(sub, Exclude, RULE)
-    sub.add_argument("--identity", help="which data these are, for the table of images to say")
+    sub.add_argument("--identity", help="which data these are: printed, nothing else")
     sub.add_argument("--jobs", type=whole(1), default=os.cpu_count(), help="photos decoded at a time")
 
     def validate_file(args: argparse.Namespace) -> int:
@@ -136,27 +135,11 @@ def print_findings(
     )
 
 
-def print_validation(path: Path, image_ids: Sequence[str], strict: bool = True) -> int:
-    """Everything wrong with a submission, or how many cars it has. Exit status 1 where something is wrong."""
-    findings, table = validate(path, image_ids, strict)
-    print_notes(findings)
-    errors = [finding for finding in findings if finding.severity == "error"]
-    for finding in errors:
-        print(f"error: {finding}")
-    if errors:
-        return 1
-    if table.empty:
-        print(f"warning: {path}: there is no car in any of its images")
-    with_cars = table["ImageId"].nunique()
-    print(f"{path}: valid, {len(image_ids)} images, {with_cars} of them with {len(table)} cars")
-    return 0
-
-
 def write(args: argparse.Namespace) -> int:
     """Write a submission from a Parquet table of cars and validate what was written."""
     table, image_ids = cars.read(args.cars, scored=True), read_order(args.sample, args.images)
     write_submission(args.output, table, image_ids)
-    return print_validation(args.output, image_ids)
+    return print_validation(args.output, image_ids, strict=False)
 
 
 def send(args: argparse.Namespace) -> int:

@@ -31,8 +31,8 @@ def download(folder: str | Path, space: float) -> None:
     archive, unpacked = place / f"{COMPETITION}.zip", place / "unpacked"
     place.mkdir(parents=True, exist_ok=True)
     if not zipfile.is_zipfile(archive):  # its table of contents is written last
-        there = archive.stat().st_size if archive.exists() else 0
-        check_space(place, space * GB - there, "downloading and unpacking take")
+        fetched = archive.stat().st_size if archive.exists() else 0
+        check_space(place, space * GB - fetched, "downloading and unpacking take")
         try:
             call("download", "-p", str(place))
         finally:

@@ -67,10 +67,10 @@ def of_digest(listed: list[dict[str, str]], digest: str) -> dict[str, str] | Non
 def update(rows: list[dict[str, str]], listed: list[dict[str, str]]) -> None:
     """Status (pending, complete or error) and scores, in place, of every file that Kaggle lists."""
     for row in rows:
-        if seen := of_digest(listed, row["sha256"]):
-            row["status"] = seen["status"].rpartition(".")[2].lower()  # or SubmissionStatus.COMPLETE
-            row["public"] = seen["publicScore"] or row["public"]
-            row["private"] = seen["privateScore"] or row["private"]
+        if entry := of_digest(listed, row["sha256"]):
+            row["status"] = entry["status"].rpartition(".")[2].lower()  # or SubmissionStatus.COMPLETE
+            row["public"] = entry["publicScore"] or row["public"]
+            row["private"] = entry["privateScore"] or row["private"]
 
 
 def read_record(path: Path) -> list[dict[str, str]]:

@@ -80,10 +80,10 @@ def scan(folder: Path, rows: pd.DataFrame, jobs: int) -> pd.DataFrame:
     """
     with ProcessPoolExecutor(jobs) as pool:
         tasks = pool.map(functools.partial(_look_at, folder), rows["split"], rows["ImageId"], chunksize=4)
-        seen = list(tqdm(tasks, total=len(rows), desc="check", unit="photo"))
+        looks = list(tqdm(tasks, total=len(rows), desc="check", unit="photo"))
     columns = [*Picture._fields, "has_mask", "mask_problem", "mask_remark", "mask_size", "digest"]
-    seen = pd.DataFrame(seen, columns=columns).astype({"has_mask": bool})
-    return pd.concat([rows.reset_index(drop=True), seen], axis=1)
+    pictures = pd.DataFrame(looks, columns=columns).astype({"has_mask": bool})
+    return pd.concat([rows.reset_index(drop=True), pictures], axis=1)
 
 
 def _look_at(folder: Path, split: str, image_id: str) -> tuple:

@@ -149,13 +149,17 @@ def read_test_images(path: str | Path, excluded: bool = True) -> list[str]:
 
     excluded: with those that are left out. Raises UserError where there is none.
     """
+    every, predicted = split_test_images(path)
+    return every if excluded else predicted
+
+
+def split_test_images(path: str | Path) -> tuple[list[str], list[str]]:
+    """All of these photos, and those of them that are not left out."""
     images = parquet.read_images(path)
     images = images[images["split"] == "test"]
-    if not excluded:
-        images = images[images["excluded"] == ""]
     if images.empty:
         raise UserError(f"{path}: names no test photo; it must be images.parquet of the check")
-    return images["ImageId"].tolist()
+    return images["ImageId"].tolist(), images.loc[images["excluded"] == "", "ImageId"].tolist()
 
 
 def read_order(sample: str | Path | None, images: str | Path | None) -> list[str]:

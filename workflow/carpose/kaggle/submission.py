@@ -10,7 +10,7 @@ from carpose.core import cars
 from carpose.core.errors import UserError
 from carpose.core.files import atomic
 
-from .tables import HEADER, PREDICTION, ROUNDING, Finding, parse, pose_findings
+from .tables import HEADER, PREDICTION, ROUNDING, Finding, parse, pose_findings, print_notes
 
 
 def write_submission(path: str | Path, table: pd.DataFrame, image_ids: Sequence[str]) -> None:
@@ -95,3 +95,19 @@ def validate(
             text = f"{moved.sum()} rows in another order than the sample's, first here"
             wrong(line, rows["ImageId"][first], text, "taken as it is", "note")
     return findings + pose_findings(path, table, rows, strict), table
+
+
+def print_validation(path: Path, image_ids: Sequence[str], strict: bool = True) -> int:
+    """Everything wrong with a submission, or how many cars it has. Exit status 1 where something is wrong."""
+    findings, table = validate(path, image_ids, strict)
+    print_notes(findings)
+    errors = [finding for finding in findings if finding.severity == "error"]
+    for finding in errors:
+        print(f"error: {finding}")
+    if errors:
+        return 1
+    if table.empty:
+        print(f"warning: {path}: there is no car in any of its images")
+    with_cars = table["ImageId"].nunique()
+    print(f"{path}: valid, {len(image_ids)} images, {with_cars} of them with {len(table)} cars")
+    return 0

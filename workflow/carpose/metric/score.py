@@ -41,8 +41,7 @@ def evaluate(
         image_ids = pd.Index(image_ids)
         truth = truth[truth["ImageId"].isin(image_ids)]
         predictions = predictions[predictions["ImageId"].isin(image_ids)]
-    hits = match(truth, predictions, mode)
-    scores = predictions["score"].to_numpy(float) if mode == "given" else np.ones(len(predictions))
+    hits, scores = match(truth, predictions, mode), _confidences(predictions, mode)
     ap = average_precision(hits, scores, len(truth))
     return {
         "mAP": float(ap.mean()),
@@ -63,14 +62,17 @@ def evaluate_folds(
     """
     fold = folds.set_index("ImageId")["fold"]
     truth, predictions = (table[table["ImageId"].isin(fold.index)] for table in (truth, predictions))
-    hits = match(truth, predictions, mode)
-    scores = predictions["score"].to_numpy(float) if mode == "given" else np.ones(len(predictions))
+    hits, scores = match(truth, predictions, mode), _confidences(predictions, mode)
     of_truth, of_prediction = (fold.loc[table["ImageId"]].to_numpy() for table in (truth, predictions))
     total = 0.0
     for number in np.unique(of_truth):
         inside, count = of_prediction == number, int((of_truth == number).sum())
         total += average_precision(hits[inside], scores[inside], count).mean() * count
     return float(total / max(len(truth), 1))
+
+
+def _confidences(predictions: pd.DataFrame, mode: str) -> np.ndarray:
+    return predictions["score"].to_numpy(float) if mode == "given" else np.ones(len(predictions))
 
 
 def match(truth: pd.DataFrame, predictions: pd.DataFrame, mode: str = "given") -> np.ndarray:

@@ -95,3 +95,17 @@ def load_checkpoint(path: Path, fold: int | None = None) -> tuple[torch.nn.Modul
             f" name the checkpoint of fold {fold}"
         )
     return model, recipe, provenance
+
+
+def build_from(path: Path, fold: int, recipe: Recipe) -> torch.nn.Module:
+    """The recipe's network with the weights of a checkpoint, for a training of this fold.
+
+    Raises UserError naming the file where it holds another network, or one of another fold.
+    """
+    model = build(recipe)
+    try:
+        model.load_state_dict(load_checkpoint(path, fold)[0].state_dict())
+    except RuntimeError:
+        advice = "train it again, or take start: scratch"
+        raise UserError(f"{path}: holds another network than this recipe describes; {advice}") from None
+    return model

@@ -53,9 +53,9 @@ def check_no_gpu(driver: str = "/dev/nvidiactl") -> None:
         )
 
 
-def worker_count(wish: int) -> int:
+def worker_count(workers: int) -> int:
     """So many worker processes, but no more than cores, on which they would be in each other's way."""
-    return min(wish, len(os.sched_getaffinity(0)))
+    return min(workers, len(os.sched_getaffinity(0)))
 
 
 def acquire(count: int) -> dict[int, IO]:
@@ -114,12 +114,12 @@ def repeatable() -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # takes time, and nothing reads it
 
 
-def number_format(device: torch.device, wish: str) -> torch.dtype | None:
+def number_format(device: torch.device, amp: str) -> torch.dtype | None:
     """The dtype of autocast, or None for float32. `auto` takes bf16 where the hardware computes in it."""
-    if wish == "off":
+    if amp == "off":
         return None
-    if wish != "auto":
-        return {"bf16": torch.bfloat16, "fp16": torch.float16}[wish]
+    if amp != "auto":
+        return {"bf16": torch.bfloat16, "fp16": torch.float16}[amp]
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     cpu = torch.cpu.get_capabilities()

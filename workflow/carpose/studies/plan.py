@@ -99,11 +99,13 @@ def read(path: Path) -> Study:
 
     variants = {CHANGED: content["change"]} if "change" in content else content["variants"]
     variants = {name: flat(change) for name, change in variants.items()}
-    most = max(variants.values(), key=len)
-    if len(most) > 1 and "together" not in content:
-        text = f"{', '.join(most)} change at once, and nobody could tell which one it was; change one key, or"
+    widest = max(variants.values(), key=len)
+    if len(widest) > 1 and "together" not in content:
+        text = (
+            f"{', '.join(widest)} change at once, and nobody could tell which one it was; change one key, or"
+        )
         lines.append(f"{text} say under together: why these belong together")
-    if len(most) == 1 and "together" in content:
+    if len(widest) == 1 and "together" in content:
         lines.append("together: only one key is changed; leave it out")
     if any("seed" in change for change in variants.values()):
         lines.append("seed: leave it out, every variant is trained with several (see configs/studies.yaml)")

@@ -161,18 +161,18 @@ def _read(path: Path) -> dict:
 def _check_bases(results: Mapping[Path, dict]) -> None:
     """Raises UserError where studies of one base did not train, or measure, the same: their variants gain
     over different things, and one of the bases alone would stand in the table."""
-    first: dict[str, tuple[Path, dict]] = {}
+    bases: dict[str, tuple[Path, dict]] = {}
     for path, content in results.items():
         try:
             name, identity = content["base"], dict(_identity(content))
         except (KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path}: not a result of `carpose.studies measure` ({error!r})") from error
-        known_path, known = first.setdefault(name, (path, identity))
-        differ = [key for key, value in identity.items() if value != known[key]]
+        first_path, expected = bases.setdefault(name, (path, identity))
+        differ = [key for key, value in identity.items() if value != expected[key]]
         if differ:
             advice = "measure them again from the same runs, or make a table of each"
             text = f"the base {name} is not the same in both: {', '.join(differ)} differ"
-            raise UserError(f"{known_path} and {path}: {text}; {advice}")
+            raise UserError(f"{first_path} and {path}: {text}; {advice}")
 
 
 def _identity(content: dict) -> Iterator[tuple[str, object]]:

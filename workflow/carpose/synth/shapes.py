@@ -80,8 +80,8 @@ class _Builder:
         (self.both_sides if sides else self.face)(inner, material, bias)
 
     def mesh(self) -> Mesh:
-        most = max(map(len, self.faces))
-        padded = np.array([face + [face[-1]] * (most - len(face)) for face in self.faces])
+        longest = max(map(len, self.faces))
+        padded = np.array([face + [face[-1]] * (longest - len(face)) for face in self.faces])
         return Mesh(np.array(self.vertices), padded, np.array(self.material), np.array(self.bias))
 
 

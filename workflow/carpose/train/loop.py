@@ -26,7 +26,7 @@ from carpose.data.samples import Batch, Samples
 from carpose.heads import loss
 from carpose.kaggle.read import check_same_photos, read_test_images
 from carpose.metric import evaluate
-from carpose.network.checkpoint import load_checkpoint, save_checkpoint, weights_digest
+from carpose.network.checkpoint import build_from, save_checkpoint, weights_digest
 from carpose.predict.cars import predict_cars
 from carpose.predict.networks import placed
 
@@ -130,24 +130,24 @@ def read_tables(files: TrainFiles, fold: int) -> Tables:
         raise UserError(f"{files.pseudo}: {text}; make them again with these folds")
     pseudo = pseudo.loc[pseudo.fold == fold, columns]
     pseudo_ids = sorted(read_test_images(files.images, excluded=False))
-    other = pseudo.ImageId[~pseudo.ImageId.isin(pseudo_ids)]
-    if len(other):
-        text = f"image {other.iloc[0]} is no test photo of {files.images}, or is left out"
+    unlisted = pseudo.ImageId[~pseudo.ImageId.isin(pseudo_ids)]
+    if len(unlisted):
+        text = f"image {unlisted.iloc[0]} is no test photo of {files.images}, or is left out"
         raise UserError(f"{files.pseudo}: {text}; make the pseudo labels again")
     return Tables(pd.concat([labels, pseudo], ignore_index=True), train_ids, valid_ids, pseudo_ids)
 
 
-def work_digest(files: TrainFiles, tables: Tables, fold: int, recipe: Recipe) -> str:
-    """What a state belongs to: the recipe, the fold, and all that is learnt from, whatever code wrote it.
-
-    Raises UserError where the weights to start with are of another fold, or no checkpoint.
-    """
+def work_digest(
+    files: TrainFiles, tables: Tables, fold: int, recipe: Recipe, start: torch.nn.Module | None
+) -> str:
+    """What a state belongs to: the recipe, the fold, the network to start with, and all that is learnt from,
+    whatever code wrote it."""
     hasher = hashlib.sha256(f"{recipe.digest()} {fold}".encode())
     hasher.update(parquet.content_digest(tables.cars).encode())
     for image_ids in (tables.train_ids, tables.valid_ids, tables.pseudo_ids):
         hasher.update(hashlib.sha256("\n".join(image_ids).encode()).digest())
-    if files.start_weights is not None:
-        hasher.update(weights_digest(load_checkpoint(files.start_weights, fold)[0]).encode())
+    if start is not None:
+        hasher.update(weights_digest(start).encode())
     pretrained = None if recipe.pretrained in ("none", "hub") else Path(recipe.pretrained)
     for path in (pretrained, files.cache / "cache.json"):
         if path is not None:
@@ -168,9 +168,10 @@ def run(
     samples, valid_ids, truth = tables.samples(files.cache, recipe), tables.valid_ids, tables.truth()
     steps = max(samples.labelled // recipe.batch_size, 1)  # of an epoch
     distributed.check(min(samples.labelled, recipe.batch_size), distributed.size())
-    digest = work_digest(files, tables, fold, recipe)
+    start = None if files.start_weights is None else build_from(files.start_weights, fold, recipe)
+    digest = work_digest(files, tables, fold, recipe, start)
     saver = Saver(files.state, digest, running.save_minutes, log.say)
-    training = Training(recipe, files.start_weights, device, running.graphs)
+    training = Training(recipe, start, device, running.graphs)
     log.say(f"computing on {device} in {training.dtype or torch.float32}".replace("torch.", ""))
     saved = saver.load()
     if saved:
@@ -252,9 +253,9 @@ def train_epoch(
     bar = tqdm(rest, total=left, desc=f"{label} {progress.epoch + 1}", disable=silent, leave=False)
     in_flight: deque[tuple] = deque()
 
-    def drain(most: int) -> None:
-        """Wait until no more than `most` steps are in flight; count the losses of the others."""
-        while len(in_flight) > most:
+    def drain(limit: int) -> None:
+        """Wait until no more than `limit` steps are in flight; count the losses of the others."""
+        while len(in_flight) > limit:
             step, result, image_ids = in_flight.popleft()
             count_losses(training, step, result(), image_ids)
 

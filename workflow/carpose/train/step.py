@@ -6,16 +6,14 @@ The loop around it is carpose.train.loop.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 
 from carpose.config.recipe import Recipe
-from carpose.core.errors import UserError
 from carpose.data.samples import network_input
 from carpose.heads import loss
 from carpose.network import graphs
-from carpose.network.checkpoint import build, load_checkpoint
+from carpose.network.checkpoint import build
 from carpose.network.device import fetch, number_format
 
 from . import distributed
@@ -37,21 +35,12 @@ class Progress:
 class Training:
     """Network, optimiser, moving average and progress of one training."""
 
-    def __init__(self, recipe: Recipe, start: Path | None, device: torch.device, record: bool = True):
-        """start: checkpoint whose weights it begins with; record: on a GPU, where it can be, as a CUDA graph.
-
-        Raises UserError where the checkpoint holds another network.
-        """
+    def __init__(
+        self, recipe: Recipe, start: torch.nn.Module | None, device: torch.device, record: bool = True
+    ):
+        """start: the network that it goes on with; record: on a GPU, where it can be, as a CUDA graph."""
         self.recipe, self.device = recipe, device
-        model = build(recipe)
-        if start is not None:
-            try:
-                model.load_state_dict(load_checkpoint(start)[0].state_dict())
-            except RuntimeError:
-                raise UserError(
-                    f"{start}: holds another network than this recipe describes; train it again, or take "
-                    "start: scratch"
-                ) from None
+        model = build(recipe) if start is None else start
         self.model = distributed.synchronised(model.to(device), device)
         self.ema = MovingAverage(self.model, recipe.ema_decay)
         self.parameters = list(self.model.parameters())
