@@ -19,7 +19,7 @@ import torch
 
 from benchmarks import measure
 from benchmarks.training import Bare
-from carpose.config.recipe import Recipe
+from carpose.config.train_config import TrainConfig
 from carpose.core.cars import ANGLES, POSITION
 from carpose.core.errors import UserError
 from carpose.core.memory import keep_freed_memory
@@ -27,8 +27,8 @@ from carpose.data.samples import network_input
 from carpose.geometry import camera, rotation
 from carpose.heads.head import STRIDE
 from carpose.heads.targets import encode
-from carpose.network.device import repeatable
-from carpose.predict.networks import forward, placed
+from carpose.network.device import set_deterministic
+from carpose.predict.networks import forward, prepare_for_inference
 from carpose.train.step import Training
 
 
@@ -38,10 +38,10 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def constant_batch(recipe: Recipe) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+def constant_batch(train_config: TrainConfig) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Pictures of noise, and targets of 8 cars each."""
-    count, size = recipe.batch_size, (recipe.input_width, recipe.input_height)
-    view = camera.crop_and_resize(camera.PHOTO_SIZE, recipe.crop, size)
+    count, size = train_config.batch_size, (train_config.input_width, train_config.input_height)
+    view = camera.crop_and_resize(camera.PHOTO_SIZE, train_config.crop, size)
     intrinsics = camera.cells(STRIDE) @ view @ camera.INTRINSICS
     cars = measure.made_up_cars(["photo"], 8)
     targets = encode(
@@ -51,7 +51,7 @@ def constant_batch(recipe: Recipe) -> tuple[torch.Tensor, dict[str, torch.Tensor
         np.stack([intrinsics] * count),
         (size[0] // STRIDE, size[1] // STRIDE),
         camera.focal(intrinsics),
-        recipe,
+        train_config,
         photo=np.repeat(np.arange(count), len(cars)),
     )
     pictures = torch.randint(0, 255, (count, *size[::-1], 4), dtype=torch.uint8)
@@ -87,12 +87,12 @@ def memory_of(function: Callable) -> float | None:
     return round(torch.cuda.max_memory_reserved() / 2**30, 2)
 
 
-def study(recipe: Recipe, repeats: int) -> Iterator[dict]:
+def study(train_config: TrainConfig, repeats: int) -> Iterator[dict]:
     """One model at one size in one number format: first all is made ready, then measured."""
-    training = Training(recipe, None, device())
-    pictures, targets = constant_batch(recipe)
-    inputs = network_input(pictures, device(), recipe)
-    model = placed(training.model, recipe, device())
+    training = Training(train_config, None, device())
+    pictures, targets = constant_batch(train_config)
+    inputs = network_input(pictures, device(), train_config)
+    model = prepare_for_inference(training.model, train_config, device())
     in_flight = []
 
     def step() -> None:
@@ -102,10 +102,10 @@ def study(recipe: Recipe, repeats: int) -> Iterator[dict]:
             in_flight.pop(0)()
 
     def predict() -> None:
-        forward(model, pictures, recipe, device()).poses(targets["cell"])
+        forward(model, pictures, train_config, device()).poses(targets["cell"])
 
     def figures(functions: dict[str, Callable]) -> dict[str, float]:
-        photos = {name: recipe.batch_size / seconds(call, repeats) for name, call in functions.items()}
+        photos = {name: train_config.batch_size / seconds(call, repeats) for name, call in functions.items()}
         return {f"{name} photos/s": round(value, 1) for name, value in photos.items()} | {
             "training / bare": round(photos["training"] / photos["bare network"], 3)
         }
@@ -117,13 +117,13 @@ def study(recipe: Recipe, repeats: int) -> Iterator[dict]:
     yield figures(functions) | memory
 
 
-def case(connection, recipe: Recipe, repeats: int) -> None:
+def case(connection, train_config: TrainConfig, repeats: int) -> None:
     """In a process: says when it is ready, and when told to go on, what it has measured."""
     keep_freed_memory()
-    torch.set_num_threads(recipe.threads)
-    repeatable()  # as a training and a prediction are
+    torch.set_num_threads(train_config.threads)
+    set_deterministic()  # as a training and a prediction are
     try:
-        measured = study(recipe, repeats)
+        measured = study(train_config, repeats)
         connection.send(next(measured))
         connection.recv()
         connection.send(next(measured))
@@ -151,9 +151,9 @@ def main() -> None:
         for size, model, amp in batch:
             width, height = map(int, size.split("x"))
             changes = {"input_width": width, "input_height": height, "amp": amp, "pretrained": "none"}
-            recipe = measure.recipe(model, args.config, **changes)
+            train_config = measure.train_config(model, args.config, **changes)
             connection, end = processes.Pipe()
-            processes.Process(target=case, args=(end, recipe, args.repeats), daemon=True).start()
+            processes.Process(target=case, args=(end, train_config, args.repeats), daemon=True).start()
             end.close()
             running[f"{model} {size} {amp}"] = connection
         ready = {name: connection.recv() for name, connection in running.items()}

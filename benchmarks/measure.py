@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from carpose.config.load import laid_over, recipe_of, with_models
-from carpose.config.recipe import Recipe
+from carpose.config.load import laid_over, train_settings, with_models
+from carpose.config.train_config import TrainConfig
 from carpose.core import cars
 from carpose.core.files import write_text
 from carpose.core.keyed import read_yaml
@@ -71,12 +71,12 @@ def machine() -> str:
     return ", ".join(words)
 
 
-def recipe(model: str, config: str = "config.yaml", **changes) -> Recipe:
+def train_config(model: str, config: str = "config.yaml", **changes) -> TrainConfig:
     """The recipe, with changes, of one model of config.yaml with a file laid over it."""
     files = [ROOT / "config.yaml", ROOT / config]
     contents = [read_yaml(file) for file in files]
     whole = with_models(functools.reduce(laid_over, contents), files, {})
-    return Recipe(**{**recipe_of(whole, model), **changes})
+    return TrainConfig(**{**train_settings(whole, model), **changes})
 
 
 def made_up_cars(image_ids: list[str], per_image: int, seed: int = 0) -> pd.DataFrame:

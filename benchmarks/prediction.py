@@ -13,26 +13,26 @@ import torch
 from benchmarks import measure
 from carpose.data.samples import network_input
 from carpose.network.checkpoint import build
-from carpose.predict.networks import forward, placed
+from carpose.predict.networks import forward, prepare_for_inference
 
 CPU = torch.device("cpu")
 RUNTIMES = ["torch", *(["openvino"] if importlib.util.find_spec("openvino") else [])]
 
 
-def speed(recipe, pictures: torch.Tensor, repeats: int) -> dict[str, float]:
+def speed(train_config, pictures: torch.Tensor, repeats: int) -> dict[str, float]:
     """Milliseconds per photo of all maps by the network as it was trained, and of what a prediction computes:
     the heat map and the poses at 30 cars per photo, nine cells each, by each runtime."""
-    model = build(recipe).eval()
+    model = build(train_config).eval()
     cells = torch.arange(9 * 30 * len(pictures)) * 181  # spread over the maps
 
     @torch.inference_mode()
     def all_maps() -> None:
-        model(network_input(pictures, CPU, recipe))
+        model(network_input(pictures, CPU, train_config))
 
     def predicted(network) -> None:
-        forward(network, pictures, recipe, CPU).poses(cells)
+        forward(network, pictures, train_config, CPU).poses(cells)
 
-    networks = {runtime: placed(model, recipe, CPU, runtime) for runtime in RUNTIMES}
+    networks = {runtime: prepare_for_inference(model, train_config, CPU, runtime) for runtime in RUNTIMES}
     functions = {runtime: functools.partial(predicted, network) for runtime, network in networks.items()}
     times = measure.alternately({"all maps, as trained": all_maps, **functions}, repeats)
     return {name: round(1e3 * value / len(pictures), 1) for name, value in times.items()}
@@ -48,8 +48,8 @@ def main() -> None:
     pictures = torch.randint(0, 255, (args.batch_size, 512, 1536, 4), dtype=torch.uint8)
     figures = {}
     for name in args.models:
-        recipe = measure.recipe(name, input_width=1536, input_height=512)
-        figures[f"{name}, ms per photo"] = speed(recipe, pictures, args.repeats)
+        train_config = measure.train_config(name, input_width=1536, input_height=512)
+        figures[f"{name}, ms per photo"] = speed(train_config, pictures, args.repeats)
     measure.finish(args.output, figures)
 
 

@@ -17,12 +17,12 @@ import numpy as np
 import torch
 
 from benchmarks import measure
-from carpose.config.recipe import Recipe
+from carpose.config.train_config import TrainConfig
 from carpose.data.loader import stream
 from carpose.data.samples import Samples, network_input
 from carpose.geometry import camera
 from carpose.network import graphs
-from carpose.network.device import repeatable
+from carpose.network.device import set_deterministic
 from carpose.train.loop import train_epoch
 from carpose.train.state import Saver
 from carpose.train.step import Training
@@ -58,17 +58,17 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100, help="steps of one epoch")
     parser.add_argument("--repeats", type=int, default=5, help="epochs")
     args = parser.parse_args()
-    recipe = measure.recipe(args.model, args.config, pretrained="none")
-    torch.set_num_threads(recipe.threads)
+    train_config = measure.train_config(args.model, args.config, pretrained="none")
+    torch.set_num_threads(train_config.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     block = 1
     if device.type == "cuda":
-        repeatable()  # as a training is
+        set_deterministic()  # as a training is
         block = 50
     if args.steps % block:
         parser.error(f"--steps: a multiple of {block}")
     with tempfile.TemporaryDirectory() as folder:
-        samples = made_up_samples(Path(folder), recipe)
+        samples = made_up_samples(Path(folder), train_config)
         times = timed(samples, device, args.steps, args.repeats + 1, args.workers, block)
     figures = {"model": args.model, "config": args.config, "workers": args.workers, "device": device.type}
     # (epochs, blocks, loop or network, clock); the first epoch warms up.
@@ -88,13 +88,17 @@ def timed(
     samples: Samples, device: torch.device, steps: int, epochs: int, workers: int, block: int
 ) -> list[tuple]:
     """The times of `in_turn` in so many epochs of so many steps."""
-    recipe = samples.recipe
-    training, alone = Training(recipe, None, device), Training(recipe, None, device)
+    train_config = samples.train_config
+    training, alone = Training(train_config, None, device), Training(train_config, None, device)
     alone.model.train()
-    pictures, targets, _ = samples.collate([samples[0, place, place] for place in range(recipe.batch_size)])
-    bare = Bare(alone, network_input(pictures, device, recipe), torch.as_tensor(targets["cell"]).to(device))
+    pictures, targets, _ = samples.collate(
+        [samples[0, place, place] for place in range(train_config.batch_size)]
+    )
+    bare = Bare(
+        alone, network_input(pictures, device, train_config), torch.as_tensor(targets["cell"]).to(device)
+    )
     # The stream ends after so many times all photos, whatever the loop takes for an epoch.
-    passes = range(1 + epochs * steps * recipe.batch_size // len(samples))
+    passes = range(1 + epochs * steps * train_config.batch_size // len(samples))
     fixed_shape = training.recorded is not None
     batches = stream(samples, passes, 0, device, workers=workers, fixed_shape=fixed_shape)
     times: list[tuple] = []
@@ -107,13 +111,13 @@ def timed(
     return times
 
 
-def made_up_samples(folder: Path, recipe: Recipe) -> Samples:
+def made_up_samples(folder: Path, train_config: TrainConfig) -> Samples:
     """64 photos of noise with eight cars each."""
-    left, top, right, bottom = recipe.crop
+    left, top, right, bottom = train_config.crop
     # Two network pixels per cache pixel at most, as in the demo.
-    scale = min(recipe.input_width / camera.PHOTO_SIZE[0] * 1.1, 1.0)
+    scale = min(train_config.input_width / camera.PHOTO_SIZE[0] * 1.1, 1.0)
     image_ids = measure.made_up_cache(folder, 64, [left, top - 0.06, right, bottom + 0.05], scale)
-    return Samples(folder, image_ids, measure.made_up_cars(image_ids, 8), recipe)
+    return Samples(folder, image_ids, measure.made_up_cars(image_ids, 8), train_config)
 
 
 def in_turn(

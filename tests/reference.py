@@ -91,7 +91,7 @@ def heatmap(column, row, sigma, size):
     return result
 
 
-def targets(xyz, turn, intrinsics, size, focal_reference, recipe):
+def targets(xyz, turn, intrinsics, size, focal_reference, train_config):
     """All targets of one photo's labelled cars, car by car and cell by cell: the heat map, and by cell the
     weight, offset, log depth and rotation it learns."""
     width, height = size
@@ -102,7 +102,7 @@ def targets(xyz, turn, intrinsics, size, focal_reference, recipe):
         column, row = int(np.floor(u + 0.5)), int(np.floor(v + 0.5))
         if not (0 <= column < width and 0 <= row < height):
             continue
-        peaks.append((column, row, max(recipe.radius * 1.5 * focal / position[2], 0.7)))
+        peaks.append((column, row, max(train_config.radius * 1.5 * focal / position[2], 0.7)))
         yaw, pitch, roll = Rotation.from_matrix(matrix).as_euler("yxz")
         sines = [f(a) for a in (yaw, pitch, roll + pi) for f in (np.sin, np.cos)]
         depth = np.log(position[2] * focal_reference / (focal * 35.0))

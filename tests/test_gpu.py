@@ -9,18 +9,18 @@ import pandas as pd
 import pytest
 import torch
 
-from carpose.config.recipe import Recipe
+from carpose.config.train_config import TrainConfig
 from carpose.data.loader import stream
 from carpose.data.samples import Samples, normalised
 from carpose.network import device
-from carpose.predict.networks import forward, placed
+from carpose.predict.networks import forward, prepare_for_inference
 from carpose.train.step import Training
 from tests.heads.made_up import SIZE, batch_of_four, tensors
 from tests.helpers import ENVIRONMENT, options
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 WIDTH, HEIGHT = 4 * SIZE[0], 4 * SIZE[1]
-SMALL = Recipe(
+SMALL = TrainConfig(
     backbone="dla34", width=0.125, neck_channels=16, input_width=WIDTH, input_height=HEIGHT, batch_size=4
 )
 CPU = torch.device("cpu")
@@ -29,7 +29,7 @@ VISIBLE = {name: value for name, value in ENVIRONMENT.items() if name != "CUDA_V
 
 @pytest.fixture(scope="module")
 def gpu():
-    with device.lease(1) as found:
+    with device.acquire_device(1) as found:
         return found
 
 
@@ -37,20 +37,20 @@ def noise():
     return torch.randint(0, 255, (4, HEIGHT, WIDTH, 4), dtype=torch.uint8)
 
 
-def batch(recipe, gpu):
+def batch(train_config, gpu):
     """Pictures of noise with targets of some cars."""
-    targets = tensors(batch_of_four(recipe)[0])
+    targets = tensors(batch_of_four(train_config)[0])
     return noise().to(gpu), {name: value.to(gpu) for name, value in targets.items()}
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_replayed_steps_give_the_bits_of_single_operations(gpu, optimizer):
-    recipe = replace(SMALL, optimizer=optimizer)
-    batches = [batch(recipe, gpu) for _ in range(6)]
+    train_config = replace(SMALL, optimizer=optimizer)
+    batches = [batch(train_config, gpu) for _ in range(6)]
     trainings = []
     for record in (True, False):
         torch.manual_seed(0)
-        training = Training(recipe, None, gpu, record)
+        training = Training(train_config, None, gpu, record)
         training.values = [training.step(*one, 1e-3)() for one in batches]
         trainings.append(training)
     one, other = trainings
@@ -84,19 +84,19 @@ def test_what_waits_for_the_gpu_cannot_be_recorded():
 
 
 def test_predictions_replayed_and_on_the_cpu(gpu):
-    recipe = replace(SMALL, amp="off")
-    training = Training(recipe, None, gpu)
+    train_config = replace(SMALL, amp="off")
+    training = Training(train_config, None, gpu)
     pictures = [noise().to(gpu) for _ in range(4)]
     cells = torch.arange(30, device=gpu)
-    model = placed(training.model, recipe, gpu)
-    replayed = [forward(model, one, recipe, gpu) for one in pictures]  # the last ones
+    model = prepare_for_inference(training.model, train_config, gpu)
+    replayed = [forward(model, one, train_config, gpu) for one in pictures]  # the last ones
     torch.backends.cudnn.allow_tf32 = False
-    exact = placed(training.model, recipe, gpu)
-    on_cpu = placed(training.model.cpu(), recipe, CPU)
+    exact = prepare_for_inference(training.model, train_config, gpu)
+    on_cpu = prepare_for_inference(training.model.cpu(), train_config, CPU)
     for one, prediction in zip(pictures, replayed, strict=True):
-        same = forward(model.predictor, one, recipe, gpu)
-        other = forward(on_cpu, one.cpu(), recipe, CPU)
-        near = forward(exact, one, recipe, gpu)
+        same = forward(model.predictor, one, train_config, gpu)
+        other = forward(on_cpu, one.cpu(), train_config, CPU)
+        near = forward(exact, one, train_config, gpu)
         torch.testing.assert_close(near.heatmap.cpu(), other.heatmap, rtol=1e-3, atol=1e-6)
         torch.testing.assert_close(prediction.heatmap, same.heatmap, rtol=1e-2, atol=1e-4)
         for name, value in other.poses(cells.cpu()).items():
@@ -109,14 +109,14 @@ def test_predictions_replayed_and_on_the_cpu(gpu):
 
 def test_batches_on_their_way_are_those_that_were_made(gpu, prepared):
     labels = pd.read_parquet(prepared / "labels.parquet").assign(weight=1.0)
-    recipe = replace(SMALL, batch_size=2)
-    samples = Samples(prepared / "cache", sorted(labels.ImageId.unique()), labels, recipe)
+    train_config = replace(SMALL, batch_size=2)
+    samples = Samples(prepared / "cache", sorted(labels.ImageId.unique()), labels, train_config)
     there = list(stream(samples, range(1), 0, gpu, workers=2, fixed_shape=True))
     here = list(stream(samples, range(1), 0, CPU))
     assert len(there) == len(here) > 3
     for (pictures, targets, names), (expected, plain, same) in zip(there, here, strict=True):
         assert names == same
-        torch.testing.assert_close(normalised(pictures, recipe).cpu(), expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(normalised(pictures, train_config).cpu(), expected, rtol=1e-5, atol=1e-5)
         count = len(plain["cell"])
         assert targets["cell"].tolist()[:count] == plain["cell"].tolist()
         assert float(targets["weight"].sum()) == pytest.approx(float(plain["weight"].sum()))

@@ -46,7 +46,7 @@ RESULTS = f"results/{config['run']}"
 ENVS = ROOT / "envs"
 PIPELINE = {key: value for key, value in config.items() if key not in SETTINGS}
 PIPELINE["cache"] = {**config["cache"], "crop": [-1.0, -1.0, 2.0, 2.0]}  # each run has its own
-PIPELINE["models"] = {name: run.recipe for name, run in BY_NAME.items()}
+PIPELINE["models"] = {name: run.train_config for name, run in BY_NAME.items()}
 
 
 module pipeline:

@@ -49,14 +49,14 @@ def predictions(truth):
 
 def test_pairs_are_the_cars_that_were_meant(truth, predictions):
     """However they are ordered, and although some are too far off for the metric."""
-    meant = errors.pair(truth, predictions)
-    assert (meant >= 0).sum() == len(predictions) - 8 and (meant[-8:] == -1).all()
-    same = truth.iloc[meant[:-8]].reset_index(drop=True)
+    matched_truth = errors.pair(truth, predictions)
+    assert (matched_truth >= 0).sum() == len(predictions) - 8 and (matched_truth[-8:] == -1).all()
+    same = truth.iloc[matched_truth[:-8]].reset_index(drop=True)
     assert (same["ImageId"] == predictions["ImageId"][:-8]).all()
     assert np.abs(np.log(same["z"] / predictions["z"][:-8])).max() < 0.2
-    assert len(set(meant[:-8])) == len(meant) - 8
+    assert len(set(matched_truth[:-8])) == len(matched_truth) - 8
     order = np.random.default_rng(0).permutation(len(predictions))
-    assert (errors.pair(truth, predictions.iloc[order].reset_index(drop=True)) == meant[order]).all()
+    assert (errors.pair(truth, predictions.iloc[order].reset_index(drop=True)) == matched_truth[order]).all()
 
 
 def test_of_two_predictions_of_one_car_the_surer_has_it():
@@ -73,11 +73,13 @@ def test_no_prediction_at_all(truth, predictions):
 
 def test_oracles_right_one_thing_each(truth, predictions):
     """Known values: with a true pose only misses and false cars are left; with all right nothing is."""
-    meant = errors.pair(truth, predictions)
-    oracles = errors.oracles(truth, predictions, folds_of(truth, 1), meant).set_index("if")["mAP"]
+    matched_truth = errors.pair(truth, predictions)
+    oracles = errors.oracles(truth, predictions, folds_of(truth, 1), matched_truth).set_index("if")["mAP"]
     assert oracles["as it is"] == metric.evaluate(truth, predictions)["mAP"]
     right = predictions.copy()
-    right.loc[meant >= 0, cars.POSE] = truth.iloc[meant[meant >= 0]][cars.POSE].to_numpy()
+    right.loc[matched_truth >= 0, cars.POSE] = truth.iloc[matched_truth[matched_truth >= 0]][
+        cars.POSE
+    ].to_numpy()
     assert oracles["true pose"] == metric.evaluate(truth, right)["mAP"] > 0.6
     assert oracles["true pose"] > oracles["true depth"] > oracles["as it is"]
     assert oracles["true depth and centre"] >= oracles["true depth"]
@@ -90,14 +92,14 @@ def test_oracles_right_one_thing_each(truth, predictions):
 def test_true_depth_keeps_the_direction():
     truth, predicted = table([(5, 20, 0)]), table([(6, 24, 0)], score=1.0)
     predicted["y"] *= 1.2  # on the same ray, 20 % too far
-    meant = errors.pair(truth, predicted)
-    oracles = errors.oracles(truth, predicted, folds_of(truth, 1), meant).set_index("if")["mAP"]
+    matched_truth = errors.pair(truth, predicted)
+    oracles = errors.oracles(truth, predicted, folds_of(truth, 1), matched_truth).set_index("if")["mAP"]
     assert oracles["as it is"] == 0 and oracles["true depth"] == 1 and oracles["true centre"] == 0
 
 
 def test_shares_at_each_threshold_are_the_metric_s(truth, predictions):
-    meant = errors.pair(truth, predictions)
-    shares = errors.by_threshold(truth, predictions, meant)
+    matched_truth = errors.pair(truth, predictions)
+    shares = errors.by_threshold(truth, predictions, matched_truth)
     outcomes = ["hit", "fails_distance", "fails_rotation", "fails_both", "missed"]
     np.testing.assert_allclose(shares[outcomes].sum(axis=1), 1)
     hits = metric.match(truth, predictions).sum(axis=0)

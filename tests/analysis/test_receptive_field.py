@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from carpose.analysis import receptive_field
-from carpose.config.recipe import Recipe
+from carpose.config.train_config import TrainConfig
 from carpose.network.checkpoint import build, save_checkpoint
 from tests.helpers import run_module
 
@@ -52,10 +52,12 @@ def test_gradient_lies_where_the_cell_looks():
 
 
 def test_command_line(prepared, tmp_path):
-    recipe = Recipe(backbone="dla34", width=0.125, neck_channels=16, input_width=192, input_height=64)
+    train_config = TrainConfig(
+        backbone="dla34", width=0.125, neck_channels=16, input_width=192, input_height=64
+    )
     path = tmp_path / "round0" / "dla34" / "fold0" / "model.pt"
     path.parent.mkdir(parents=True)
-    save_checkpoint(path, build(recipe).state_dict(), recipe, {})
+    save_checkpoint(path, build(train_config).state_dict(), train_config, {})
     files = ("--cache", prepared / "cache", "--labels", prepared / "labels.parquet")
     outputs = ("--output", tmp_path / "fields.csv", "--picture", tmp_path / "fields.png")
     done = run_module("carpose.analysis", "receptive-field", "--checkpoints", path, *files, *outputs)

@@ -8,11 +8,11 @@ import pytest
 import yaml
 
 from carpose.config.check import check
-from carpose.config.load import models_of, parsed, recipe_of, refuse_keys_twice, with_models
+from carpose.config.load import models_of, parsed, refuse_keys_twice, train_settings, with_models
 from carpose.config.options import add_options, command_line, from_options
 from carpose.config.page import page_text, schema_text
-from carpose.config.recipe import Recipe
 from carpose.config.sections import Exclude, Predict
+from carpose.config.train_config import TrainConfig
 from carpose.core.errors import UserError
 from tests.helpers import REPOSITORY
 
@@ -55,19 +55,22 @@ def test_an_unknown_model_on_the_command_line_is_a_mistake(config, models, messa
 
 def test_later_rounds_are_laid_over_the_first(config):
     config["models"]["hourglass"] |= {"lr": 0.02, "retrain": {"epochs": 2}, "gpus": 1}
-    first, later = (recipe_of(config, "hourglass", round_) for round_ in (0, 1))
+    first, later = (train_settings(config, "hourglass", round_) for round_ in (0, 1))
     assert (first["epochs"], first["lr"]) == (14, 0.02) and "pseudo_share" not in first
     assert (later["epochs"], later["lr"], later["pseudo_share"]) == (2, 0.004, 0.2)
-    assert recipe_of(config, "dla34", 1)["epochs"] == 1 and recipe_of(config, "dla34", 3)["epochs"] == 1
+    assert (
+        train_settings(config, "dla34", 1)["epochs"] == 1
+        and train_settings(config, "dla34", 3)["epochs"] == 1
+    )
     assert "gpus" not in first and "retrain" not in later
-    Recipe(**first), Recipe(**later)
+    TrainConfig(**first), TrainConfig(**later)
 
 
 def test_loss_weights_are_laid_over_each_other_one_by_one(config):
     config["train"]["loss_weights"] = {"depth": 1.0}
     config["models"]["dla34"]["loss_weights"] = {"rotation": 10}
-    recipe = Recipe(**recipe_of(config, "dla34"))
-    weights = [recipe.weight_of(head) for head in ("heatmap", "offset", "depth", "height", "rotation")]
+    train_config = TrainConfig(**train_settings(config, "dla34"))
+    weights = [train_config.weight_of(head) for head in ("heatmap", "offset", "depth", "height", "rotation")]
     assert weights == [2.0, 4.0, 1.0, 0.7, 10]
 
 
@@ -81,13 +84,13 @@ def options_of(section, values):
 
 
 def test_a_recipe_survives_the_command_line(config):
-    settings = recipe_of(config, "hourglass", 1) | {
+    settings = train_settings(config, "hourglass", 1) | {
         **{"mask_channel": True, "neck": "", "lr": 1e-5, "crop": [-1e-5, 0.5, 1.0, 1.0], "heads": []},
         **{"loss_weights": {"depth": 1e-7, "rotation": 3.0}, "pretrained": "hub"},
     }
-    recipe = options_of(Recipe, settings)
-    assert recipe == Recipe(**copy.deepcopy(settings))
-    assert recipe.digest() != Recipe().digest()
+    train_config = options_of(TrainConfig, settings)
+    assert train_config == TrainConfig(**copy.deepcopy(settings))
+    assert train_config.digest() != TrainConfig().digest()
 
 
 def test_rows_names_and_switches_survive_the_command_line():
@@ -105,7 +108,7 @@ def test_the_same_settings_are_the_same_text():
         ({"loss_weights": {"depth": 1, "rotation": 2}}, {"loss_weights": {"rotation": 2.0, "depth": 1.0}}),
         ({"revision": 0, "heads": []}, {}),
     ):
-        assert command_line(Recipe, one) == command_line(Recipe, other)
+        assert command_line(TrainConfig, one) == command_line(TrainConfig, other)
     assert options_of(Exclude, {"max_depth_reason": "-far"}).max_depth_reason == "-far"
 
 
@@ -118,7 +121,10 @@ def test_options_out_of_range_name_the_key():
 def test_numbers_on_the_command_line_are_no_options(value):
     parser = argparse.ArgumentParser()
     parser.add_argument("--crop", type=float, nargs=2)
-    assert parser.parse_args(command_line(Recipe, {"crop": [value, value]}).split()).crop == [value, value]
+    assert parser.parse_args(command_line(TrainConfig, {"crop": [value, value]}).split()).crop == [
+        value,
+        value,
+    ]
 
 
 def test_numbers_given_as_strings_inside_braces_are_numbers(config):

@@ -10,7 +10,7 @@ from carpose.core.errors import UserError
 CARS = pd.DataFrame(
     {"ImageId": ["ID_a", "ID_b"]}
     | {name: [0.1, 0.2] for name in cars.POSE}
-    | {"score": [0.5, 0.6], "depth_sigma": [0.1, np.nan], "sure": [True, False], "fold": [0, 1]}
+    | {"score": [0.5, 0.6], "depth_sigma": [0.1, np.nan], "above_threshold": [True, False], "fold": [0, 1]}
 )
 
 
@@ -29,8 +29,11 @@ def changed(**columns):
         (changed(yaw=["left", "right"]), "the column yaw must hold finite numbers"),
         (changed(ImageId=[1, 2]), "the column ImageId must hold text"),
         (changed(ImageId=["ID_a", None]), "1 values of ImageId are not text;"),
-        (changed(sure=["yes", "no"]), "the column sure must hold true or false"),
-        (changed(sure=[True, None]), "1 values of sure are not true or false, first in image ID_b"),
+        (changed(above_threshold=["yes", "no"]), "the column above_threshold must hold true or false"),
+        (
+            changed(above_threshold=[True, None]),
+            "1 values of above_threshold are not true or false, first in image ID_b",
+        ),
         (changed(depth_sigma=["wide", "narrow"]), "the column depth_sigma must hold numbers"),
         (changed(fold=[0, np.nan]), "1 values of fold are not finite numbers, first in image ID_b"),
     ],
@@ -84,7 +87,12 @@ def test_every_photo_is_there_once(tmp_path):
 
 
 def test_what_is_right_is_read_as_it_is(tmp_path):
-    for rows in (CARS, CARS.iloc[:0], CARS.assign(model_type=3), CARS.drop(columns=["sure", "depth_sigma"])):
+    for rows in (
+        CARS,
+        CARS.iloc[:0],
+        CARS.assign(model_type=3),
+        CARS.drop(columns=["above_threshold", "depth_sigma"]),
+    ):
         cars.write(tmp_path / "cars.parquet", rows)
         read = cars.read(tmp_path / "cars.parquet", scored=True, columns={"fold": parquet.NUMBER})
         pd.testing.assert_frame_equal(read, rows.reset_index(drop=True), check_dtype=len(rows) > 0)

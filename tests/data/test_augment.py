@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from carpose.config.recipe import Recipe
+from carpose.config.train_config import TrainConfig
 from carpose.data import augment
 from carpose.geometry import camera, rotation
 
 INTRINSICS = np.array([[576.14, 0, 421.2], [0, 576.47, 338.4], [0, 0, 1]])
 PHOTO = (846, 678)
-RECIPE = Recipe(
+TRAIN_CONFIG = TrainConfig(
     input_width=512,
     input_height=160,
     crop=[0, 0.5, 1, 1],
@@ -22,14 +22,14 @@ RECIPE = Recipe(
     zoom=0.2,
     shift=0.05,
 )
-VIEW = camera.crop_and_resize(PHOTO, RECIPE.crop, (512, 160))
+VIEW = camera.crop_and_resize(PHOTO, TRAIN_CONFIG.crop, (512, 160))
 CAR = np.array([[sx, sy, sz] for sx in (-0.9, 0.9) for sy in (-0.7, 0.7) for sz in (-2.2, 2.2)])  # a box
 
 
 @settings(max_examples=50)
 @given(st.integers(0, 2**31), st.floats(-15, 15), st.floats(5, 100), st.floats(-3.1, 3.1))
 def test_every_point_of_a_car_stays_on_the_picture(seed, x, z, yaw):
-    placement = augment.sample(RECIPE, VIEW, np.random.default_rng(seed))
+    placement = augment.sample(TRAIN_CONFIG, VIEW, np.random.default_rng(seed))
     xyz = np.array([[x, 1.463 + 0.0402 * x + 0.1597 * z, z]])
     turn = rotation.matrix([[0.15, yaw, -3.1]])
     before = camera.project(INTRINSICS, CAR @ turn[0].T + xyz)
@@ -70,9 +70,9 @@ def test_magnified_top_keeps_the_frame_and_every_point_of_a_car():
 
 def test_warped_picture_shows_the_point_where_its_pose_says():
     """The picture itself, not only the formula: a white dot is found within a third of a pixel."""
-    recipe = replace(RECIPE, flip=1.0)
+    train_config = replace(TRAIN_CONFIG, flip=1.0)
     for seed in range(8):
-        placement = augment.sample(recipe, VIEW, np.random.default_rng(seed))
+        placement = augment.sample(train_config, VIEW, np.random.default_rng(seed))
         xyz = np.array([[2.0, 6.0, 30.0]])
         picture = np.zeros((PHOTO[1], PHOTO[0], 4), np.float32)
         u, v = camera.project(INTRINSICS, xyz)[0]
@@ -107,10 +107,10 @@ def test_photometric_draws_each_kind_for_itself():
 
 
 def test_stronger_scales_what_moves_and_colours():
-    recipe = replace(RECIPE, colour=0.6)
-    double = augment.stronger(recipe, 2.0)
+    train_config = replace(TRAIN_CONFIG, colour=0.6)
+    double = augment.stronger(train_config, 2.0)
     assert (double.rotate_deg, double.zoom, double.shift) == ([12, 6, 12], 0.4, 0.1)
-    assert double.colour == 1.0 and double.flip == recipe.flip
+    assert double.colour == 1.0 and double.flip == train_config.flip
 
 
 def test_warp_fills_with_grey_and_no_mask():

@@ -8,13 +8,13 @@ import pandas as pd
 import pytest
 import torch
 
-from carpose.config.recipe import Recipe
+from carpose.config.train_config import TrainConfig
 from carpose.core.errors import UserError
 from carpose.data import loader
 from carpose.data.samples import Photos, Samples
 
 CPU = torch.device("cpu")
-SMALL = Recipe(input_width=192, input_height=64, batch_size=2, mask_channel=True)
+SMALL = TrainConfig(input_width=192, input_height=64, batch_size=2, mask_channel=True)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def test_too_little_shared_memory_for_workers_is_said_at_once(tmp_path):
 
 def test_a_container_s_shared_memory_is_checked_for_every_stream(prepared, samples, monkeypatch):
     """64 MB, as docker gives."""
-    large = Recipe(input_width=1536, input_height=512, batch_size=8)
+    large = TrainConfig(input_width=1536, input_height=512, batch_size=8)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=64 << 20))
     labels = pd.read_parquet(prepared / "labels.parquet").assign(weight=1.0)
     too_large = Samples(prepared / "cache", samples.image_ids, labels, large)

@@ -9,8 +9,8 @@ import pytest
 import torch
 import yaml
 
-from carpose.config.load import laid_over, recipes_of, with_models
-from carpose.config.recipe import Recipe
+from carpose.config.load import laid_over, train_configs, with_models
+from carpose.config.train_config import TrainConfig
 from carpose.core.errors import UserError
 from carpose.data import cache
 from carpose.data.samples import MEAN, STD, Photos, Samples, network_input, normalised
@@ -25,17 +25,17 @@ def labels(prepared):
 
 
 def samples(prepared, labels, pseudo=0, **changes):
-    recipe = Recipe(**{"input_width": 192, "input_height": 64, **changes})
-    return Samples(prepared / "cache", sorted(labels.ImageId.unique()), labels, recipe, pseudo)
+    train_config = TrainConfig(**{"input_width": 192, "input_height": 64, **changes})
+    return Samples(prepared / "cache", sorted(labels.ImageId.unique()), labels, train_config, pseudo)
 
 
 @pytest.mark.parametrize("mask_channel", [False, True])
 def test_the_network_sees_the_same_whoever_normalises(prepared, labels, mask_channel):
     all_samples = samples(prepared, labels, mask_channel=mask_channel)
     pictures, _, _ = all_samples.collate([all_samples[0, place, place] for place in range(2)])
-    recipe = all_samples.recipe
-    inputs = network_input(pictures, CPU, recipe)
-    assert torch.equal(inputs, network_input(normalised(pictures, recipe), CPU, recipe))
+    train_config = all_samples.train_config
+    inputs = network_input(pictures, CPU, train_config)
+    assert torch.equal(inputs, network_input(normalised(pictures, train_config), CPU, train_config))
     assert inputs.is_contiguous(memory_format=torch.channels_last)
     plain = (pictures[..., :3] / 255.0 - MEAN) / STD
     torch.testing.assert_close(inputs[:, :3].permute(0, 2, 3, 1), plain, atol=1e-5, rtol=1e-5)
@@ -57,7 +57,7 @@ def test_pseudo_labelled_photos_are_augmented_more_strongly(prepared, labels):
 def test_without_augmentation_a_sample_is_the_photo(prepared, labels):
     still = {"flip": 0.0, "rotate_deg": [0.0, 0.0, 0.0], "zoom": 0.0, "shift": 0.0, "colour": 0.0}
     all_samples = samples(prepared, labels, **still)
-    photos = Photos(prepared / "cache", all_samples.image_ids, all_samples.recipe)
+    photos = Photos(prepared / "cache", all_samples.image_ids, all_samples.train_config)
     for index in range(3):
         assert np.array_equal(all_samples[0, index, index].picture, photos[index])
 
@@ -85,7 +85,7 @@ def test_all_batches_have_labels_noise_or_none(prepared, labels):
 
 def test_a_photo_that_is_not_cached_is_named(prepared):
     with pytest.raises(UserError, match="image ID_nowhere is not in the cache; rerun build_cache"):
-        Photos(prepared / "cache", ["ID_nowhere"], Recipe())
+        Photos(prepared / "cache", ["ID_nowhere"], TrainConfig())
 
 
 def test_cache_and_folds_need_no_torch():
@@ -113,12 +113,12 @@ def cropped(prepared, folder, crop):
 def test_a_cache_must_hold_what_the_view_shows_of_the_photos(prepared, tmp_path, crop, changes, shown):
     """What it lacks would be black to the network; what lies beyond the photo is black anyway."""
     image_ids = cropped(prepared, tmp_path / "cache", crop)
-    recipe = Recipe(**{"input_width": 192, "input_height": 64, **changes})
+    train_config = TrainConfig(**{"input_width": 192, "input_height": 64, **changes})
     if not shown:
-        assert Photos(tmp_path / "cache", image_ids, recipe)[0].shape == (64, 192, 4)
+        assert Photos(tmp_path / "cache", image_ids, train_config)[0].shape == (64, 192, 4)
         return
     with pytest.raises(UserError) as error:
-        Photos(tmp_path / "cache", image_ids, recipe)
+        Photos(tmp_path / "cache", image_ids, train_config)
     written = "[" + ", ".join(f"{edge:g}" for edge in crop) + "]"
     text = f"{tmp_path}/cache: holds {written} of the photos, and the model's view shows {shown}; build"
     assert str(error.value).startswith(text)
@@ -133,5 +133,5 @@ def test_shipped_caches_hold_what_shipped_models_see(prepared, tmp_path, overlay
     config = with_models(config, files, {})
     image_ids = cropped(prepared, tmp_path / "cache", config["cache"]["crop"])
     for model in config["models"]:
-        for recipe in recipes_of(config, model):
-            assert Photos(tmp_path / "cache", image_ids, recipe)[0].any()
+        for train_config in train_configs(config, model):
+            assert Photos(tmp_path / "cache", image_ids, train_config)[0].any()

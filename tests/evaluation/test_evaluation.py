@@ -67,11 +67,11 @@ def test_the_leaderboard_counts_the_cars_from_the_best_threshold_on(truth, folds
     table, _ = evaluate(truth, folds, {"a": cars_}, truth, list(folds["ImageId"]), {"a": cars_})
     assert wrong["score"].max() < table["threshold"][0] <= 0.5 + right["score"].min() / 2
     assert table["oof_mAP_leaderboard"][0] == table["test_mAP_leaderboard"][0] == 1
-    said = cars_.assign(sure=cars_["score"] > 0.75)
+    said = cars_.assign(above_threshold=cars_["score"] > 0.75)
     table, _ = evaluate(truth, folds, {"a": said})
     assert (
         table["oof_mAP_leaderboard"][0]
-        == metric.evaluate_folds(truth, said[said["sure"]], folds, "leaderboard")
+        == metric.evaluate_folds(truth, said[said["above_threshold"]], folds, "leaderboard")
         < 1
     )
     alone, _ = evaluate(truth, folds, {}, truth, list(folds["ImageId"]), {"a": cars_})

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from carpose.config.recipe import Recipe
+from carpose.config.train_config import TrainConfig
 from carpose.core.errors import UserError
 from carpose.export.__main__ import write
 from carpose.network.checkpoint import build, load_checkpoint, save_checkpoint
@@ -20,16 +20,16 @@ from carpose.predict.openvino import Network, openvino
 from models.predictor import Predictor
 from tests.helpers import ENVIRONMENT, run_module
 
-RECIPE = Recipe(backbone="dla34", width=0.125, neck_channels=16, input_width=192, input_height=64)
+TRAIN_CONFIG = TrainConfig(backbone="dla34", width=0.125, neck_channels=16, input_width=192, input_height=64)
 CPU = torch.device("cpu")
 installed = pytest.mark.skipif(
     importlib.util.find_spec("openvino") is None, reason="OpenVINO is not installed (the extra `runtime`)"
 )
 
 
-def lively(recipe: Recipe) -> torch.nn.Module:
+def lively(train_config: TrainConfig) -> torch.nn.Module:
     """An untrained network whose maps are not all the same from cell to cell."""
-    model = build(recipe)
+    model = build(train_config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith("output.weight"):
@@ -39,8 +39,10 @@ def lively(recipe: Recipe) -> torch.nn.Module:
 
 def checkpoint(path, **changes):
     """Another seed gives other weights of the same recipe."""
-    recipe = replace(RECIPE, **changes)
-    save_checkpoint(path, lively(recipe).state_dict(), replace(recipe, seed=0), {"data": "its digest"})
+    train_config = replace(TRAIN_CONFIG, **changes)
+    save_checkpoint(
+        path, lively(train_config).state_dict(), replace(train_config, seed=0), {"data": "its digest"}
+    )
     return path
 
 
@@ -67,15 +69,15 @@ def same(a, b):
     ids=str,
 )
 def test_it_sees_what_torch_sees(change):
-    recipe = replace(RECIPE, **change)
-    model = lively(recipe)
-    network = Network(model, recipe).eval()
+    train_config = replace(TRAIN_CONFIG, **change)
+    model = lively(train_config)
+    network = Network(model, train_config).eval()
     for batch in (3, 1):
         pictures = torch.randint(
-            0, 255, (batch, recipe.input_height, recipe.input_width, 4), dtype=torch.uint8
+            0, 255, (batch, train_config.input_height, train_config.input_width, 4), dtype=torch.uint8
         )
-        expected = flipped_forward(Predictor(model), pictures, replace(recipe, amp="off"), CPU)
-        prediction = flipped_forward(network, pictures, recipe, CPU)
+        expected = flipped_forward(Predictor(model), pictures, replace(train_config, amp="off"), CPU)
+        prediction = flipped_forward(network, pictures, train_config, CPU)
         cells = torch.arange(expected.heatmap.numel())
         ours = {"heatmap": prediction.heatmap, **prediction.poses(cells)}
         for name, values in {"heatmap": expected.heatmap, **expected.poses(cells)}.items():
@@ -109,15 +111,19 @@ def test_written_file_gives_the_same_maps(tmp_path, batch):
     core = openvino().Core()
     written = core.read_model(output)
     pictures = torch.randn(batch, 64, 192, 3)
-    model, recipe, provenance = load_checkpoint(path)
+    model, train_config, provenance = load_checkpoint(path)
     with torch.inference_mode():
         expected = model.eval()(pictures.permute(0, 3, 1, 2))[-1]
     compiled = core.compile_model(written, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     maps = compiled({"pictures": pictures.numpy()})
     for name, values in expected.items():
         np.testing.assert_allclose(maps[name], values, rtol=1e-4, atol=1e-4)
-    about = {key: written.get_rt_info(["carpose", key]).value for key in ("recipe", "digest", "provenance")}
-    assert json.loads(about["recipe"]) == asdict(recipe) and about["digest"] == recipe.digest()
+    about = {
+        key: written.get_rt_info(["carpose", key]).value for key in ("train_config", "digest", "provenance")
+    }
+    assert (
+        json.loads(about["train_config"]) == asdict(train_config) and about["digest"] == train_config.digest()
+    )
     assert json.loads(about["provenance"]) == provenance and provenance["data"] == "its digest"
 
 

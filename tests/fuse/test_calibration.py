@@ -1,4 +1,4 @@
-"""Scores to probabilities, and where to cut."""
+"""Scores to probabilities, and thresholds."""
 
 import subprocess
 import sys
@@ -31,12 +31,12 @@ def test_logistic_without_contrast_stays_finite(target):
     assert np.isfinite(model.predict(np.ones((2, 3)))).all()
 
 
-def test_cuts():
+def test_thresholds():
     scores, hits = np.array([0.9, 0.8, 0.7, 0.6]), np.array([True, True, False, False])
-    assert calibration.cut_for_precision(scores, hits, 0.6, 0.25) == 0.7
-    assert calibration.cut_for_precision(scores, ~hits, 0.9, 0.25) == 0.9  # not reached: the highest quarter
-    assert calibration.cut_for_probability(scores, hits, 0.5) == 0.8
-    assert calibration.cut_for_probability(scores, hits & False, 0.5) == np.inf
+    assert calibration.threshold_for_precision(scores, hits, 0.6, 0.25) == 0.7
+    assert calibration.threshold_for_precision(scores, ~hits, 0.9, 0.25) == 0.9  # the highest quarter
+    assert calibration.threshold_for_probability(scores, hits, 0.5) == 0.8
+    assert calibration.threshold_for_probability(scores, hits & False, 0.5) == np.inf
 
 
 def test_the_same_bytes_whatever_the_threads_of_linear_algebra():

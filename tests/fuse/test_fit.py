@@ -143,9 +143,9 @@ def test_folds_are_scored_by_themselves(truth, views):
 def test_threshold_pays_on_the_leaderboard(truth, views):
     fitted, _ = fit_nested(truth, folds_of(truth, 2), views, "leaderboard")
     submissions = fitted.mAP["submissions"]
-    assert submissions["sure"]["leaderboard"] > 1.2 * submissions["all"]["leaderboard"]
-    assert submissions["sure"]["given"] < submissions["all"]["given"]
-    assert fitted.mAP["fused"] == submissions["sure"]["leaderboard"]
+    assert submissions["thresholded"]["leaderboard"] > 1.2 * submissions["all"]["leaderboard"]
+    assert submissions["thresholded"]["given"] < submissions["all"]["given"]
+    assert fitted.mAP["fused"] == submissions["thresholded"]["leaderboard"]
 
 
 def test_calibration_pays_on_the_leaderboard(truth, views):
@@ -309,23 +309,25 @@ def test_command_lines(files, truth, views, mode):
         assert parquet.about(files / f"{name}.parquet")["image_ids"] == truth["ImageId"].unique().tolist()
     table = truth[["ImageId"]].drop_duplicates().assign(split="test", excluded="", phash="")
     parquet.write(files / "images.parquet", table)
-    outputs = ("--all-output", files / "all.csv", "--sure-output", files / "sure.csv")
+    outputs = ("--all-output", files / "all.csv", "--thresholded-output", files / "thresholded.csv")
     more = (*fitted, "--images", files / "images.parquet", *outputs)
     done = run_module("carpose.fuse.write", files / "fused.parquet", *more)
     fused = cars.read(files / "fused.parquet")
-    assert value(truth, fused[fused["sure"]], "leaderboard") > value(truth, views["a"], "leaderboard")
-    for name, expected in (("all", fused), ("sure", fused[fused["sure"]])):
+    assert value(truth, fused[fused["above_threshold"]], "leaderboard") > value(
+        truth, views["a"], "leaderboard"
+    )
+    for name, expected in (("all", fused), ("thresholded", fused[fused["above_threshold"]])):
         assert len(read_submission(files / f"{name}.csv")[0]) == len(expected) > 0
-    of_all, of_sure = done.stdout.splitlines()[-2:]
+    of_all, of_kept = done.stdout.splitlines()[-2:]
     scores = json.loads((files / "fusion.json").read_text())["mAP"]["submissions"]
     assert "all.csv: every car" in of_all and of_all.endswith("send it to a scoring by confidences")
-    assert "sure.csv: the cars above the threshold" in of_sure
-    assert of_sure.endswith("send it to the leaderboard, which ignores them")
-    for line, name in ((of_all, "all"), (of_sure, "sure")):
+    assert "thresholded.csv: the cars above the threshold" in of_kept
+    assert of_kept.endswith("send it to the leaderboard, which ignores them")
+    for line, name in ((of_all, "all"), (of_kept, "thresholded")):
         assert f"{scores[name]['given']:.4f} given, {scores[name]['leaderboard']:.4f} leaderboard" in line
-    cars.write(files / "fused.parquet", fused.drop(columns="sure"))
+    cars.write(files / "fused.parquet", fused.drop(columns="above_threshold"))
     failed = run_module("carpose.fuse.write", files / "fused.parquet", *more, check=False)
-    assert failed.returncode == 2 and "fused.parquet: no column sure" in failed.stderr
+    assert failed.returncode == 2 and "fused.parquet: no column above_threshold" in failed.stderr
     unknown = ("--inputs", f"other={files}/a.parquet", *fitted, "--output", files / "x.csv")
     failed = run_module("carpose.fuse", *unknown, check=False)
     assert failed.returncode == 2 and "the fit knows no member other" in failed.stderr

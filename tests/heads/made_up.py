@@ -36,13 +36,13 @@ def scene(count=12, seed=0):
     return xyz, rotation.matrix(angles)
 
 
-def encoded(xyz, turn, recipe, weight=None, intrinsics=INTRINSICS, size=SIZE, **options):
+def encoded(xyz, turn, train_config, weight=None, intrinsics=INTRINSICS, size=SIZE, **options):
     """Targets of one picture's cars, all of them labelled."""
     weight = np.ones(len(xyz)) if weight is None else weight
-    return encode(xyz, turn, weight, intrinsics, size, FOCAL, recipe, **options)
+    return encode(xyz, turn, weight, intrinsics, size, FOCAL, train_config, **options)
 
 
-def batch_of_four(recipe):
+def batch_of_four(train_config):
     """Targets of four pictures, one of them empty, with intrinsics of their own; and those of each alone."""
     scenes = [scene(count, seed) for seed, count in enumerate((12, 3, 0, 7))]
     counts = [len(xyz) for xyz, _ in scenes]
@@ -51,9 +51,9 @@ def batch_of_four(recipe):
     noise = np.resize([0.0, 0.02], sum(counts))
     xyz, turn = (np.concatenate(arrays) for arrays in zip(*scenes, strict=True))
     photo = np.repeat(np.arange(4), counts)
-    together = encode(xyz, turn, weight, intrinsics, SIZE, FOCAL, recipe, noise, photo)
+    together = encode(xyz, turn, weight, intrinsics, SIZE, FOCAL, train_config, noise, photo)
     alone = [
-        encode(xyz[own], turn[own], weight[own], matrix, SIZE, FOCAL, recipe, noise[own])
+        encode(xyz[own], turn[own], weight[own], matrix, SIZE, FOCAL, train_config, noise[own])
         for matrix, own in zip(intrinsics, (photo == number for number in range(4)), strict=True)
     ]
     return together, alone
@@ -74,38 +74,40 @@ def poses_of(maps):
     return lambda cells: {name: gather(value, cells) for name, value in maps.items() if name != "heatmap"}
 
 
-def losses_of(stacks, targets, recipe):
+def losses_of(stacks, targets, train_config):
     """Of whole maps of one or more stacks."""
     targets = tensors(targets)
     said = [{"heatmap": maps["heatmap"], **poses_of(maps)(targets["cell"])} for maps in stacks]
-    return loss.compute(said, targets, recipe, totals(targets))
+    return loss.compute(said, targets, train_config, totals(targets))
 
 
 def totals(targets):
     return loss.as_totals(loss.local_counts(targets).clamp(min=1))
 
 
-def decoded(maps, recipe, threshold):
-    return decode(maps["heatmap"], poses_of(maps), INTRINSICS, FOCAL, recipe, threshold)
+def decoded(maps, train_config, threshold):
+    return decode(maps["heatmap"], poses_of(maps), INTRINSICS, FOCAL, train_config, threshold)
 
 
-def zero_maps(recipe):
-    return {name: torch.zeros(1, head.channels, *SIZE[::-1]) for name, head in make_heads(recipe).items()}
+def zero_maps(train_config):
+    return {
+        name: torch.zeros(1, head.channels, *SIZE[::-1]) for name, head in make_heads(train_config).items()
+    }
 
 
-def random_maps(recipe, shape=MAP, seed=0):
+def random_maps(train_config, shape=MAP, seed=0):
     """shape: batch, height, width."""
     generator = torch.Generator().manual_seed(seed)
     batch, height, width = shape
     return {
         name: torch.randn(batch, head.channels, height, width, generator=generator)
-        for name, head in make_heads(recipe).items()
+        for name, head in make_heads(train_config).items()
     }
 
 
-def perfect_maps(targets, recipe):
+def perfect_maps(targets, train_config):
     """The maps of a network that learnt its targets by heart."""
-    maps = zero_maps(recipe)
+    maps = zero_maps(train_config)
     maps["heatmap"][:, 0] = torch.from_numpy(targets["heatmap"])
     rows, columns = np.divmod(targets["cell"], SIZE[0])
     for name in set(maps) - {"heatmap"}:

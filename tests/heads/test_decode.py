@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from carpose.config.recipe import Recipe
+from carpose.config.train_config import TrainConfig
 from carpose.geometry import rotation
 from carpose.heads.decode import SAME_CENTRE, merge, pool
 from carpose.heads.depth import PARAMETRISATIONS, TYPICAL_DEPTH
@@ -22,7 +22,7 @@ from tests.heads.made_up import (
     zero_maps,
 )
 
-BOTH = Recipe(heads=["height"])
+BOTH = TrainConfig(heads=["height"])
 
 
 @pytest.mark.parametrize("threshold, most", [(0.2, 1000), (0.6, 1000), (0.2, 7), (2.0, 7)])
@@ -49,9 +49,9 @@ def test_peaks_are_those_found_cell_by_cell(threshold, most):
     ids=str,
 )
 def test_decode_inverts_encode(settings):
-    recipe = Recipe(**settings)
+    train_config = TrainConfig(**settings)
     xyz, turn = scene()
-    cars = decoded(perfect_maps(encoded(xyz, turn, recipe), recipe), recipe, 0.99)
+    cars = decoded(perfect_maps(encoded(xyz, turn, train_config), train_config), train_config, 0.99)
     assert len(cars["xyz"]) == len(xyz)
     order, expected = from_left_to_right(cars["xyz"]), from_left_to_right(xyz)
     np.testing.assert_allclose(cars["xyz"][order], xyz[expected], rtol=2e-4, atol=2e-3)
@@ -61,8 +61,8 @@ def test_decode_inverts_encode(settings):
 
 @pytest.mark.parametrize("position", ["ray", "regressed"])
 def test_no_cars_are_a_table_of_no_rows(position):
-    recipe = Recipe(heads=["height"], position=position)
-    cars = decoded(zero_maps(recipe), recipe, 0.9)
+    train_config = TrainConfig(heads=["height"], position=position)
+    cars = decoded(zero_maps(train_config), train_config, 0.9)
     assert cars["xyz"].shape == cars["angles"].shape == (0, 3) and cars["depth_sigma"].shape == (0,)
 
 
@@ -122,20 +122,20 @@ def test_pooled_outputs_agree_with_the_literal_loop():
 
 def test_the_surest_cell_of_the_car_gives_the_depth():
     """Not one that is as sure and means another car."""
-    maps = zero_maps(Recipe())
+    maps = zero_maps(TrainConfig())
     maps["heatmap"][0, 0, 20, 60] = 1
     maps["offset"][0, 0, 20, 61] = -1.0  # the same centre
     maps["depth"][0, :, 20, 61] = torch.tensor([0.1, -5.0])
     maps["depth"][0, :, 20, 59] = torch.tensor([-0.5, -5.0])  # its centre: a cell away
-    z = decoded(maps, Recipe(), 0.9)["xyz"][0, 2]
+    z = decoded(maps, TrainConfig(), 0.9)["xyz"][0, 2]
     np.testing.assert_allclose(z, TYPICAL_DEPTH * np.exp(0.1), rtol=0.01)
 
 
 def test_regressed_positions_are_not_pooled():
     """Their neighbours do not say where the centre is."""
-    recipe = Recipe(position="regressed")
-    maps = random_maps(recipe)
+    train_config = TrainConfig(position="regressed")
+    maps = random_maps(train_config)
     maps["heatmap"] = torch.zeros_like(maps["heatmap"])
     maps["heatmap"][0, 0, 20, 60] = 1
-    z = decoded(maps, recipe, 0.9)["xyz"][0, 2]
+    z = decoded(maps, train_config, 0.9)["xyz"][0, 2]
     np.testing.assert_allclose(z, TYPICAL_DEPTH * np.exp(float(maps["depth"][0, 0, 20, 60])), rtol=1e-6)

@@ -4,41 +4,41 @@ import numpy as np
 import pytest
 import torch
 
-from carpose.config.recipe import Recipe
+from carpose.config.train_config import TrainConfig
 from carpose.heads import loss
 from tests.heads.made_up import SIZE, encoded, losses_of, perfect_maps, random_maps, scene
 
-BOTH = Recipe(heads=["height"])
+BOTH = TrainConfig(heads=["height"])
 
 
 def test_focal_loss_against_the_formula():
     """CornerNet eq. 1, cell by cell, in plain Python."""
-    targets = encoded(*scene(5), Recipe())
-    maps = random_maps(Recipe())
+    targets = encoded(*scene(5), TrainConfig())
+    maps = random_maps(TrainConfig())
     p = 1 / (1 + np.exp(-maps["heatmap"][0, 0].double().numpy()))
     y = targets["heatmap"][0].astype(float)
     value = np.where(y == 1, (1 - p) ** 2 * -np.log(p), (1 - y) ** 4 * p**2 * -np.log(1 - p)).sum() / 5
-    losses = losses_of([maps], targets, Recipe())
+    losses = losses_of([maps], targets, TrainConfig())
     assert float(losses["heatmap"]) == pytest.approx(value, rel=1e-4)
 
 
 def test_cross_entropy_against_the_formula():
     """With the soft heat map, over its sum on and off the peaks; the masked half counts for nothing."""
-    recipe = Recipe(heatmap_loss="bce")
-    targets, maps = encoded(*scene(5), recipe), random_maps(recipe)
+    train_config = TrainConfig(heatmap_loss="bce")
+    targets, maps = encoded(*scene(5), train_config), random_maps(train_config)
     targets["ignore"][:, :, 60:] = True
     p = 1 / (1 + np.exp(-maps["heatmap"][0, 0].double().numpy()))
     y = targets["heatmap"][0].astype(float)
     error = -(y * np.log(p) + (1 - y) * np.log(1 - p)) * ~targets["ignore"][0]
     value = (error * y).sum() / y.sum() + 10 * (error * (1 - y)).sum() / (1 - y).sum()
-    losses = losses_of([maps], targets, recipe)
+    losses = losses_of([maps], targets, train_config)
     assert float(losses["heatmap"]) == pytest.approx(value, rel=1e-4)
 
 
 def test_cells_of_unsure_cars_have_no_gradient():
-    targets = encoded(*scene(1), Recipe(), weight=np.zeros(1))
-    maps = {name: value.requires_grad_() for name, value in random_maps(Recipe()).items()}
-    losses_of([maps], targets, Recipe())["heatmap"].backward()
+    targets = encoded(*scene(1), TrainConfig(), weight=np.zeros(1))
+    maps = {name: value.requires_grad_() for name, value in random_maps(TrainConfig()).items()}
+    losses_of([maps], targets, TrainConfig())["heatmap"].backward()
     gradient = maps["heatmap"].grad[:, 0]
     assert (gradient[torch.from_numpy(targets["ignore"])] == 0).all()
     assert (gradient[torch.from_numpy(~targets["ignore"])] != 0).all()
@@ -93,7 +93,7 @@ def test_a_batch_without_cars_has_losses_and_gradients():
 
 
 def test_losses_come_in_the_order_of_their_weights():
-    recipe = Recipe(heads=["height"], loss_weights={"rotation": 1.0})
-    losses = losses_of([random_maps(recipe)], encoded(*scene(), recipe), recipe)
-    assert list(losses) == list(loss.weights(recipe))
-    assert loss.weights(recipe)["rotation"] == 1.0 and loss.weights(Recipe())["rotation"] == 30.0
+    train_config = TrainConfig(heads=["height"], loss_weights={"rotation": 1.0})
+    losses = losses_of([random_maps(train_config)], encoded(*scene(), train_config), train_config)
+    assert list(losses) == list(loss.weights(train_config))
+    assert loss.weights(train_config)["rotation"] == 1.0 and loss.weights(TrainConfig())["rotation"] == 30.0

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from carpose.config.recipe import Recipe
+from carpose.config.train_config import TrainConfig
 from carpose.geometry import rotation
 from carpose.heads.depth import PARAMETRISATIONS
 from carpose.heads.head import make_heads
@@ -13,12 +13,12 @@ from tests import reference
 from tests.heads.made_up import FOCAL, INTRINSICS, SIZE, batch_of_four, encoded, scene
 
 AREA = SIZE[0] * SIZE[1]
-BOTH = Recipe(heads=["height"])
+BOTH = TrainConfig(heads=["height"])
 
 
-@pytest.mark.parametrize("recipe", [Recipe(), BOTH], ids=["fixed", "height"])
-def test_targets_of_a_batch_are_those_of_its_pictures(recipe):
-    together, alone = batch_of_four(recipe)
+@pytest.mark.parametrize("train_config", [TrainConfig(), BOTH], ids=["fixed", "height"])
+def test_targets_of_a_batch_are_those_of_its_pictures(train_config):
+    together, alone = batch_of_four(train_config)
     for name, value in together.items():
         parts = [targets[name] for targets in alone]
         if name in ("peak", "cell"):
@@ -29,12 +29,12 @@ def test_targets_of_a_batch_are_those_of_its_pictures(recipe):
 @pytest.mark.parametrize("crowded", [False, True])
 def test_targets_agree_with_the_literal_loop(crowded):
     """Cell by cell the same; the heat map is cut off beyond three σ."""
-    recipe = Recipe()
+    train_config = TrainConfig()
     xyz, turn = scene(40)
     if crowded:
         xyz, turn = np.concatenate([xyz, xyz * [1.02, 1, 1]]), np.concatenate([turn, turn[::-1]])
-    targets = encoded(xyz, turn, recipe)
-    heatmap, cells = reference.targets(xyz, turn, INTRINSICS, SIZE, FOCAL, recipe)
+    targets = encoded(xyz, turn, train_config)
+    heatmap, cells = reference.targets(xyz, turn, INTRINSICS, SIZE, FOCAL, train_config)
     near = heatmap > np.exp(-4.5)
     np.testing.assert_allclose(targets["heatmap"][0][near], heatmap[near], rtol=1e-6)
     assert (targets["heatmap"][0] <= heatmap + 1e-6).all()
@@ -50,22 +50,22 @@ def test_zoomed_picture_has_another_depth_target():
     """Depth is learnt relative to the focal length."""
     xyz, turn = scene(1)
     zoom = np.diag([1.3, 1.3, 1.0])
-    plain = encoded(xyz, turn, Recipe(), size=(256, 80))
-    zoomed = encoded(xyz, turn, Recipe(), size=(256, 80), intrinsics=zoom @ INTRINSICS)
+    plain = encoded(xyz, turn, TrainConfig(), size=(256, 80))
+    zoomed = encoded(xyz, turn, TrainConfig(), size=(256, 80), intrinsics=zoom @ INTRINSICS)
     np.testing.assert_allclose(np.exp(plain["depth"] - zoomed["depth"]), 1.3, rtol=1e-5)
 
 
 def test_heatmap_is_a_maximum_with_peaks_of_one():
     xyz, turn = scene(30)
     xyz = np.concatenate([xyz, xyz + [0.3, 0, 0]])  # overlapping peaks
-    targets = encoded(xyz, np.concatenate([turn, turn]), Recipe())
+    targets = encoded(xyz, np.concatenate([turn, turn]), TrainConfig())
     assert targets["heatmap"].max() == 1.0
     np.testing.assert_array_equal(targets["heatmap"].reshape(-1)[targets["peak"]], 1.0)
 
 
 def test_cars_outside_the_picture_or_behind_have_no_target():
     xyz = np.array([[500.0, 5, 20], [0, 5, -10], [0, 5, 25]])
-    assert len(encoded(xyz, np.stack([np.eye(3)] * 3), Recipe())["peak"]) == 1
+    assert len(encoded(xyz, np.stack([np.eye(3)] * 3), TrainConfig())["peak"]) == 1
 
 
 def test_no_car_gives_empty_targets():
@@ -76,23 +76,25 @@ def test_no_car_gives_empty_targets():
 
 def test_unsure_car_is_neither_positive_nor_negative():
     xyz, turn = scene(1)
-    targets = encoded(xyz, turn, Recipe(), weight=np.zeros(1))
+    targets = encoded(xyz, turn, TrainConfig(), weight=np.zeros(1))
     assert targets["ignore"].sum() >= 5 and len(targets["peak"]) == 0 and len(targets["cell"]) == 0
     assert targets["heatmap"].max() == 0
 
 
 def test_two_cars_in_one_cell_keep_one():
     xyz, turn = scene(1)
-    targets = encoded(np.concatenate([xyz, xyz * 1.0001]), np.concatenate([turn, turn]), Recipe())
+    targets = encoded(np.concatenate([xyz, xyz * 1.0001]), np.concatenate([turn, turn]), TrainConfig())
     assert len(targets["peak"]) == 1 and len(np.unique(targets["cell"])) == len(targets["cell"])
 
 
 @pytest.mark.parametrize("depth", list(PARAMETRISATIONS))
 def test_noise_of_a_label_is_in_the_units_of_its_target(depth):
     """A car as much farther as its label's error may be has a target as much apart as the noise says."""
-    recipe = Recipe(depth=depth)
+    train_config = TrainConfig(depth=depth)
     xyz, turn = np.array([[1.0, 1.5, 20.0]]), np.eye(3)[None]
-    near, far = (encoded(xyz * factor, turn, recipe, noise=np.array([0.02])) for factor in (1, np.exp(0.002)))
+    near, far = (
+        encoded(xyz * factor, turn, train_config, noise=np.array([0.02])) for factor in (1, np.exp(0.002))
+    )
     assert near["depth_noise"][0, 0] * np.sqrt(2) / 0.02 == pytest.approx(
         abs(float(far["depth"][0, 0]) - float(near["depth"][0, 0])) / 0.002, rel=0.01
     )
@@ -105,18 +107,18 @@ def test_labels_have_noise_where_the_training_has_any():
     assert not none_of_it["height_noise"].any()
 
 
-@pytest.mark.parametrize("recipe", [BOTH, Recipe(position="regressed")], ids=["ray", "regressed"])
-def test_each_head_maps_what_it_says_of_a_mirror_image_back(recipe):
+@pytest.mark.parametrize("train_config", [BOTH, TrainConfig(position="regressed")], ids=["ray", "regressed"])
+def test_each_head_maps_what_it_says_of_a_mirror_image_back(train_config):
     """Targets of the mirrored scene, taken for the outputs in it, are those of the scene itself."""
     xyz, turn = scene()
     flip = np.array([[-1, 0, SIZE[0] - 1], [0, 1, 0], [0, 0, 1]]) @ INTRINSICS @ rotation.MIRROR
     mirrored = rotation.MIRROR @ turn @ rotation.MIRROR
-    targets = encoded(xyz, turn, recipe)
-    other = encoded(xyz @ rotation.MIRROR, mirrored, recipe, intrinsics=flip)
+    targets = encoded(xyz, turn, train_config)
+    other = encoded(xyz @ rotation.MIRROR, mirrored, train_config, intrinsics=flip)
     rows, columns = np.divmod(other["cell"], SIZE[0])
     cells = rows * SIZE[0] + SIZE[0] - 1 - columns
     assert sorted(cells) == targets["cell"].tolist()
-    for name, head in make_heads(recipe).items():
+    for name, head in make_heads(train_config).items():
         if name != "heatmap":
             back = head.mirrored(torch.from_numpy(other[name])).numpy()[np.argsort(cells)]
             np.testing.assert_allclose(back, targets[name], rtol=1e-4, atol=1e-5, err_msg=name)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import models
-from carpose.config.recipe import Recipe
+from carpose.config.train_config import TrainConfig
 from carpose.core.errors import UserError
 from carpose.heads import loss
 from carpose.heads.head import make_heads
@@ -19,12 +19,12 @@ SMALL = {"width": 0.125, "neck_channels": 8}
 PLAIN = code_blocks("extending.md")["models/plain.py"]
 
 
-def train_and_predict(recipe):
+def train_and_predict(train_config):
     """One forward and backward pass, and one of prediction."""
-    network = build(recipe)
-    targets = tensors(encoded(*scene(), recipe))
+    network = build(train_config)
+    targets = tensors(encoded(*scene(), train_config))
     pictures = torch.randn(1, 3, 4 * SIZE[1], 4 * SIZE[0])
-    losses = loss.compute(network(pictures, targets["cell"]), targets, recipe, totals(targets))
+    losses = loss.compute(network(pictures, targets["cell"]), targets, train_config, totals(targets))
     sum(losses.values()).backward()
     assert all(parameter.grad is not None for parameter in network.parameters())
     predictor = Predictor(fold_batch_norms(network))
@@ -32,7 +32,7 @@ def train_and_predict(recipe):
         heatmap, features = predictor(pictures)
         poses = predictor.poses(features, torch.arange(5))
     assert heatmap.shape == (1, 1, *SIZE[::-1])
-    assert set(poses) == set(make_heads(recipe)) - {"heatmap"}
+    assert set(poses) == set(make_heads(train_config)) - {"heatmap"}
     return network
 
 
@@ -42,29 +42,29 @@ def test_a_new_backbone_is_one_short_file_and_one_entry(tmp_path, monkeypatch):
     monkeypatch.setattr(models, "__path__", [*models.__path__, str(tmp_path)])
     entry = Backbone("models.plain:Plain", neck="unet", options={"first": 64}, keys=())
     monkeypatch.setitem(BACKBONES, "plain", entry)
-    network = train_and_predict(Recipe(backbone="plain", **SMALL))
+    network = train_and_predict(TrainConfig(backbone="plain", **SMALL))
     assert network.encoder.levels[0][0].out_channels == 8 and type(network.neck).__name__ == "Unet"
-    narrow, wide = (build(Recipe(backbone="plain", neck="fpn", width=width)) for width in (0.25, 0.5))
+    narrow, wide = (build(TrainConfig(backbone="plain", neck="fpn", width=width)) for width in (0.25, 0.5))
     assert count_parameters(narrow) < count_parameters(wide)
 
 
 def test_networks_of_timm_are_backbones_as_they_are():
-    network = train_and_predict(Recipe(backbone="timm:resnet18", neck_channels=8, heads=["height"]))
+    network = train_and_predict(TrainConfig(backbone="timm:resnet18", neck_channels=8, heads=["height"]))
     assert network.encoder.feature_info.channels() == [64, 128, 256, 512]
 
 
 def test_the_default_neck_and_the_keys_are_those_of_the_entry():
     def neck(**settings):
-        return type(build(Recipe(**SMALL, **settings)).neck).__name__
+        return type(build(TrainConfig(**SMALL, **settings)).neck).__name__
 
     assert neck(backbone="dla34") == "Ida" and neck(backbone="efficientnet_b0") == "Fpn"
     assert neck(backbone="dla34", neck="fpn") == "Fpn"
-    hourglass = build(Recipe(backbone="hourglass", neck="fpn", stacks=3, modules=1, **SMALL))
+    hourglass = build(TrainConfig(backbone="hourglass", neck="fpn", stacks=3, modules=1, **SMALL))
     assert len(hourglass.hourglasses) == 3, "a whole network has no neck"
 
 
 def test_the_mask_is_a_fourth_channel():
-    network = build(Recipe(backbone="dla34", mask_channel=True, **SMALL))
+    network = build(TrainConfig(backbone="dla34", mask_channel=True, **SMALL))
     assert len(network(torch.randn(2, 4, 64, 64))) == 1
 
 
@@ -86,4 +86,4 @@ def test_the_mask_is_a_fourth_channel():
 )
 def test_what_cannot_be_built_is_told(settings, told):
     with pytest.raises(UserError, match=told):
-        build(Recipe(**settings))
+        build(TrainConfig(**settings))

@@ -16,8 +16,8 @@ def test_checkpoints_that_cannot_be_used(tmp_path):
         "text": b"no model, but some text",
         "half": path.read_bytes()[: path.stat().st_size // 2],
         "tensor": torch.zeros(3),
-        "unknown": content | {"recipe": content["recipe"] | {"backbone": "resnet"}},
-        "wider": content | {"recipe": content["recipe"] | {"width": 0.25}},
+        "unknown": content | {"train_config": content["train_config"] | {"backbone": "resnet"}},
+        "wider": content | {"train_config": content["train_config"] | {"width": 0.25}},
         "light": content | {"weights": {}},
         "found": {key: value for key, value in content.items() if key != "provenance"},
     }

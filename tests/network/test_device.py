@@ -13,7 +13,7 @@ import torch
 
 from carpose.core.errors import UserError
 from carpose.network import device
-from carpose.network.device import number_format
+from carpose.network.device import autocast_dtype
 from carpose.train import distributed
 
 CPU = torch.device("cpu")
@@ -31,8 +31,8 @@ CPU = torch.device("cpu")
 )
 def test_bf16_where_it_is_fast(monkeypatch, capabilities, expected):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
-    assert number_format(CPU, "auto") is expected
-    assert number_format(CPU, "off") is None and number_format(CPU, "bf16") is torch.bfloat16
+    assert autocast_dtype(CPU, "auto") is expected
+    assert autocast_dtype(CPU, "off") is None and autocast_dtype(CPU, "bf16") is torch.bfloat16
 
 
 # Which GPU. There is none here: torch's answers are pretended, the locks are real.
@@ -48,17 +48,17 @@ def gpus(monkeypatch, tmp_path):
         torch.cuda, "get_device_properties", lambda index: SimpleNamespace(uuid=f"gpu{index}")
     )
     monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
-    monkeypatch.setattr(device, "repeatable", lambda: None)
+    monkeypatch.setattr(device, "set_deterministic", lambda: None)
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
 def test_each_training_has_a_gpu_of_its_own(gpus):
-    with device.lease(1) as one, device.lease(1) as two:
+    with device.acquire_device(1) as one, device.acquire_device(1) as two:
         assert (one.index, two.index) == (0, 1)
-    with device.lease(1) as again:
+    with device.acquire_device(1) as again:
         assert again.index == 0
-    with device.lease(0) as none:
+    with device.acquire_device(0) as none:
         assert none.type == "cpu"
 
 
@@ -82,7 +82,7 @@ def test_more_gpus_than_there_are(gpus, monkeypatch):
     with pytest.raises(UserError, match="gpus: 3 are asked for, this machine has 2"):
         device.acquire(3)
     monkeypatch.setenv("LOCAL_RANK", "2")
-    with pytest.raises(UserError, match="process 2 of this machine finds 2 GPUs"), device.lease(1):
+    with pytest.raises(UserError, match="process 2 of this machine finds 2 GPUs"), device.acquire_device(1):
         pass
 
 
@@ -105,7 +105,7 @@ def test_a_team_sees_the_gpus_that_its_launch_owns(gpus, monkeypatch):
     assert started == [("2", "6,7")]
     busy[0].close()
     monkeypatch.setenv("LOCAL_RANK", "1")
-    with device.lease(2) as own:  # of those it sees, without a lock
+    with device.acquire_device(2) as own:  # of those it sees, without a lock
         assert own.index == 1
 
 

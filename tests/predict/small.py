@@ -5,17 +5,17 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from carpose.config.recipe import Recipe
+from carpose.config.train_config import TrainConfig
 from carpose.network.checkpoint import build, save_checkpoint
 
-RECIPE = Recipe(backbone="dla34", width=0.125, neck_channels=16, input_width=192, input_height=64)
+TRAIN_CONFIG = TrainConfig(backbone="dla34", width=0.125, neck_channels=16, input_width=192, input_height=64)
 CPU = torch.device("cpu")
 
 
 def checkpoint(path, provenance=None, **changes):
     """An untrained network; another seed gives other weights of the same recipe."""
-    recipe = replace(RECIPE, **changes)
-    save_checkpoint(path, build(recipe).state_dict(), replace(recipe, seed=0), provenance or {})
+    train_config = replace(TRAIN_CONFIG, **changes)
+    save_checkpoint(path, build(train_config).state_dict(), replace(train_config, seed=0), provenance or {})
     return path
 
 

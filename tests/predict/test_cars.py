@@ -20,7 +20,7 @@ from carpose.predict.cars import predict_cars, predict_view, to_table
 from carpose.predict.networks import RawPrediction, load_networks
 from tests.heads.made_up import poses_of
 from tests.helpers import run_module
-from tests.predict.small import CPU, RECIPE, checkpoint, same
+from tests.predict.small import CPU, TRAIN_CONFIG, checkpoint, same
 
 SETTINGS = Predict(threshold=0.001)
 INTRINSICS = (
@@ -44,7 +44,7 @@ def train_ids(prepared, count=None):
 def found(prepared, networks, images=4, workers=0, **changes):
     settings = replace(SETTINGS, **changes)
     ids = train_ids(prepared, images)
-    return predict_cars(networks, RECIPE, prepared / "cache", ids, CPU, settings, workers=workers)
+    return predict_cars(networks, TRAIN_CONFIG, prepared / "cache", ids, CPU, settings, workers=workers)
 
 
 def test_networks_together_and_alone(prepared, models):
@@ -73,7 +73,7 @@ def test_views_of_a_turned_camera_are_fused(prepared, models):
     networks, _ = load_networks(models[:1], CPU)
     turns = [[1.0, -0.5, 2.0], [0.0, 0.5, 0.0]]
     ids = train_ids(prepared, 4)
-    views = [Photos(prepared / "cache", ids, RECIPE, augment.turned(*turn)) for turn in turns]
+    views = [Photos(prepared / "cache", ids, TRAIN_CONFIG, augment.turned(*turn)) for turn in turns]
     seen = [predict_view(networks, photos, CPU, SETTINGS)[0] for photos in views]
     plain = found(prepared, networks)[0]
     same(found(prepared, networks, tta_rotations_deg=turns[:1])[0], seen[0])
@@ -96,15 +96,15 @@ def test_turned_view_is_turned_back():
     xyz, own = np.array([[2.0, 5, 30]]), rotation.matrix([[0.15, 0.4, -3.1]])
     view = SimpleNamespace(map_intrinsics=INTRINSICS, focal_reference=camera.focal(INTRINSICS))
     targets = encode(
-        xyz @ turn.T, turn @ own, np.ones(1), INTRINSICS, (128, 40), view.focal_reference, RECIPE
+        xyz @ turn.T, turn @ own, np.ones(1), INTRINSICS, (128, 40), view.focal_reference, TRAIN_CONFIG
     )
-    maps = {name: torch.zeros(1, head.channels, 40, 128) for name, head in make_heads(RECIPE).items()}
+    maps = {name: torch.zeros(1, head.channels, 40, 128) for name, head in make_heads(TRAIN_CONFIG).items()}
     maps["heatmap"][:, 0] = torch.from_numpy(targets["heatmap"])
     for name in ("offset", "depth", "rotation"):
         values = torch.from_numpy(targets[name]).T
         maps[name][0, : len(values), targets["cell"] // 128, targets["cell"] % 128] = values
     prediction = RawPrediction(maps["heatmap"], poses_of(maps))
-    (car,) = to_table(prediction, view, RECIPE, ["ID_1"], 0.99, turn).itertuples()
+    (car,) = to_table(prediction, view, TRAIN_CONFIG, ["ID_1"], 0.99, turn).itertuples()
     np.testing.assert_allclose([car.x, car.y, car.z], xyz[0], rtol=1e-4)
     np.testing.assert_allclose([car.pitch, car.yaw, car.roll], [0.15, 0.4, -3.1], atol=1e-4)
 
@@ -114,7 +114,7 @@ def test_no_car_in_the_mask(prepared, models):
     ids = train_ids(prepared)
     all_cars, rest = (found(prepared, networks, None, mask_filter=masked)[0] for masked in (False, True))
     assert len(rest) > 0
-    photos = Photos(prepared / "cache", ids, RECIPE)
+    photos = Photos(prepared / "cache", ids, TRAIN_CONFIG)
     masks = {name: photos[number][..., 3] > 127 for number, name in enumerate(ids)}
     assert any(mask.any() for mask in masks.values())
     inside = sum(in_mask(car, masks[car.ImageId], photos) for car in all_cars.itertuples())
@@ -149,7 +149,7 @@ def test_command_line_gives_each_photo_to_the_fold_that_never_saw_it(prepared, m
     own = folds.index[folds == 1].tolist()
     networks, _ = load_networks(models, CPU)
     settings = replace(SETTINGS, tta_rotations_deg=[[0, 0.5, 0], [0, -0.5, 0]])
-    expected, _ = predict_cars(networks[1:], RECIPE, prepared / "cache", own, CPU, settings)
+    expected, _ = predict_cars(networks[1:], TRAIN_CONFIG, prepared / "cache", own, CPU, settings)
     same(oof[oof.fold == 1].reset_index(drop=True).drop(columns="fold"), expected)
     test_ids = set(pd.read_parquet(prepared / "images.parquet").query("split == 'test'").ImageId)
     assert set(cars.read(tables["test"]).ImageId) <= test_ids

@@ -7,15 +7,22 @@ import torch
 
 from carpose.core.errors import UserError
 from carpose.network.checkpoint import build
-from carpose.predict.networks import RawPrediction, flipped_forward, forward, load_networks, mean, placed
+from carpose.predict.networks import (
+    RawPrediction,
+    flipped_forward,
+    forward,
+    load_networks,
+    mean,
+    prepare_for_inference,
+)
 from models.predictor import Predictor
-from tests.predict.small import CPU, RECIPE, checkpoint
+from tests.predict.small import CPU, TRAIN_CONFIG, checkpoint
 
 
 def test_all_folds_have_one_recipe(tmp_path):
     first, other = checkpoint(tmp_path / "a0.pt", seed=1), checkpoint(tmp_path / "a1.pt", seed=2)
-    networks, recipe = load_networks([first, other], CPU)
-    assert [type(network) for network in networks] == [Predictor, Predictor] and recipe == RECIPE
+    networks, train_config = load_networks([first, other], CPU)
+    assert [type(network) for network in networks] == [Predictor, Predictor] and train_config == TRAIN_CONFIG
     changed = checkpoint(tmp_path / "changed.pt", epochs=7)
     with pytest.raises(UserError, match=r"changed.pt: its recipe differs from .*a0.pt"):
         load_networks([first, changed], CPU)
@@ -33,11 +40,11 @@ def test_a_fold_s_network_predicts_its_own_photos_alone(tmp_path):
 def test_mirrored_photo_has_mirrored_cars(change):
     """What the mirror image's maps are made of: flipped maps of the mirrored picture are those of the picture
     after flipping twice."""
-    recipe = replace(RECIPE, **change)
-    model = placed(build(recipe), recipe, CPU)
+    train_config = replace(TRAIN_CONFIG, **change)
+    model = prepare_for_inference(build(train_config), train_config, CPU)
     pictures = torch.randint(0, 255, (2, 64, 192, 4), dtype=torch.uint8)
-    once = flipped_forward(model, pictures, recipe, CPU)
-    twice = flipped_forward(model, pictures.flip(2), recipe, CPU)
+    once = flipped_forward(model, pictures, train_config, CPU)
+    twice = flipped_forward(model, pictures.flip(2), train_config, CPU)
     torch.testing.assert_close(twice.heatmap.flip(3), once.heatmap)
     cells = torch.arange(once.heatmap.numel())
     mirrored = cells.view(once.heatmap.shape).flip(3).flatten()
@@ -49,9 +56,11 @@ def test_mirrored_photo_has_mirrored_cars(change):
 
 
 def test_mean_of_two_networks():
-    one, other = (placed(build(replace(RECIPE, seed=seed)), RECIPE, CPU) for seed in (1, 2))
+    one, other = (
+        prepare_for_inference(build(replace(TRAIN_CONFIG, seed=seed)), TRAIN_CONFIG, CPU) for seed in (1, 2)
+    )
     pictures = torch.randint(0, 255, (2, 64, 192, 4), dtype=torch.uint8)
-    predictions = [forward(model, pictures, RECIPE, CPU) for model in (one, other)]
+    predictions = [forward(model, pictures, TRAIN_CONFIG, CPU) for model in (one, other)]
     both, cells = mean(predictions), torch.tensor([5, 700])
     assert isinstance(both, RawPrediction)
     torch.testing.assert_close(both.heatmap, (predictions[0].heatmap + predictions[1].heatmap) / 2)

@@ -54,8 +54,8 @@ def test_roles_and_weights(world):
     assert set(table["role"]) == {"positive", "ignore"}
     assert (table.loc[~sure, "weight"] == 0).all()
     np.testing.assert_array_equal(table.loc[sure, "weight"], table.loc[sure, "score"])
-    assert table.loc[sure, "score"].min() >= report["cut_positive"] > table.loc[~sure, "score"].max()
-    assert table["score"].min() >= report["cut_ignore"]
+    assert table.loc[sure, "score"].min() >= report["threshold_positive"] > table.loc[~sure, "score"].max()
+    assert table["score"].min() >= report["threshold_ignore"]
     assert (table["depth_sigma"] > 0).all() and (table["fold"] == 0).all()
     assert (report["positive"], report["ignore"]) == (sure.sum(), (~sure).sum())
 
@@ -171,9 +171,9 @@ def files(tmp_path, world):
     def run(name, *more, test_members=named["test"], **options):
         tables = ("--labels", tmp_path / "labels.parquet", "--folds", tmp_path / "folds.parquet")
         members = ("--fit-members", *named["fit"], "--test-members", *test_members)
-        cuts = ("--mode", "soft", "--precision-positive", 0.8, "--precision-ignore", 0.2)
+        precisions = ("--mode", "soft", "--precision-positive", 0.8, "--precision-ignore", 0.2)
         outputs = ("--output", tmp_path / f"{name}.parquet", "--report", tmp_path / f"{name}.json")
-        return run_module("carpose.pseudo", *tables, *members, *cuts, *outputs, *more, **options)
+        return run_module("carpose.pseudo", *tables, *members, *precisions, *outputs, *more, **options)
 
     return tmp_path, run
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from carpose.config.recipe import Recipe
+from carpose.config.train_config import TrainConfig
 from carpose.core.errors import UserError
 from carpose.heads.head import make_heads
 from carpose.registry import resolve
@@ -32,7 +32,7 @@ def test_every_dotted_name_names_something(dotted):
 
 
 def test_recipes_take_the_keys_of_backbones():
-    fields = set(vars(Recipe()))
+    fields = set(vars(TrainConfig()))
     assert {key for entry in BACKBONES.values() for key in entry.keys} <= fields
 
 
@@ -54,7 +54,7 @@ def test_unknown_backbones_are_told():
 def test_heads_come_in_the_registry_s_order():
     """It fixes random initialisation, and the order in which losses are summed."""
     fixed = ["heatmap", "offset", "depth", "rotation"]
-    assert list(make_heads(Recipe())) == fixed
-    assert list(make_heads(Recipe(heads=["height"]))) == [*fixed[:3], "height", "rotation"]
-    for name, head in make_heads(Recipe(heads=["height"])).items():
+    assert list(make_heads(TrainConfig())) == fixed
+    assert list(make_heads(TrainConfig(heads=["height"]))) == [*fixed[:3], "height", "rotation"]
+    for name, head in make_heads(TrainConfig(heads=["height"])).items():
         assert (head.name, head.channels) == (name, HEADS[name].channels)

@@ -138,7 +138,7 @@ def test_hidden_truth_does_not_choose():
 def result(world, study, variant) -> dict:
     """As `measure` writes it."""
     run = {"losses": {"loss": 3.0, "depth": 0.5}, "cpu_minutes": 1.25, "code": "1.0"}
-    run |= {"recipe": "r", "data": "d"}
+    run |= {"train_config": "r", "data": "d"}
     entries = {"base": ({}, world["base"]), variant: ({"radius": 0.4}, world[variant])}
     return {
         "study": study,
@@ -183,7 +183,7 @@ def test_a_file_that_is_no_result_is_named(tmp_path):
 @pytest.mark.parametrize(
     "differs, change",
     [
-        ("recipe digests", lambda content, base: base["runs"][1].update(recipe="other")),
+        ("recipe digests", lambda content, base: base["runs"][1].update(train_config="other")),
         ("data digests", lambda content, base: base["runs"][2].update(data="other")),
         ("seeds", lambda content, base: [run.update(seed=run["seed"] + 3) for run in base["runs"]]),
         ("photos to measure on", lambda content, base: content["photos"].update(test=31)),

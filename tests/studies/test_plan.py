@@ -34,7 +34,7 @@ def test_shipped_studies_are_valid(config):
     rest = {key: value for key, value in config.items() if key not in settings}
     # What workflow/studies.smk makes of it: the runs' caches are their own.
     rest["cache"] = rest["cache"] | {"crop": [-1.0, -1.0, 2.0, 2.0]}
-    check(rest | {"models": {name: run.recipe for name, run in runs.items()}})
+    check(rest | {"models": {name: run.train_config for name, run in runs.items()}})
 
 
 def test_a_study_s_view_must_be_in_its_own_cache(config):
@@ -96,9 +96,9 @@ def test_one_change_is_all_that_differs(config, tmp_path):
     runs = plan.runs(written(tmp_path, RADIUS), config)
     assert set(runs) == {(variant, seed) for variant in ("base", "changed") for seed in range(3)}
     base, changed = runs["base", 1], runs["changed", 1]
-    assert changed.recipe == {**base.recipe, "radius": 0.4}
-    assert base.recipe["seed"] == 1 and base.recipe["epochs"] == config["studies_epochs"]
-    assert base.recipe["width"] == config["models"]["hourglass"]["width"]
+    assert changed.train_config == {**base.train_config, "radius": 0.4}
+    assert base.train_config["seed"] == 1 and base.train_config["epochs"] == config["studies_epochs"]
+    assert base.train_config["width"] == config["models"]["hourglass"]["width"]
     assert (changed.predict, changed.cache) == (base.predict, base.cache)
     assert (base.name, changed.name, changed.trained) == ("base-hourglass-seed1", "mine-changed-seed1") + (
         changed.name,
@@ -109,8 +109,8 @@ def test_a_change_of_a_dictionary_keeps_what_it_does_not_name(config, tmp_path):
     config["train"]["loss_weights"] = {"depth": 0.5, "offset": 2.0}
     changed = written(tmp_path, {**RADIUS, "change": {"loss_weights": {"depth": 1.0}}})
     runs = plan.runs(changed, config)
-    assert runs["changed", 0].recipe["loss_weights"] == {"depth": 1.0, "offset": 2.0}
-    assert runs["base", 0].recipe["loss_weights"] == {"depth": 0.5, "offset": 2.0}
+    assert runs["changed", 0].train_config["loss_weights"] == {"depth": 1.0, "offset": 2.0}
+    assert runs["base", 0].train_config["loss_weights"] == {"depth": 0.5, "offset": 2.0}
     same = written(tmp_path, {**RADIUS, "change": {"loss_weights": {"offset": 2.0}}})
     with pytest.raises(UserError, match="loss_weights is {'offset': 2.0} in the base"):
         plan.runs(same, config)
@@ -132,8 +132,8 @@ def test_a_change_of_the_cache_gets_its_own(config, tmp_path):
 def test_epoch_cost_shortens_the_training(config, tmp_path):
     change = {"width": 0.25, "epoch_cost": 2.0}
     runs = plan.runs(written(tmp_path, {**RADIUS, "change": change, "together": "equal time"}), config)
-    assert runs["changed", 0].recipe["epochs"] == config["studies_epochs"] // 2
-    assert "epoch_cost" not in runs["changed", 0].recipe
+    assert runs["changed", 0].train_config["epochs"] == config["studies_epochs"] // 2
+    assert "epoch_cost" not in runs["changed", 0].train_config
 
 
 def test_selection(tmp_path):

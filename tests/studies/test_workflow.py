@@ -43,10 +43,10 @@ def test_a_study_ends_with_table_and_picture(finished):
     assert [variants[name]["retrained"] for name in ("base", "bce", "flip")] == [False, True, False]
     for entry in variants.values():
         assert [run["seed"] for run in entry["runs"]] == [0, 1]
-        assert all(run["recipe"] and run["code"] and run["data"] for run in entry["runs"])
+        assert all(run["train_config"] and run["code"] and run["data"] for run in entry["runs"])
         assert all(run["cpu_minutes"] > 0 and run["losses"]["depth"] for run in entry["runs"])
-    recipes = {name: [run["recipe"] for run in entry["runs"]] for name, entry in variants.items()}
-    assert recipes["flip"] == recipes["base"] != recipes["bce"]
+    train_configs = {name: [run["train_config"] for run in entry["runs"]] for name, entry in variants.items()}
+    assert train_configs["flip"] == train_configs["base"] != train_configs["bce"]
     assert len(list(results.rglob("model.pt"))) == 4, "fold 0 alone, and none for the changed prediction"
     table = json.loads((results / "table" / "studies.json").read_text())
     assert [row["study"] for row in table] == ["", "tiny", "tiny"]

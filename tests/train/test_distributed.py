@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from carpose.config.recipe import Recipe
+from carpose.config.train_config import TrainConfig
 from carpose.network.checkpoint import build, load_checkpoint
 from carpose.train import distributed
 from tests.helpers import ENVIRONMENT, options, run_background, run_module
@@ -53,7 +53,7 @@ def test_one_process_alone_writes(shared):
 
 @pytest.mark.parametrize("backbone", ["efficientnet_b0", "efficientnet_lite0", "dla34", "hourglass"])
 def test_batch_norms_over_all_processes_keep_their_activations(monkeypatch, backbone):
-    model = build(Recipe(backbone=backbone, width=0.125, neck_channels=16)).eval()
+    model = build(TrainConfig(backbone=backbone, width=0.125, neck_channels=16)).eval()
     pictures = torch.randn(1, 3, 64, 96)
     with torch.inference_mode():
         before = model(pictures)[-1]

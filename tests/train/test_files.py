@@ -7,14 +7,14 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from carpose.config.recipe import Recipe
+from carpose.config.train_config import TrainConfig
 from carpose.core import cars, parquet
 from carpose.core.errors import UserError
 from carpose.network.checkpoint import load_checkpoint
 from carpose.train import loop
 from tests.predict import small
 
-RECIPE = Recipe(input_width=192, input_height=64)
+TRAIN_CONFIG = TrainConfig(input_width=192, input_height=64)
 
 
 @pytest.fixture
@@ -30,13 +30,13 @@ def files(prepared, tmp_path):
 
 
 def test_a_state_belongs_to_all_that_is_learnt_from(files, tmp_path):
-    def digest(fold=0, recipe=RECIPE, **changes):
+    def digest(fold=0, train_config=TRAIN_CONFIG, **changes):
         changed = replace(files, **changes)
-        return loop.work_digest(changed, loop.read_tables(changed, fold), fold, recipe, None)
+        return loop.work_digest(changed, loop.read_tables(changed, fold), fold, train_config, None)
 
     first = digest()
     assert first == digest(output=tmp_path / "elsewhere")
-    assert first != digest(fold=1) and first != digest(recipe=replace(RECIPE, lr=0.1))
+    assert first != digest(fold=1) and first != digest(train_config=replace(TRAIN_CONFIG, lr=0.1))
     table = parquet.read(files.labels, {})
     cars.write(files.labels, table, ["written", "again"])
     assert digest() == first, "the same rows"
@@ -65,7 +65,7 @@ def test_a_state_belongs_to_what_matters_of_tables_and_checkpoints(pseudo, tmp_p
 
     def digest(start=None):
         network = None if start is None else load_checkpoint(start)[0]
-        return loop.work_digest(pseudo, loop.read_tables(pseudo, 0), 0, RECIPE, network)
+        return loop.work_digest(pseudo, loop.read_tables(pseudo, 0), 0, TRAIN_CONFIG, network)
 
     first = digest()
     images, folds = parquet.read_images(pseudo.images), parquet.read_folds(pseudo.folds)
@@ -85,7 +85,7 @@ def test_a_state_belongs_to_what_matters_of_tables_and_checkpoints(pseudo, tmp_p
 
 def test_pseudo_labels_of_the_fold_are_learnt_from(files, pseudo):
     alone, with_pseudo = loop.read_tables(files, 0), loop.read_tables(pseudo, 0)
-    plain, both = (tables.samples(files.cache, RECIPE) for tables in (alone, with_pseudo))
+    plain, both = (tables.samples(files.cache, TRAIN_CONFIG) for tables in (alone, with_pseudo))
     images = pd.read_parquet(files.images)
     assert set(alone.truth().ImageId) <= set(alone.valid_ids)
     assert with_pseudo.truth().equals(alone.truth()), "measured on labels alone"

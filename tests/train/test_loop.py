@@ -36,8 +36,8 @@ def test_history_and_checkpoint(undisturbed):
     history = pd.read_csv(undisturbed / "history.csv")
     assert list(history.epoch) == [1, 2, 3]
     assert np.isfinite(history[["loss", "heatmap", "offset", "depth", "rotation", "mAP"]]).all(axis=None)
-    _, recipe, provenance = load_checkpoint(undisturbed / "model.pt")
-    assert recipe.backbone == "dla34" and provenance["code_digest"] == code_digest()
+    _, train_config, provenance = load_checkpoint(undisturbed / "model.pt")
+    assert train_config.backbone == "dla34" and provenance["code_digest"] == code_digest()
     assert provenance["code"] and provenance["data"]
     assert provenance["fold"] == 0 and provenance["round"] == "first"
     assert not list(undisturbed.glob("state.pt*"))

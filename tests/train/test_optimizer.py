@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from carpose.config.keys import properties
-from carpose.config.recipe import Recipe
+from carpose.config.train_config import TrainConfig
 from carpose.train import state
 from carpose.train.optimizer import MovingAverage, make_optimizer, rate_schedule, scaled_rate
 
@@ -29,8 +29,8 @@ def test_schedules_of_timm(name):
 
 @pytest.mark.parametrize(("scaling", "factor"), [("none", 1), ("sqrt", 2), ("linear", 4)])
 def test_learning_rate_follows_the_batch(scaling, factor):
-    recipe = Recipe(batch_size=32, lr_batch_size=8, lr_scaling=scaling, lr=0.001)
-    assert scaled_rate(recipe) == pytest.approx(0.001 * factor)
+    train_config = TrainConfig(batch_size=32, lr_batch_size=8, lr_scaling=scaling, lr=0.001)
+    assert scaled_rate(train_config) == pytest.approx(0.001 * factor)
 
 
 def test_the_moving_average_is_timm_s_bit_for_bit():
@@ -43,17 +43,17 @@ def test_the_moving_average_is_timm_s_bit_for_bit():
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter))
-        ours.follow(step)
+        ours.update_from_model(step)
         theirs.update(model, step)
     for name, tensor in theirs.module.state_dict().items():
         torch.testing.assert_close(ours.module.state_dict()[name], tensor, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("name", properties(Recipe)["optimizer"]["enum"])
+@pytest.mark.parametrize("name", properties(TrainConfig)["optimizer"]["enum"])
 def test_every_optimiser_trains_and_its_state_is_plain(name, tmp_path):
     """What is saved is read without running code."""
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Conv2d(8, 4, 1))
-    optimizer = make_optimizer(model, Recipe(optimizer=name), 0.1)
+    optimizer = make_optimizer(model, TrainConfig(optimizer=name), 0.1)
     before = model[0].weight.detach().clone()
     for _ in range(2):  # some only measure in the first step
         optimizer.zero_grad()

@@ -36,8 +36,8 @@ def test_damaged_state_falls_back_to_the_one_before(path, damage, capsys):
 def test_state_of_another_recipe_is_set_aside(path, capsys):
     state.save(path, "a", {"x": 1})
     assert state.load(path, "b") is None
-    assert "another recipe" in capsys.readouterr().err
-    assert path.with_name("state.pt.other-recipe").exists() and not path.exists()
+    assert "another configuration" in capsys.readouterr().err
+    assert path.with_name("state.pt.other-config").exists() and not path.exists()
 
 
 def test_failed_write_leaves_the_state_before(path, monkeypatch):

@@ -7,14 +7,14 @@ import pandas as pd
 import pytest
 import torch
 
-from carpose.config.recipe import Recipe
+from carpose.config.train_config import TrainConfig
 from carpose.data.samples import Samples
 from carpose.heads.targets import pad_targets
 from carpose.network import graphs
 from carpose.train.step import Training
 
 CPU = torch.device("cpu")
-SMALL = Recipe(
+SMALL = TrainConfig(
     backbone="dla34", width=0.125, neck_channels=16, input_width=192, input_height=64, batch_size=2
 )
 BOTH_DEPTHS = replace(SMALL, heads=["height"])
@@ -25,9 +25,9 @@ def labels(prepared):
     return pd.read_parquet(prepared / "labels.parquet").assign(weight=1.0)
 
 
-def samples_of(prepared, labels, recipe, count=None, cars=None):
+def samples_of(prepared, labels, train_config, count=None, cars=None):
     names = sorted(labels.ImageId.unique())[:count]
-    return Samples(prepared / "cache", names, labels if cars is None else cars, recipe)
+    return Samples(prepared / "cache", names, labels if cars is None else cars, train_config)
 
 
 def first_batch(samples):
@@ -44,9 +44,9 @@ def through_a_file(state):
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw", "sgd"])
 def test_gradients_are_clipped_and_do_not_add_up(prepared, labels, optimizer):
-    recipe = replace(SMALL, optimizer=optimizer, clip_norm=1e-3)
-    batch = first_batch(samples_of(prepared, labels, recipe, 2))
-    training = Training(recipe, None, CPU)
+    train_config = replace(SMALL, optimizer=optimizer, clip_norm=1e-3)
+    batch = first_batch(samples_of(prepared, labels, train_config, 2))
+    training = Training(train_config, None, CPU)
     used, step = [], training.optimizer.step
 
     def watched(*args, **kwargs):
@@ -78,9 +78,9 @@ def test_the_average_follows_a_restored_training(prepared, labels):
 
 
 def test_a_batch_without_cars_trains_the_heat_map_alone(prepared, labels):
-    recipe = SMALL
-    batch = first_batch(samples_of(prepared, labels, recipe, 2, cars=labels[:0]))
-    training = Training(recipe, None, CPU)
+    train_config = SMALL
+    batch = first_batch(samples_of(prepared, labels, train_config, 2, cars=labels[:0]))
+    training = Training(train_config, None, CPU)
     values = training.step(*batch, 1e-3)()
     assert not training.is_broken(values) and values["norm"] > 0
     assert values["heatmap"] > 0 and values["depth"] == values["offset"] == values["rotation"] == 0
@@ -88,9 +88,13 @@ def test_a_batch_without_cars_trains_the_heat_map_alone(prepared, labels):
 
 
 def test_the_loss_is_the_weighted_sum_of_its_terms(prepared, labels):
-    recipe = replace(BOTH_DEPTHS, loss_weights={"height": 0.25, "rotation": 3})
-    values = Training(recipe, None, CPU).step(*first_batch(samples_of(prepared, labels, recipe, 2)), 0.0)()
-    weights = {name: recipe.weight_of(name) for name in ("heatmap", "offset", "depth", "height", "rotation")}
+    train_config = replace(BOTH_DEPTHS, loss_weights={"height": 0.25, "rotation": 3})
+    values = Training(train_config, None, CPU).step(
+        *first_batch(samples_of(prepared, labels, train_config, 2)), 0.0
+    )()
+    weights = {
+        name: train_config.weight_of(name) for name in ("heatmap", "offset", "depth", "height", "rotation")
+    }
     assert weights["height"] == 0.25 and list(values) == ["loss", *weights, "norm"]
     assert values["loss"] == pytest.approx(sum(weight * values[name] for name, weight in weights.items()))
 
@@ -130,12 +134,12 @@ def test_one_recording_serves_all_batches_of_a_training(prepared, labels, monkey
         return Again(recorded.function, copies, outputs), copies, outputs
 
     monkeypatch.setattr(graphs.Recorded, "record", record)
-    recipe = replace(BOTH_DEPTHS, batch_size=1)
+    train_config = replace(BOTH_DEPTHS, batch_size=1)
     table = labels.assign(depth_sigma=0.0)
     names = sorted(table.ImageId.unique())[:6]
     table.loc[table.ImageId.isin(names[::2]), "depth_sigma"] = 0.1
-    samples = samples_of(prepared, table, recipe, len(names))
-    one, other = (Training(recipe, None, CPU) for _ in range(2))
+    samples = samples_of(prepared, table, train_config, len(names))
+    one, other = (Training(train_config, None, CPU) for _ in range(2))
     one.recorded = graphs.Recorded(one.forward_backward)
     for place in range(len(names)):
         pictures, targets, _ = samples.collate([samples[0, place, place]])

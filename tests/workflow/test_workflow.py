@@ -178,7 +178,10 @@ def test_run_ends_with_a_valid_submission(finished):
     results = finished / "results" / "ci"
     fused = pd.read_parquet(results / "fused_test.parquet")
     image_ids = read_sample(results / "demo" / "sample_submission.csv")
-    for name, expected in (("submission", fused), ("submission_thresholded", fused[fused["sure"]])):
+    for name, expected in (
+        ("submission", fused),
+        ("submission_thresholded", fused[fused["above_threshold"]]),
+    ):
         assert validate(results / f"{name}.csv", image_ids)[0] == []
         assert len(read_submission(results / f"{name}.csv")[0]) == len(expected)
     table = pd.read_csv(results / "evaluation.csv")

@@ -16,13 +16,13 @@ from carpose.config.load import (
     gpus_of,
     models_of,
     parsed,
-    recipe_of,
-    recipes_of,
+    train_settings,
+    train_configs,
     refuse_keys_twice,
     with_models,
 )
 from carpose.config.options import command_line
-from carpose.config.recipe import Recipe
+from carpose.config.train_config import TrainConfig
 from carpose.config.sections import Cache, Demo, Exclude, Folds, Fuse, Predict, Pseudo, Running
 from carpose.core.errors import UserError
 from carpose.kaggle.identity import TABLES, data_identity
@@ -57,10 +57,10 @@ MODELS = models_of(config)
 GPUS = {name: gpus_of(config, name) for name in MODELS}
 # Published weights to begin with: timm's name → the backbone and width that they are for.
 FETCHED = {
-    published_name(recipe.backbone, recipe.width): recipe
+    published_name(train_config.backbone, train_config.width): train_config
     for model in MODELS
-    for recipe in recipes_of(config, model)
-    if recipe.pretrained == "hub"
+    for train_config in train_configs(config, model)
+    if train_config.pretrained == "hub"
 }
 FUSED_ROUNDS = range(ROUNDS) if config["fuse"]["rounds"] == "all" else config["fuse"]["rounds"]
 DEMO = not config["data_root"]
@@ -123,18 +123,18 @@ def unremembered(value):
     return lambda wildcards, input: value
 
 
-def recipe(wildcards):
+def train_keys(wildcards):
     """A model's recipe in a round; published weights come from the file that `fetch_weights` made."""
-    keys = recipe_of(config, wildcards.model, int(wildcards.round))
+    keys = train_settings(config, wildcards.model, int(wildcards.round))
     if keys.get("pretrained") == "hub":
-        name = published_name(keys["backbone"], keys.get("width", Recipe.width))
+        name = published_name(keys["backbone"], keys.get("width", TrainConfig.width))
         keys["pretrained"] = f"{RESULTS}/weights/{name}.safetensors"
     return keys
 
 
 def pretrained_weights(wildcards):
     """The file of weights that a training begins with, if any."""
-    source = recipe(wildcards).get("pretrained", "none")
+    source = train_keys(wildcards).get("pretrained", "none")
     return [] if source == "none" else source
 
 
@@ -144,7 +144,7 @@ def from_round_before(wildcards):
     if before < 0:
         return {}
     files = {"pseudo": f"{RESULTS}/round{before}/pseudo.parquet"}
-    if recipe(wildcards).get("start", Recipe.start) == "warm":
+    if train_keys(wildcards).get("start", TrainConfig.start) == "warm":
         files["start_weights"] = f"{RESULTS}/round{before}/{wildcards.model}/fold{wildcards.fold}/model.pt"
     return files
 
@@ -174,7 +174,7 @@ def members(rounds, table):
     return expand(f"{RESULTS}/round{{round}}/{{model}}/{table}.parquet", round=rounds, model=MODELS)
 
 
-def named(rounds, table):
+def name_path_args(rounds, table):
     """The same as NAME=PATH options, NAME being round0/dla34 and so on."""
     return " ".join(
         f"round{round}/{model}={RESULTS}/round{round}/{model}/{table}.parquet"

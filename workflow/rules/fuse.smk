@@ -19,7 +19,7 @@ rule fit_fusion:
     resources:
         **stage_resources("small"),
     params:
-        members=f"--members {named(FUSED_ROUNDS, 'oof')}",
+        members=f"--members {name_path_args(FUSED_ROUNDS, 'oof')}",
         fuse=settings(Fuse, {key: value for key, value in config["fuse"].items() if key != "rounds"}),
     shell:
         "python -m carpose.fuse.fit --labels {input.labels} --folds {input.folds} {params.members}"
@@ -40,7 +40,7 @@ rule fuse:
     resources:
         **stage_resources("small"),
     params:
-        members=f"--inputs {named(FUSED_ROUNDS, 'test')}",
+        members=f"--inputs {name_path_args(FUSED_ROUNDS, 'test')}",
     shell:
         "python -m carpose.fuse {params.members} --fit {input.fit} --output {output} 2>&1 | tee {log}"
 
@@ -53,7 +53,7 @@ rule write_submission:
         images=rules.check_data.output.images,
     output:
         all=f"{RESULTS}/submission{'_all_cars' if FOR_LEADERBOARD else ''}.csv",
-        sure=f"{RESULTS}/submission{'' if FOR_LEADERBOARD else '_thresholded'}.csv",
+        thresholded=f"{RESULTS}/submission{'' if FOR_LEADERBOARD else '_thresholded'}.csv",
     log:
         f"{RESULTS}/logs/write_submission.log",
     # Before tables of results and pictures: should one of these fail, it is there.
@@ -64,7 +64,7 @@ rule write_submission:
         **stage_resources("small"),
     shell:
         "python -m carpose.fuse.write {input.cars} --fit {input.fit} --images {input.images}"
-        " --all-output {output.all} --sure-output {output.sure} 2>&1 | tee {log}"
+        " --all-output {output.all} --thresholded-output {output.thresholded} 2>&1 | tee {log}"
 
 
 rule submit:

@@ -26,7 +26,7 @@ rule predict:
     params:
         # (The GPU comes from the resources: --resources gpu=N lowers it to what there is.)
         predict=settings(Predict, config["predict"]),
-        threads=lambda wildcards: f"--threads {recipe(wildcards).get('threads', Recipe.threads)}",
+        threads=lambda wildcards: f"--threads {train_keys(wildcards).get('threads', TrainConfig.threads)}",
         running=lambda wildcards, input: command_line(
             Running, {key: config["running"][key] for key in ("workers", "graphs")}
         ),

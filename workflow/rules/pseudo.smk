@@ -21,8 +21,8 @@ rule make_pseudo_labels:
         **stage_resources("small"),
     params:
         members=lambda wildcards: (
-            f"--fit-members {named([wildcards.round], 'oof')}"
-            f" --test-members {named([wildcards.round], 'test_folds')}"
+            f"--fit-members {name_path_args([wildcards.round], 'oof')}"
+            f" --test-members {name_path_args([wildcards.round], 'test_folds')}"
         ),
         pseudo=settings(Pseudo, config["pseudo"]),
         previous=lambda wildcards, input: f"--previous {input.previous}" if input.previous else "",

@@ -24,10 +24,10 @@ rule evaluate:
     resources:
         **stage_resources("small"),
     params:
-        members=f"--members fused={rules.fit_fusion.output.fused} {named(range(ROUNDS), 'oof')}",
+        members=f"--members fused={rules.fit_fusion.output.fused} {name_path_args(range(ROUNDS), 'oof')}",
         truth=lambda wildcards, input: (
             f"--test-truth {input.truth} --images {input.images} --test-members fused={input.fused_test}"
-            f" {named(range(ROUNDS), 'test')}"
+            f" {name_path_args(range(ROUNDS), 'test')}"
             if input.truth
             else ""
         ),
@@ -96,7 +96,7 @@ rule analyse_errors:
         **stage_resources("small"),
     params:
         data=unremembered(DATA),
-        members=f"--members fused={rules.fit_fusion.output.fused} {named(reversed(range(ROUNDS)), 'oof')}",
+        members=f"--members fused={rules.fit_fusion.output.fused} {name_path_args(reversed(range(ROUNDS)), 'oof')}",
         folder=unremembered(f"{RESULTS}/analysis"),
     shell:
         "python -m carpose.analysis errors --lenient --labels {input.labels} --images {input.images}"

@@ -11,7 +11,7 @@ rule fetch_weights:
         f"{ENVS}/torch.yaml"
     params:
         network=lambda wildcards: command_line(
-            Recipe, {key: getattr(FETCHED[wildcards.published], key) for key in ("backbone", "width")}
+            TrainConfig, {key: getattr(FETCHED[wildcards.published], key) for key in ("backbone", "width")}
         ),
     shell:
         "python -m carpose.network.weights {params.network} --output {output} 2>&1 | tee {log}"
@@ -40,7 +40,7 @@ rule train:
     benchmark:
         f"{RESULTS}/benchmarks/train/round{{round}}-{{model}}-fold{{fold}}.tsv"
     # The longest first: a long training that starts last leaves the other cores idle.
-    priority: lambda wildcards: recipe(wildcards).get("epochs", 0)
+    priority: lambda wildcards: train_keys(wildcards).get("epochs", 0)
     conda:
         f"{ENVS}/torch.yaml"
     threads: lambda wildcards: threads_of("train") * processes(wildcards)
@@ -50,7 +50,7 @@ rule train:
     params:
         # (The GPUs come from the resources: --resources gpu=N lowers them to what there is.)
         # Of the wildcards alone, so that a change of it is noticed.
-        recipe=lambda wildcards: command_line(Recipe, recipe(wildcards)),
+        train_config=lambda wildcards: command_line(TrainConfig, train_keys(wildcards)),
         later=lambda wildcards, input: " ".join(
             f"--{name.replace('_', '-')} {input[name]}"
             for name in ("pseudo", "start_weights")
@@ -69,4 +69,4 @@ rule train:
         " --cache $(dirname {input.cache}) --images {input.images} --labels {input.labels}"
         " --folds {input.folds} --fold {wildcards.fold} {params.later} --output {output.model}"
         " --history {output.history} --state {params.state} --gpus {resources.gpu}"
-        " {params.running} {params.events} {params.recipe} 2>&1 | {{ tee -a {log} || true; }}"
+        " {params.running} {params.events} {params.train_config} 2>&1 | {{ tee -a {log} || true; }}"

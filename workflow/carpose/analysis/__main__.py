@@ -86,7 +86,9 @@ def analyse_errors(args: argparse.Namespace) -> None:
 
 def submitted(predictions: pd.DataFrame) -> pd.DataFrame:
     """What would be submitted; of a model that was not fused, what is more likely there than not."""
-    return predictions[predictions["sure"] if "sure" in predictions else predictions["score"] > 0.5]
+    return predictions[
+        predictions["above_threshold"] if "above_threshold" in predictions else predictions["score"] > 0.5
+    ]
 
 
 def measure_receptive_fields(args: argparse.Namespace) -> None:

@@ -36,11 +36,11 @@ def pair(truth: pd.DataFrame, predictions: pd.DataFrame) -> np.ndarray:
     pairs["cost"] = np.hypot(across, np.log(reach / true_reach) / LOG_RANGE)
     pairs["score"] = predictions["score"].to_numpy(float)[pairs["p"]]
     pairs = pairs[pairs["cost"] < 1].sort_values(["score", "p", "cost"], ascending=[False, True, True])
-    meant, taken = np.full(len(predictions), -1), np.zeros(len(truth), bool)
+    matched_truth, taken = np.full(len(predictions), -1), np.zeros(len(truth), bool)
     for p, t in zip(pairs["p"].to_numpy(), pairs["t"].to_numpy(), strict=True):
-        if meant[p] < 0 and not taken[t]:
-            meant[p], taken[t] = t, True
-    return meant
+        if matched_truth[p] < 0 and not taken[t]:
+            matched_truth[p], taken[t] = t, True
+    return matched_truth
 
 
 def _pairs(predictions: pd.DataFrame, truth: pd.DataFrame) -> pd.DataFrame:
@@ -135,16 +135,16 @@ def by_group(
     return pd.DataFrame(rows, columns=columns)
 
 
-def by_threshold(truth: pd.DataFrame, predictions: pd.DataFrame, meant: np.ndarray) -> pd.DataFrame:
+def by_threshold(truth: pd.DataFrame, predictions: pd.DataFrame, matched_truth: np.ndarray) -> pd.DataFrame:
     """For each pair of thresholds, the share of the true cars that is hit, fails one or both, or is missed.
 
     meant: from `pair`. The metric's own matching can differ from it by a few cars.
     """
-    paired = meant >= 0
+    paired = matched_truth >= 0
     at = predictions[cars.POSITION].to_numpy(float)[paired]
-    true = truth[cars.POSITION].to_numpy(float)[meant[paired]]
+    true = truth[cars.POSITION].to_numpy(float)[matched_truth[paired]]
     distance = np.linalg.norm(at - true, axis=1) / np.linalg.norm(true, axis=1)
-    angle = rotation.distance(quaternion(predictions)[paired], quaternion(truth)[meant[paired]])
+    angle = rotation.distance(quaternion(predictions)[paired], quaternion(truth)[matched_truth[paired]])
     near = distance[:, None] < TRANSLATION
     turned = np.degrees(angle)[:, None] < ROTATION_DEG
     shares = {"hit": near & turned, "fails_distance": ~near & turned}
@@ -156,7 +156,7 @@ def by_threshold(truth: pd.DataFrame, predictions: pd.DataFrame, meant: np.ndarr
 
 
 def oracles(
-    truth: pd.DataFrame, predictions: pd.DataFrame, folds: pd.DataFrame, meant: np.ndarray
+    truth: pd.DataFrame, predictions: pd.DataFrame, folds: pd.DataFrame, matched_truth: np.ndarray
 ) -> pd.DataFrame:
     """mAP, each fold by itself, if one thing alone were right; and the gain of each, which do not add up.
 
@@ -165,8 +165,8 @@ def oracles(
     predictions that mean none, the second one of a car included. Best order scores each prediction by
     the number of thresholds that it passes.
     """
-    rows = np.flatnonzero(meant >= 0)
-    true = truth.iloc[meant[rows]]
+    rows = np.flatnonzero(matched_truth >= 0)
+    true = truth.iloc[matched_truth[rows]]
     at, goal = (table[cars.POSITION].to_numpy(float) for table in (predictions.iloc[rows], true))
 
     def changed(columns, values):
@@ -181,7 +181,7 @@ def oracles(
         "true depth and centre": changed(cars.POSITION, goal),
         "true rotation": changed(cars.ANGLES, true[cars.ANGLES].to_numpy(float)),
         "true pose": changed(cars.POSE, true[cars.POSE].to_numpy(float)),
-        "no misses": (truth.iloc[np.sort(meant[rows])], predictions),
+        "no misses": (truth.iloc[np.sort(matched_truth[rows])], predictions),
         "no false cars": (truth, predictions.iloc[rows]),
         "best order": (truth, predictions.assign(score=metric.match(truth, predictions).mean(axis=1))),
     }
@@ -200,18 +200,18 @@ def score_bins(truth: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
     return grouped.mean().assign(cars=grouped.size()).rename_axis("bin").reset_index()
 
 
-def depth_bins(truth: pd.DataFrame, predictions: pd.DataFrame, meant: np.ndarray) -> pd.DataFrame:
+def depth_bins(truth: pd.DataFrame, predictions: pd.DataFrame, matched_truth: np.ndarray) -> pd.DataFrame:
     """By fifths of the predicted σ of log z: mean σ, the error's root mean square, and the share of errors
     within one and two σ (Laplace: .757 and .941; normal: .683 and .954).
 
     Empty where no σ is predicted. Errors beyond a factor of 1.5 are not seen: `pair` ends there.
     """
-    rows = np.flatnonzero(meant >= 0)
+    rows = np.flatnonzero(matched_truth >= 0)
     sigma = predictions["depth_sigma"].to_numpy(float)[rows] if "depth_sigma" in predictions else np.array([])
     columns = ["bin", "sigma", "error", "within_1_sigma", "within_2_sigma", "cars"]
     if not np.isfinite(sigma).any():
         return pd.DataFrame(columns=columns)
-    error = np.log(predictions["z"].to_numpy(float)[rows] / truth["z"].to_numpy(float)[meant[rows]])
+    error = np.log(predictions["z"].to_numpy(float)[rows] / truth["z"].to_numpy(float)[matched_truth[rows]])
     table = pd.DataFrame({"sigma": sigma, "error": error**2})
     for times in (1, 2):
         table[f"within_{times}_sigma"] = (np.abs(error) < times * sigma).astype(float)
@@ -247,12 +247,12 @@ def errors(
     height).
     """
     truth, predictions = truth.reset_index(drop=True), predictions.reset_index(drop=True)
-    meant = pair(truth, predictions)
+    matched_truth = pair(truth, predictions)
     return {
         "groups": by_group(truth, predictions, intrinsics, photo_size),
-        "thresholds": by_threshold(truth, predictions, meant),
-        "oracles": oracles(truth, predictions, folds, meant),
+        "thresholds": by_threshold(truth, predictions, matched_truth),
+        "oracles": oracles(truth, predictions, folds, matched_truth),
         "scores": score_bins(truth, predictions),
-        "depth": depth_bins(truth, predictions, meant),
+        "depth": depth_bins(truth, predictions, matched_truth),
         "worst": worst_images(truth, predictions),
     }

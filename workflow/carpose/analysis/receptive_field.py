@@ -77,18 +77,18 @@ def measure(
     image_ids = image_ids[:: max(len(image_ids) // count, 1)][:count]
     rows, gradients = [], {}
     for path in checkpoints:
-        model, recipe, _ = load_checkpoint(path)
+        model, train_config, _ = load_checkpoint(path)
         model.eval()
         name = "/".join(path.parts[-4:-1]) or str(path)
-        photos = Photos(cache, image_ids, recipe)
+        photos = Photos(cache, image_ids, train_config)
         batch = torch.from_numpy(np.stack([photos[i] for i in range(len(photos))]))
-        inputs = network_input(batch, torch.device("cpu"), recipe)
+        inputs = network_input(batch, torch.device("cpu"), train_config)
         gradients[name] = gradient(model, inputs)
         focal = camera.focal(photos.view.matrix @ photos.view.photo_intrinsics)
         effective_width, effective_height = effective(gradients[name])
         row = {
             "name": name,
-            **{key: getattr(recipe, key) for key in ("backbone", "input_width", "input_height")},
+            **{key: getattr(train_config, key) for key in ("backbone", "input_width", "input_height")},
             "theoretical": theoretical(model, inputs.shape[1]),
             "effective_width": effective_width,
             "effective_height": effective_height,

@@ -7,10 +7,10 @@ from carpose.core.errors import UserError
 from carpose.geometry import camera
 from carpose.registry.backbones import backbone_of, on_hub
 
-from .load import gpus_of, models_of, recipe_of, recipes_of
+from .load import gpus_of, models_of, train_configs, train_settings
 from .messages import problems
-from .recipe import NETWORK
 from .schema import config_schema
+from .train_config import NETWORK
 
 
 def check(config: dict) -> None:
@@ -50,19 +50,19 @@ def _of_rounds(config: dict) -> list[str]:
 def _of_models(config: dict) -> list[str]:
     lines = []
     for name in models_of(config):
-        if "backbone" not in recipe_of(config, name):
+        if "backbone" not in train_settings(config, name):
             lines.append(f"models.{name}.backbone: is missing; name the network, such as backbone: dla34")
         gpus = gpus_of(config, name)
-        for recipe in recipes_of(config, name):
-            if recipe.batch_size % max(gpus, 1):
-                text = f"{gpus} GPUs cannot share batches of {recipe.batch_size} photos equally"
+        for train_config in train_configs(config, name):
+            if train_config.batch_size % max(gpus, 1):
+                text = f"{gpus} GPUs cannot share batches of {train_config.batch_size} photos equally"
                 lines.append(f"models.{name}: {text}")
-            if backbone_of(recipe.backbone).fixed_width and recipe.width != 1:
-                lines.append(f"models.{name}.width: {recipe.backbone} can be had at width 1 alone")
-            elif recipe.pretrained == "hub" and not on_hub(recipe.backbone, recipe.width):
+            if backbone_of(train_config.backbone).fixed_width and train_config.width != 1:
+                lines.append(f"models.{name}.width: {train_config.backbone} can be had at width 1 alone")
+            elif train_config.pretrained == "hub" and not on_hub(train_config.backbone, train_config.width):
                 lines.append(
-                    f"models.{name}.pretrained: the hub has no weights of {recipe.backbone} at width"
-                    f" {recipe.width:g}; take none, or the path of a file"
+                    f"models.{name}.pretrained: the hub has no weights of {train_config.backbone} at width"
+                    f" {train_config.width:g}; take none, or the path of a file"
                 )
     return lines
 
@@ -71,10 +71,10 @@ def _of_warm_starts(config: dict) -> list[str]:
     """A training that begins with the weights of the round before has the same network."""
     models = defaultdict(list)
     for name in models_of(config):
-        first, *later = recipes_of(config, name)
-        for recipe in later if later and later[0].start == "warm" else []:
+        first, *later = train_configs(config, name)
+        for train_config in later if later and later[0].start == "warm" else []:
             for key in NETWORK:
-                if getattr(first, key) != getattr(recipe, key):
+                if getattr(first, key) != getattr(train_config, key):
                     models[key].append(name)
     return [
         f"retrain: {key} of {', '.join(names)} differs from the first round's, whose weights it starts with;"
@@ -86,8 +86,8 @@ def _of_warm_starts(config: dict) -> list[str]:
 def _of_crops(config: dict) -> list[str]:
     cached, views = config["cache"]["crop"], defaultdict(dict)
     for name in models_of(config):
-        for recipe in recipes_of(config, name):
-            views[tuple(recipe.crop), recipe.perspective][name] = True
+        for train_config in train_configs(config, name):
+            views[tuple(train_config.crop), train_config.perspective][name] = True
     lines = []
     for (crop, perspective), names in views.items():
         part = camera.visible_part(crop, perspective)

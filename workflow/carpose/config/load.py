@@ -12,9 +12,9 @@ from carpose.registry.backbones import BACKBONES, backbone_of
 
 from .keys import properties
 from .messages import no_such_key
-from .recipe import Recipe
 from .schema import config_schema
 from .sections import Hardware
+from .train_config import TrainConfig
 
 
 def with_models(config: dict, files: Sequence[Path], given: dict) -> dict:
@@ -68,8 +68,8 @@ def models_of(config: dict) -> list[str]:
     return [name for name, keys in config["models"].items() if keys is not None]
 
 
-def recipe_of(config: dict, model: str, round_: int = 0) -> dict:
-    """A model's recipe in a round, as far as the configuration sets it: keys of carpose.config.recipe.Recipe.
+def train_settings(config: dict, model: str, round_: int = 0) -> dict:
+    """The keys of TrainConfig that the configuration sets for a model in a round.
 
     In later rounds the section `retrain:` lies over `train:` and the model's own keys, and the model's own
     `retrain:` over that. Keys of another backbone are left out: nothing depends on them.
@@ -78,14 +78,16 @@ def recipe_of(config: dict, model: str, round_: int = 0) -> dict:
     retrain = settings.pop("retrain", {})
     if round_ > 0:
         settings = laid_over(laid_over(settings, config["retrain"]), retrain)
-    taken = backbone_of(settings.get("backbone", Recipe.backbone)).keys
+    taken = backbone_of(settings.get("backbone", TrainConfig.backbone)).keys
     foreign = {key for entry in BACKBONES.values() for key in entry.keys} - set(taken)
     return {key: value for key, value in settings.items() if key not in {*properties(Hardware), *foreign}}
 
 
-def recipes_of(config: dict, model: str) -> list[Recipe]:
+def train_configs(config: dict, model: str) -> list[TrainConfig]:
     """A model's recipe in the first round and, if there are more, in the later ones."""
-    return [Recipe(**recipe_of(config, model, round_)) for round_ in range(min(config["rounds"], 2))]
+    return [
+        TrainConfig(**train_settings(config, model, round_)) for round_ in range(min(config["rounds"], 2))
+    ]
 
 
 def gpus_of(config: dict, model: str) -> int:

@@ -4,9 +4,9 @@ import json
 from dataclasses import fields, is_dataclass
 
 from .keys import default_of, schema
-from .recipe import Recipe
 from .schema import config_schema
 from .sections import SECTIONS, Hardware, Run, Stage
+from .train_config import TrainConfig
 
 INTRODUCTION = """\
 # Configuration
@@ -41,7 +41,7 @@ def page_text() -> str:
             parts.append(_table(Stage, f"## {name}\n\n{section.__doc__} One entry each for {stages}."))
         else:
             parts.append(_table(section, f"## {name}\n\n{section.__doc__}"))
-    parts.append(_table(Recipe, TRAINING, fields(Recipe) + fields(Hardware)))
+    parts.append(_table(TrainConfig, TRAINING, fields(TrainConfig) + fields(Hardware)))
     return "\n".join(parts)
 
 

@@ -2,14 +2,18 @@
 
 from dataclasses import fields
 
-from .recipe import Recipe
+from .train_config import TrainConfig
 
 REMOVED = "it was removed (docs/studies.md says why; the tag studies-1 still has it)"
 RENAMED = {
     "retrain_epochs": "write epochs in the section retrain:",
     "retrain_lr": "write lr in the section retrain:",
     "retrain_start": "write start in the section retrain:",
-    **{item.name: "write it in the section retrain:" for item in fields(Recipe) if item.metadata["later"]},
+    **{
+        item.name: "write it in the section retrain:"
+        for item in fields(TrainConfig)
+        if item.metadata["later"]
+    },
     "student": "write pseudo_augment_scale in the section retrain:",
     "height_cue": "write heads: [height]",
     **{

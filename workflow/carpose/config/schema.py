@@ -1,15 +1,15 @@
 """The JSON schema of the configuration, made of the sections' keys."""
 
 from .keys import object_schema, properties, section_schema
-from .recipe import Recipe
 from .sections import SECTIONS, Hardware, Run
+from .train_config import TrainConfig
 
 NAME = "^[A-Za-z0-9_-]+$"
 
 
 def config_schema() -> dict:
     """JSON Schema, draft 2020-12. Every key is checked before anything runs; unknown keys are errors."""
-    train = {**properties(Recipe, later=False), **properties(Hardware)}
+    train = {**properties(TrainConfig, later=False), **properties(Hardware)}
     retrain = {"$ref": "#/$defs/retrain"}
     models = {
         "type": "object",
@@ -33,7 +33,9 @@ def config_schema() -> dict:
         **object_schema(top, "The configuration of carpose, made by `python -m carpose.config`."),
         "required": list(top),
         "$defs": {
-            "retrain": object_schema(properties(Recipe), "What differs in the trainings of rounds 1, 2 …"),
+            "retrain": object_schema(
+                properties(TrainConfig), "What differs in the trainings of rounds 1, 2 …"
+            ),
             "model": object_schema(
                 {**train, "retrain": retrain}, "What differs from `train:` for one model."
             ),

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from .keys import key
-from .recipe import CROP
+from .train_config import CROP
 
 
 @dataclass(frozen=True)

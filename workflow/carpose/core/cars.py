@@ -2,9 +2,9 @@
 
 Columns: ImageId (str); pitch, yaw, roll (radians) and x, y, z (metres) in the camera frame
 (x right, y down, z forward). Where they apply also: score (0–1), model_type and fold (int), depth_sigma (the
-standard deviation of log z, NaN where not known); of a fused car agreement (how many members saw it) and sure
-(whether it pays if all scores are equal); of a pseudo label weight (0–1) and role (positive or ignore). An
-image without cars has no row.
+standard deviation of log z, NaN where not known); of a fused car agreement (how many members saw it) and
+above_threshold (whether to keep it for the leaderboard, which ignores scores); of a pseudo label weight (0–1)
+and role (positive or ignore). An image without cars has no row.
 """
 
 from collections.abc import Iterable
@@ -22,7 +22,7 @@ POSE = ANGLES + POSITION
 OTHERS = {
     **dict.fromkeys(["score", "model_type", "fold", "weight", "agreement"], parquet.NUMBER),
     "depth_sigma": parquet.MAYBE,
-    "sure": parquet.FLAG,
+    "above_threshold": parquet.FLAG,
     "role": parquet.TEXT,
 }
 

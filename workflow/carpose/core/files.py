@@ -50,9 +50,17 @@ def check_outputs(*paths: Path) -> None:
 
 
 # What the machine lacks, not the program: one line says it all.
-LACKING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENODEV}
+RESOURCE_ERRNOS = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+    errno.ENODEV,
+}
 # A name that was given wrongly, or is another's: it says all by itself.
-MISNAMED = {errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EACCES, errno.EPERM}
+PATH_ERRNOS = {errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EACCES, errno.EPERM}
 QUOTED = 40  # characters
 
 
@@ -75,16 +83,16 @@ def run_main(main: Callable[[], int | None]) -> None:
     except OSError as error:
         name = error.filename2 or error.filename  # the second is where a file was to be moved to
         where = f"{name}: " if name else ""
-        if error.errno in MISNAMED and where:
+        if error.errno in PATH_ERRNOS and where:
             sys.exit(_report(f"{where}{error.strerror}"))
-        if error.errno not in LACKING:
+        if error.errno not in RESOURCE_ERRNOS:
             raise
         sys.exit(_report(f"{where}{error.strerror}; nothing half-written is left, the same command goes on"))
     except KeyboardInterrupt:
         sys.exit(130)
 
 
-def brief(text: str) -> str:
+def truncate(text: str) -> str:
     """What a message quotes of a file: its beginning, on one line."""
     line = " ".join(text.split())
     return line if len(line) <= QUOTED else line[:QUOTED] + "…"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from carpose.config.recipe import Recipe
+from carpose.config.train_config import TrainConfig
 from carpose.geometry.rotation import MIRROR, matrix
 
 BORDER = (124, 124, 124, 0)  # grey where the picture ends; the fourth channel is the mask
@@ -40,27 +40,27 @@ def turned(pan: float, tilt: float, roll: float) -> np.ndarray:
     return matrix(np.radians([tilt, pan, roll]))[0]
 
 
-def sample(recipe: Recipe, view: np.ndarray, rng: np.random.Generator) -> Placement:
+def sample(train_config: TrainConfig, view: np.ndarray, rng: np.random.Generator) -> Placement:
     """Draw a placement around the nominal view."""
-    width, height = recipe.input_width, recipe.input_height
-    scene = MIRROR if rng.random() < recipe.flip else np.eye(3)
-    scene = turned(*rng.uniform(-1, 1, 3) * recipe.rotate_deg) @ scene
-    zoom = np.exp(rng.uniform(-1, 1) * np.log1p(recipe.zoom))
-    dx, dy = rng.uniform(-1, 1, 2) * recipe.shift * [width, height]
+    width, height = train_config.input_width, train_config.input_height
+    scene = MIRROR if rng.random() < train_config.flip else np.eye(3)
+    scene = turned(*rng.uniform(-1, 1, 3) * train_config.rotate_deg) @ scene
+    zoom = np.exp(rng.uniform(-1, 1) * np.log1p(train_config.zoom))
+    dx, dy = rng.uniform(-1, 1, 2) * train_config.shift * [width, height]
     centre = np.array([(width - 1) / 2, (height - 1) / 2])
     shift = centre * (1 - zoom) + [dx, dy]
     jitter = np.array([[zoom, 0, shift[0]], [0, zoom, shift[1]], [0, 0, 1]])
     return Placement(scene, jitter @ view)
 
 
-def stronger(recipe: Recipe, factor: float) -> Recipe:
+def stronger(train_config: TrainConfig, factor: float) -> TrainConfig:
     """The recipe with `factor` times the rotation, zoom, shift and colour change."""
     return replace(
-        recipe,
-        rotate_deg=[factor * angle for angle in recipe.rotate_deg],
-        zoom=factor * recipe.zoom,
-        shift=factor * recipe.shift,
-        colour=min(factor * recipe.colour, 1.0),
+        train_config,
+        rotate_deg=[factor * angle for angle in train_config.rotate_deg],
+        zoom=factor * train_config.zoom,
+        shift=factor * train_config.shift,
+        colour=min(factor * train_config.colour, 1.0),
     )
 
 

@@ -61,22 +61,24 @@ def stream(
     The same workers prepare them throughout: new ones in each epoch would cost their start, and this process
     a copy of every page that it writes to for the first time after a fork.
     """
-    recipe, unlabelled = samples.recipe, len(samples) - samples.labelled
-    max_cars = max(recipe.batch_size * samples.most_cars(), 1)
+    train_config, unlabelled = samples.train_config, len(samples) - samples.labelled
+    max_cars = max(train_config.batch_size * samples.most_cars(), 1)
     on_cpu = device.type == "cpu"
 
     def keys() -> Iterator[list[tuple]]:
         for epoch in epochs:
-            order = epoch_order(epoch, samples.labelled, unlabelled, recipe.pseudo_share, recipe.seed)
-            yield from batches(epoch, order, recipe.batch_size, first if epoch == epochs.start else 0)
+            order = epoch_order(
+                epoch, samples.labelled, unlabelled, train_config.pseudo_share, train_config.seed
+            )
+            yield from batches(epoch, order, train_config.batch_size, first if epoch == epochs.start else 0)
 
     def collate(batch: list[Sample]) -> Batch:
         pictures, targets, image_ids = samples.collate(batch)
         if fixed_shape:
             targets = pad_targets(targets, max_cars)
-        return normalised(pictures, recipe) if on_cpu else pictures, targets, image_ids
+        return normalised(pictures, train_config) if on_cpu else pictures, targets, image_ids
 
-    pixels = recipe.batch_size * recipe.input_width * recipe.input_height
+    pixels = train_config.batch_size * train_config.input_width * train_config.input_height
     maps = 8 * (pixels // STRIDE**2)  # bytes of a batch's heat and ignore maps, at most
     check_shared_memory((16 if on_cpu else 4) * pixels + maps, workers)  # of all processes together
     loader = torch.utils.data.DataLoader(
@@ -93,8 +95,8 @@ def photo_batches(
     photos: Photos, batch_size: int, workers: int = 0
 ) -> Iterator[tuple[torch.Tensor, list[str]]]:
     """Pictures (B, H, W, 4) uint8 with their ImageIds; the last batch may be smaller."""
-    recipe, image_ids = photos.recipe, photos.image_ids
-    check_shared_memory(4 * batch_size * recipe.input_width * recipe.input_height, workers)
+    train_config, image_ids = photos.train_config, photos.image_ids
+    check_shared_memory(4 * batch_size * train_config.input_width * train_config.input_height, workers)
     loader = torch.utils.data.DataLoader(
         photos,
         batch_size=batch_size,

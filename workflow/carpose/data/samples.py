@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from carpose.config.recipe import Recipe
+from carpose.config.train_config import TrainConfig
 from carpose.core.cars import ANGLES, POSITION
 from carpose.core.errors import UserError
 from carpose.geometry import camera, rotation
@@ -35,11 +35,11 @@ STD = torch.tensor([0.229, 0.224, 0.225])
 class View:
     """A recipe's nominal view of the photos of a cache: matrices and sizes that belong together."""
 
-    def __init__(self, cache: Cache, recipe: Recipe):
-        self.size = (recipe.input_width, recipe.input_height)
-        self.matrix = camera.crop_and_resize(cache.photo_size, recipe.crop, self.size)
-        if recipe.perspective:
-            self.matrix = camera.magnify_top(self.size, recipe.perspective) @ self.matrix
+    def __init__(self, cache: Cache, train_config: TrainConfig):
+        self.size = (train_config.input_width, train_config.input_height)
+        self.matrix = camera.crop_and_resize(cache.photo_size, train_config.crop, self.size)
+        if train_config.perspective:
+            self.matrix = camera.magnify_top(self.size, train_config.perspective) @ self.matrix
         self.from_cache = np.linalg.inv(cache.view)
         self.photo_intrinsics = cache.intrinsics
         self.map_intrinsics = camera.cells(STRIDE) @ self.matrix @ cache.intrinsics
@@ -50,14 +50,18 @@ class Photos(torch.utils.data.Dataset):
     """Photos as they are, for prediction: (height, width, 4) uint8; or as a turned camera sees them."""
 
     def __init__(
-        self, cache_folder: Path, image_ids: list[str], recipe: Recipe, scene: np.ndarray | None = None
+        self,
+        cache_folder: Path,
+        image_ids: list[str],
+        train_config: TrainConfig,
+        scene: np.ndarray | None = None,
     ):
         """scene: 3×3 rotation of the camera frame, see carpose.data.augment."""
         cv2.setNumThreads(0)  # workers, which are forked from here, are as many as there are cores for
-        self.cache, self.image_ids, self.recipe = open_cache(cache_folder), image_ids, recipe
-        self.view = View(self.cache, recipe)
+        self.cache, self.image_ids, self.train_config = open_cache(cache_folder), image_ids, train_config
+        self.view = View(self.cache, train_config)
         self.scene = np.eye(3) if scene is None else scene
-        part, held = camera.visible_part(recipe.crop, recipe.perspective), self.cache.crop
+        part, held = camera.visible_part(train_config.crop, train_config.perspective), self.cache.crop
         if not camera.lies_within(part, held):
             text = f"holds {camera.written(held)} of the photos, and the model's view shows"
             advice = "build the cache with a wider --crop"
@@ -100,12 +104,17 @@ class Samples(Photos):
     """
 
     def __init__(
-        self, cache_folder: Path, image_ids: list[str], cars: pd.DataFrame, recipe: Recipe, pseudo: int = 0
+        self,
+        cache_folder: Path,
+        image_ids: list[str],
+        cars: pd.DataFrame,
+        train_config: TrainConfig,
+        pseudo: int = 0,
     ):
         """cars: labels with weight 1, pseudo labels with weight 0 … 1 (0: left out of the loss) and, where it
         is known, depth_sigma (of log z); pseudo: so many photos, the last of image_ids, are pseudo-labelled.
         """
-        super().__init__(cache_folder, image_ids, recipe)
+        super().__init__(cache_folder, image_ids, train_config)
         owner = pd.Index(image_ids).get_indexer(cars["ImageId"])  # −1: another fold's
         order = np.argsort(owner, kind="stable")[(owner < 0).sum() :]
         self.start = np.searchsorted(owner[order], np.arange(len(image_ids) + 1))
@@ -115,7 +124,7 @@ class Samples(Photos):
         self.noise = cars["depth_sigma"].to_numpy(float)[order] if "depth_sigma" in cars else 0 * self.weight
         self.labelled = len(image_ids) - pseudo
         # Of labelled and of pseudo-labelled photos.
-        self.strengths = [recipe, augment.stronger(recipe, recipe.pseudo_augment_scale)]
+        self.strengths = [train_config, augment.stronger(train_config, train_config.pseudo_augment_scale)]
         self.photometric = [augment.Photometric(strength.colour) for strength in self.strengths]
 
     def most_cars(self) -> int:
@@ -125,7 +134,7 @@ class Samples(Photos):
 
     def __getitem__(self, key: tuple[int, int, int]) -> Sample:
         epoch, place, index = key
-        rng = np.random.default_rng([self.recipe.seed, epoch, place, index])
+        rng = np.random.default_rng([self.train_config.seed, epoch, place, index])
         kind = int(index >= self.labelled)
         placement = augment.sample(self.strengths[kind], self.view.matrix, rng)
         picture = self.photometric[kind](self.picture(self.image_ids[index], placement), rng)
@@ -149,7 +158,7 @@ class Samples(Photos):
             np.stack(intrinsics),
             (pictures.shape[2] // STRIDE, pictures.shape[1] // STRIDE),
             self.view.focal_reference,
-            self.recipe,
+            self.train_config,
             np.concatenate(noise) if self.noise.any() else None,  # in all batches or in none
             np.repeat(np.arange(len(xyz)), [len(positions) for positions in xyz]),
         )
@@ -166,16 +175,16 @@ def masked_cells(pictures):
     return pictures[:, middle::STRIDE, middle::STRIDE, 3] > MASKED
 
 
-def network_input(pictures: torch.Tensor, device: torch.device, recipe: Recipe) -> torch.Tensor:
+def network_input(pictures: torch.Tensor, device: torch.device, train_config: TrainConfig) -> torch.Tensor:
     """(B, H, W, 4) uint8, or what `normalised` made of it → (B, 3 or 4, H, W) float32, channels last, on the
     device."""
     pictures = pictures.to(device, non_blocking=True)
     if not pictures.is_floating_point():
-        pictures = normalised(pictures, recipe)
+        pictures = normalised(pictures, train_config)
     return pictures.permute(0, 3, 1, 2)
 
 
-def normalised(pictures: torch.Tensor, recipe: Recipe) -> torch.Tensor:
+def normalised(pictures: torch.Tensor, train_config: TrainConfig) -> torch.Tensor:
     """(B, H, W, 4) uint8 → (B, H, W, 3 or 4) float32: (RGB − mean) / standard deviation; the mask 0 … 1."""
     batch, height, width, _ = pictures.shape
     colour = pictures[..., :3]
@@ -188,7 +197,7 @@ def normalised(pictures: torch.Tensor, recipe: Recipe) -> torch.Tensor:
     shift, scale = _shift_and_scale(width, rows.device)
     torch.addcmul(shift, rows, scale, out=rows)
     inputs = rows.view(batch, height, width, 3)
-    return torch.cat([inputs, pictures[..., 3:] / 255.0], dim=-1) if recipe.mask_channel else inputs
+    return torch.cat([inputs, pictures[..., 3:] / 255.0], dim=-1) if train_config.mask_channel else inputs
 
 
 @functools.cache

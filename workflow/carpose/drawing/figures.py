@@ -27,12 +27,12 @@ def predictions_figure(
     """Test photos with predicted (and true) cars as boxes, a view from above beside each.
 
     data: the competition's folder; image_ids: the photos to choose from, `count` of them, spread from few
-    cars to many; predicted, truth: tables of cars. Where the table says which cars are sure, only these are
+    cars to many; predicted, truth: tables of cars. Of a fused table, only cars above the threshold are
     drawn.
     """
     intrinsics = camera.read_intrinsics(camera.intrinsics_file(data))
-    if "sure" in predicted:
-        predicted = predicted[predicted["sure"]]
+    if "above_threshold" in predicted:
+        predicted = predicted[predicted["above_threshold"]]
     layers = [(predicted, PREDICTED)] if truth is None else [(truth, TRUE), (predicted, PREDICTED)]
     counts = layers[0][0].groupby("ImageId").size().reindex(image_ids, fill_value=0)
     photos = {image_id: data / "test_images" / f"{image_id}.jpg" for image_id in spread(counts, count)}

@@ -24,14 +24,15 @@ def score_member(truth: pd.DataFrame, predictions: pd.DataFrame, folds: pd.DataF
     """Out-of-fold scores of one member: the mean of the folds, each by itself, then fold by fold.
 
     folds: table of ImageId and fold; the images of a fold without a predicted car count too. Of a table
-    without `sure`, `threshold` is the best one for the leaderboard: one number, fitted on these very cars.
+    without `above_threshold`, `threshold` is the best one for the leaderboard: one number, fitted on
+    these very cars.
     """
     truth, predictions = (table[table["ImageId"].isin(folds["ImageId"])] for table in (truth, predictions))
     threshold = -np.inf
-    if "sure" not in predictions:
+    if "above_threshold" not in predictions:
         threshold = metric.best_threshold(truth, predictions, "leaderboard")
     row = _scores("oof", truth, predictions, folds, threshold, samples)
-    if "sure" not in predictions:
+    if "above_threshold" not in predictions:
         row["threshold"] = threshold
     for fold, images in folds.groupby("fold"):
         row[f"fold{fold}_mAP"] = metric.evaluate(truth, predictions, images["ImageId"])["mAP"]
@@ -48,8 +49,12 @@ def _scores(
 ) -> dict:
     """mAP of all cars, its standard deviation over so many resamples of each fold's photos, mAP of the
     leaderboard's mode, and the number of cars; keys begun with `prefix`. For the leaderboard the cars that
-    the fusion keeps (`sure`) count, else those from `threshold` on."""
-    kept = predictions["sure"].astype(bool) if "sure" in predictions else predictions["score"] >= threshold
+    the fusion keeps (`above_threshold`) count, else those from `threshold` on."""
+    kept = (
+        predictions["above_threshold"].astype(bool)
+        if "above_threshold" in predictions
+        else predictions["score"] >= threshold
+    )
     rng, resampled, cars = np.random.default_rng(0), np.zeros(samples), 0  # the same draws for all members
     for _, images in folds.groupby("fold")["ImageId"]:
         picks = bootstrap.draw_images(len(images), samples, rng)

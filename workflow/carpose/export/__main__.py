@@ -38,11 +38,11 @@ def write(checkpoint: Path, output: Path) -> None:
     if output.suffix != ".xml":
         raise UserError(f"--output {output}: OpenVINO's files end in .xml")
     runtime = openvino()
-    model, recipe, provenance = load_checkpoint(checkpoint)
-    converted = convert(Maps(model), recipe)
+    model, train_config, provenance = load_checkpoint(checkpoint)
+    converted = convert(Maps(model), train_config)
     about = {
-        "recipe": asdict(recipe),
-        "digest": recipe.digest(),
+        "train_config": asdict(train_config),
+        "digest": train_config.digest(),
         "provenance": provenance,
         "mean": MEAN.tolist(),
         "std": STD.tolist(),

@@ -66,12 +66,12 @@ def fit_logistic(features: np.ndarray, target: np.ndarray, ridge: float = 3.0, s
     return Logistic(mean.tolist(), scale.tolist(), coefficients[1:].tolist(), float(coefficients[0]))
 
 
-def cut_for_precision(scores: np.ndarray, hits: np.ndarray, target: float, at_least: float) -> float:
+def threshold_for_precision(scores: np.ndarray, hits: np.ndarray, target: float, at_least: float) -> float:
     """The lowest score above which a share of at least `target` are hits.
 
-    at_least: share of the cars (0–1) that must lie above a cut for it to count, since the precision of a
-    few is chance; where no cut reaches the target, it is that share of the highest scores.
-    Without cars the cut is 1.
+    at_least: share of the cars (0–1) that must lie above a threshold for it to count, since the precision of
+    a few is chance; where none reaches the target, it is that share of the highest scores. Without cars it
+    is 1.
     """
     if not len(scores):
         return 1.0
@@ -83,7 +83,7 @@ def cut_for_precision(scores: np.ndarray, hits: np.ndarray, target: float, at_le
     return float(scores[order[reached[-1] if len(reached) else least]])
 
 
-def cut_for_probability(scores: np.ndarray, hits: np.ndarray, target: float) -> float:
+def threshold_for_probability(scores: np.ndarray, hits: np.ndarray, target: float) -> float:
     """The lowest score at which a car is itself a hit with probability `target` (isotonic regression).
 
     Above all scores (∞) where none is that sure.

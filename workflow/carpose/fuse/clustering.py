@@ -7,7 +7,7 @@ Out: a cluster number per car, at most one car of each member in a cluster.
 import numpy as np
 import pandas as pd
 
-from carpose.core import cars, runs
+from carpose.core import cars, pair_search
 
 
 def rays(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
@@ -61,7 +61,7 @@ def cluster(
         towards, log, deep2, wide2 = centre
         reach = np.sqrt(wide2 + widest[image[seed]]) + 1e-6
         middle = 4 * image[seed] + towards[:, 0]
-        to, near = runs.between(place, middle - reach, middle + reach)
+        to, near = pair_search.between(place, middle - reach, middle + reach)
         squared = (log_range[near] - log[to]) ** 2 / (along2[near] + deep2[to])
         keep = np.flatnonzero(free[near] & (squared < 1))
         to, near, squared = to[keep], near[keep], squared[keep]

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Mapping
 import numpy as np
 import pandas as pd
 
-from carpose.core import cars, runs
+from carpose.core import cars, pair_search
 from carpose.core.errors import UserError
 from carpose.geometry import ground, rotation
 
@@ -40,8 +40,8 @@ def fuse(
     members: tables of cars with score; fit: of carpose.fuse.fit, its members keyed by these names
     (default: equal weights); parts: which parts of the fit to use (default: those it found to pay).
 
-    Returns ImageId, pose, score, depth_sigma, agreement (how many members) and sure (to be kept for the
-    leaderboard, which ignores confidences: the cars to look at), by image and falling score. Raises UserError
+    Returns ImageId, pose, score, depth_sigma, agreement (how many members) and above_threshold (to be
+    kept for the leaderboard, which ignores confidences), by image and falling score. Raises UserError
     where the fit does not know a member.
     """
     fit = fit or Fit(members=dict.fromkeys(members, NEUTRAL))
@@ -81,7 +81,7 @@ def fuse_looked_at(
 
 
 def finish(fit: Fit, fused: pd.DataFrame, features: np.ndarray, parts: Collection[str]) -> pd.DataFrame:
-    """Score what `combine` returned, and say which cars are sure."""
+    """Score what `combine` returned, and say which cars are above the threshold."""
     fused = fused.assign(depth_sigma=np.clip(fit.fused_sigma_scale * fused["depth_sigma"], *SIGMA_RANGE))
     if "writing" in parts:
         fused = fit.writing.apply(fused)
@@ -89,7 +89,7 @@ def finish(fit: Fit, fused: pd.DataFrame, features: np.ndarray, parts: Collectio
     if "calibration" in parts:
         kind = "calibrated"
         fused = fused.assign(score=fit.score.predict(features))
-    fused = fused.assign(sure=fused["score"] >= fit.sure.get(kind, 0.0))
+    fused = fused.assign(above_threshold=fused["score"] >= fit.thresholds.get(kind, 0.0))
     return _by_image_and_score(fused)
 
 
@@ -234,7 +234,7 @@ def crowded(
     image: np.ndarray, direction: np.ndarray, log_range: np.ndarray, strength: np.ndarray, reach: float = 0.1
 ) -> np.ndarray:
     """(C,) 0 … 1: how near the nearest stronger car of the image is (1: the same place, 0: out of reach)."""
-    neighbour, car = runs.alike(image, log_range, image, log_range, reach)
+    neighbour, car = pair_search.pairs_in_range(image, log_range, image, log_range, reach)
     standing = np.empty(len(image), int)
     standing[np.lexsort((-strength, image))] = np.arange(len(image))
     stronger = standing[neighbour] < standing[car]

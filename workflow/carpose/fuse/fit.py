@@ -33,7 +33,7 @@ def fit_nested(
     Returns the fit and the fused table with `fold`. Its `mAP` are honest, each fold by itself: `fused` and
     `best_fitted`, the best member alone through the same fit, come from fits that never saw the fold,
     `equal_weights` and the `members` as they are need none (for the leaderboard, but for a threshold).
-    `submissions` has those of all fused cars and of the sure ones, in either mode.
+    `submissions` has those of all fused cars and of those above the threshold, in either mode.
 
     Of the parts, `gain` is the one by which the part was chosen, fitted on one half of the images and
     measured on the other, and `nested_gain` the honest one: what the part adds on top of those before it,
@@ -64,7 +64,8 @@ def fit_nested(
     gains = dict(zip(PARTS, np.diff(values), strict=True))
     gains["writing"] = value(ablation[-1], "leaderboard") - value(ablation[-2], "leaderboard")
     parts = {name: replace(part, nested_gain=float(gains[name])) for name, part in final.parts.items()}
-    files = {"all": ablation[-1], "sure": ablation[-1][ablation[-1]["sure"].astype(bool)]}
+    fused = ablation[-1]
+    files = {"all": fused, "thresholded": fused[fused["above_threshold"].astype(bool)]}
     expected = {
         name: {mode: metric.evaluate_folds(labels, table, folds, mode) for mode in ("given", "leaderboard")}
         for name, table in files.items()
@@ -75,9 +76,10 @@ def fit_nested(
 
 
 def _for_leaderboard(labels: pd.DataFrame, table: pd.DataFrame, folds: pd.DataFrame) -> pd.DataFrame:
-    """A member's cars with `sure`: from the threshold on that is best for these very cars."""
+    """A member's cars with `above_threshold`, by the threshold that is best for these very cars."""
     truth, of_folds = (cars_[cars_["ImageId"].isin(folds["ImageId"])] for cars_ in (labels, table))
-    return table.assign(sure=table["score"] >= metric.best_threshold(truth, of_folds, "leaderboard"))
+    threshold = metric.best_threshold(truth, of_folds, "leaderboard")
+    return table.assign(above_threshold=table["score"] >= threshold)
 
 
 def _fuse_by_others(

@@ -67,9 +67,9 @@ class Fit:
 
     mode: of the metric that it is for, given or leaderboard; members: by name; used: those worth using;
     ground: the planes to expect (carpose.geometry.ground); score, hit: models of a car's features for the
-    mean share of the metric's ten thresholds it passes, and for a hit at the loosest; sure: the score from
-    which a car is kept for the leaderboard, of plain and of calibrated scores; writing: in which range angles
-    are written; fused_sigma_scale: what the fused depth_sigma is multiplied with; mAP: out of fold.
+    mean share of the metric's ten thresholds it passes, and for a hit at the loosest; thresholds: the score
+    from which a car is kept for the leaderboard, of plain and of calibrated scores; writing: in which range
+    angles are written; fused_sigma_scale: what the fused depth_sigma is multiplied with; mAP: out of fold.
     """
 
     mode: str = "given"
@@ -78,7 +78,7 @@ class Fit:
     used: list[str] = field(default_factory=list)
     score: Logistic | None = None
     hit: Logistic | None = None
-    sure: dict[str, float] = field(default_factory=dict)
+    thresholds: dict[str, float] = field(default_factory=dict)
     writing: Writing | None = None
     fused_sigma_scale: float = 1.0
     parts: dict[str, Part] = field(default_factory=dict)
@@ -102,7 +102,7 @@ class Fit:
         content = load_json(text)
         content["members"] = {name: MemberFit.from_json(entry) for name, entry in content["members"].items()}
         content["parts"] = {name: Part(**part) for name, part in content["parts"].items()}
-        for name, kind in {"ground": dict, "used": list, "sure": dict}.items():
+        for name, kind in {"ground": dict, "used": list, "thresholds": dict}.items():
             content[name] = kind(content[name])
         for name in ("score", "hit"):
             content[name] = Logistic(**content[name])

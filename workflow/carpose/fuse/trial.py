@@ -22,9 +22,10 @@ MIN_RELATIVE_GAIN = 0.003  # in mAP, from which on a part is used
 
 
 def score(truth: pd.DataFrame, predictions: pd.DataFrame, folds: pd.DataFrame, mode: str) -> float:
-    """mAP in this mode, each fold by itself; for the leaderboard of the sure cars, if it is said which."""
-    if mode == "leaderboard" and "sure" in predictions:
-        predictions = predictions[predictions["sure"].astype(bool)]
+    """mAP in this mode, each fold by itself. In the mode leaderboard only cars above the threshold count, where
+    the table has that column."""
+    if mode == "leaderboard" and "above_threshold" in predictions:
+        predictions = predictions[predictions["above_threshold"].astype(bool)]
     return metric.evaluate_folds(truth, predictions, folds, mode)
 
 
@@ -89,13 +90,13 @@ def fit_scores(
     # The metric pays for the mean over the ten thresholds; the loosest alone says "there is a car".
     score = fit_logistic(features, hits.mean(axis=1))
     kinds = {"plain": fused, "calibrated": fused.assign(score=score.predict(features))}
-    sure = {name: metric.best_threshold(truth, table, "leaderboard") for name, table in kinds.items()}
+    thresholds = {name: metric.best_threshold(truth, table, "leaderboard") for name, table in kinds.items()}
     error = np.abs(rays(fused)[1][pair] - rays(truth)[1][at])
     return replace(
         geometry,
         score=score,
         hit=fit_logistic(features, hits[:, LOOSEST].astype(float)),
-        sure=sure,
+        thresholds=thresholds,
         writing=writing,
         fused_sigma_scale=shrunk_scale(MAD * error / fused["depth_sigma"].to_numpy(float)[pair], 1.0),
     )

@@ -1,4 +1,4 @@
-"""Write the submissions of the fused cars: of all, and of the sure ones; and say which is for which scoring.
+"""Write two submissions, of all fused cars and of those above the threshold; say which scoring each is for.
 
 In: the fused cars of the test photos, fusion.json, images.parquet. Out: two files, validated.
 """
@@ -14,7 +14,7 @@ from carpose.kaggle.submission import print_validation, write_submission
 
 from .fitted import Fit, read_fit
 
-FILES = {"all": "every car, with its confidence", "sure": "the cars above the threshold"}
+FILES = {"all": "every car, with its confidence", "thresholded": "the cars above the threshold"}
 MODES = {"given": "a scoring by confidences", "leaderboard": "the leaderboard, which ignores them"}
 
 
@@ -26,19 +26,24 @@ def main() -> int:
         "--images", required=True, help="images.parquet of the check: the photos and their order"
     )
     parser.add_argument("--all-output", type=Path, required=True, help="the submission of all cars")
-    parser.add_argument("--sure-output", type=Path, required=True, help="the submission of the sure cars")
+    parser.add_argument(
+        "--thresholded-output",
+        type=Path,
+        required=True,
+        help="the submission of the cars above the threshold",
+    )
     args = parser.parse_args()
-    outputs = {"all": args.all_output, "sure": args.sure_output}
+    outputs = {"all": args.all_output, "thresholded": args.thresholded_output}
     check_outputs(*outputs.values())
     table, fit, image_ids = (
         cars.read(args.cars, scored=True),
         read_fit(args.fit),
         read_test_images(args.images),
     )
-    if "sure" not in table:
-        raise UserError(f"{args.cars}: no column sure; this is for what carpose.fuse writes")
+    if "above_threshold" not in table:
+        raise UserError(f"{args.cars}: no column above_threshold; this is for what carpose.fuse writes")
     for name, path in outputs.items():
-        written = table if name == "all" else table[table["sure"].astype(bool)]
+        written = table if name == "all" else table[table["above_threshold"].astype(bool)]
         write_submission(path, written, image_ids)
         if print_validation(path, image_ids, strict=False):
             path.unlink()

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from carpose.core.errors import UserError
-from carpose.core.files import brief
+from carpose.core.files import truncate
 
 # The data set's camera: width and height of its photos, and what its camera_intrinsic.txt says.
 PHOTO_SIZE = (3384, 2710)
@@ -43,7 +43,7 @@ def read_intrinsics(path: str | Path) -> np.ndarray:
             if line.strip():
                 values[key.strip()] = float(value.strip().rstrip(";"))
         except ValueError:
-            text = f"expected `name = number`, found {brief(line)!r}"
+            text = f"expected `name = number`, found {truncate(line)!r}"
             raise UserError(f"{path}, line {number}: {text}") from None
     missing = [key for key in ("fx", "fy", "cx", "cy") if key not in values]
     if missing:

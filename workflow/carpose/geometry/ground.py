@@ -12,10 +12,10 @@ import pandas as pd
 from carpose.core.cars import POSITION
 
 ROUNDS = 5  # of reweighting; the planes hardly move after the third
-FREEDOM = 3.0  # of Student's t for cars' distances from the plane: some are on bridges or kerbs, or false
-SIGHT = 0.003  # standard deviation of v: a pixel or so of the network's input
+T_DOF = 3.0  # of Student's t for cars' distances from the plane: some are on bridges or kerbs, or false
+RAY_STD = 0.003  # standard deviation of v: a pixel or so of the network's input
 SIGMA = 0.05  # of log z, where a table does not say
-REFUSED = 3.0  # standard deviations by which plane and network may differ
+OUTLIER_SIGMAS = 3.0  # standard deviations by which plane and network may differ
 LEAST_SLOPE = 1e-3  # of the ray against the plane: nearer to the horizon the plane says nothing
 
 
@@ -65,7 +65,7 @@ def refine(table: pd.DataFrame, prior: dict) -> pd.DataFrame:
     mean, stiffness, height = np.array(prior["mean"]), np.linalg.inv(prior["covariance"]), prior["height"]
     planes = np.broadcast_to(mean, (count, 3))
     for _ in range(ROUNDS):
-        variance = (planes[photo, 2] / z * sigma) ** 2 + (height / z) ** 2 + SIGHT**2
+        variance = (planes[photo, 2] / z * sigma) ** 2 + (height / z) ** 2 + RAY_STD**2
         weight = _student((v - _dot(rows, planes[photo])) ** 2 / variance)
         weight *= table["score"].to_numpy(float) / variance
         precision, pull = _sums(rows, v, weight, photo, count)
@@ -80,9 +80,9 @@ def refine(table: pd.DataFrame, prior: dict) -> pd.DataFrame:
     slope, camera_height = np.where(sane, slope, 1.0), np.where(sane, plane[:, 2], 1.0)
     ground_z = camera_height / slope
     rows = np.column_stack([u, np.ones_like(u), 1 / ground_z])
-    variance = (_dot(rows, _times(spread, rows)) + (height / ground_z) ** 2 + SIGHT**2) / slope**2
+    variance = (_dot(rows, _times(spread, rows)) + (height / ground_z) ** 2 + RAY_STD**2) / slope**2
     step = np.log(ground_z / z)
-    sane &= step**2 < REFUSED**2 * (sigma**2 + variance)
+    sane &= step**2 < OUTLIER_SIGMAS**2 * (sigma**2 + variance)
     share = np.where(sane, sigma**2 / (sigma**2 + variance), 0.0)
 
     result = table.copy()
@@ -102,7 +102,7 @@ def _sums(rows, values, weight, photo, count):
 
 def _student(square):
     """Weight of an observation that lies √square standard deviations away."""
-    return (FREEDOM + 1) / (FREEDOM + square)
+    return (T_DOF + 1) / (T_DOF + square)
 
 
 def _dot(a, b):

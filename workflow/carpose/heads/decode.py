@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from carpose.config.recipe import Recipe
+from carpose.config.train_config import TrainConfig
 from models.layers import DENSE, around
 
 from .head import Detections, Head, Tensors, make_heads
@@ -22,7 +22,7 @@ def decode(
     poses: Poses,
     intrinsics: np.ndarray,
     focal_reference: float,
-    recipe: Recipe,
+    train_config: TrainConfig,
     threshold: float,
 ) -> dict[str, np.ndarray]:
     """What a network makes of a batch → its cars, in the camera frame of `intrinsics`.
@@ -33,7 +33,7 @@ def decode(
     deviation of log z), and the columns of the heads, such as angles (N, 3) pitch yaw roll.
     """
     height, width = heatmap.shape[2:]
-    heads = {name: head for name, head in make_heads(recipe).items() if name != DENSE}
+    heads = {name: head for name, head in make_heads(train_config).items() if name != DENSE}
     cell = peaks(heatmap[:, 0], threshold, MOST)
     score = heatmap.reshape(-1)[cell].double().cpu().numpy()
     can_pool = not heads["offset"].regressed  # else the neighbours do not say where the centre is

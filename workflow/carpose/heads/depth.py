@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from carpose.config.recipe import Recipe
+from carpose.config.train_config import TrainConfig
 from carpose.geometry import camera
 
 from .head import Cars, Cells, Detections, Head, Tensors
@@ -82,6 +82,6 @@ class DepthHead(Head):
 class Depth(DepthHead):
     """The depth in the recipe's parametrisation."""
 
-    def __init__(self, name: str, channels: int, recipe: Recipe):
-        super().__init__(name, channels, recipe)
-        self.parametrisation = PARAMETRISATIONS[recipe.depth]
+    def __init__(self, name: str, channels: int, train_config: TrainConfig):
+        super().__init__(name, channels, train_config)
+        self.parametrisation = PARAMETRISATIONS[train_config.depth]

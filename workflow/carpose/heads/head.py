@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 import torch
 
-from carpose.config.recipe import Recipe
+from carpose.config.train_config import TrainConfig
 from carpose.registry import resolve
 from carpose.registry.heads import HEADS
 
@@ -61,7 +61,7 @@ class Head:
     """A head that is learnt at cells. A subclass says what: `targets`, and `columns` or `depth`; the rest has
     a default. The heat map alone is learnt everywhere."""
 
-    def __init__(self, name: str, channels: int, recipe: Recipe):
+    def __init__(self, name: str, channels: int, train_config: TrainConfig):
         self.name, self.channels = name, channels
 
     def targets(self, cars: Cars, cells: Cells) -> dict[str, np.ndarray]:
@@ -106,10 +106,10 @@ class Head:
         return {}
 
 
-def make_heads(recipe: Recipe) -> dict[str, Head]:
+def make_heads(train_config: TrainConfig) -> dict[str, Head]:
     """The recipe's heads, by name in the registry's order: the fixed ones, and others that it names."""
     return {
-        name: resolve(entry.builder)(name, entry.channels, recipe)
+        name: resolve(entry.builder)(name, entry.channels, train_config)
         for name, entry in HEADS.items()
-        if not entry.optional or name in recipe.heads
+        if not entry.optional or name in train_config.heads
     }

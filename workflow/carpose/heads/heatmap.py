@@ -4,7 +4,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from carpose.config.recipe import Recipe
+from carpose.config.train_config import TrainConfig
 
 from .head import Cars, Head, Tensors
 
@@ -15,14 +15,14 @@ IGNORE_THRESHOLD = 0.1  # of a peak: the part of an unsure car's peak that is le
 class Heatmap(Head):
     """Gaussians as wide as cars appear, with peaks of exactly 1."""
 
-    def __init__(self, name: str, channels: int, recipe: Recipe):
-        super().__init__(name, channels, recipe)
-        self.radius = recipe.radius
-        self.criterion = {"focal": focal_loss, "bce": bce_loss}[recipe.heatmap_loss]
+    def __init__(self, name: str, channels: int, train_config: TrainConfig):
+        super().__init__(name, channels, train_config)
+        self.radius = train_config.radius
+        self.criterion = {"focal": focal_loss, "bce": bce_loss}[train_config.heatmap_loss]
 
     def draw(self, cars: Cars, shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
-        """Maps of `shape` (B, height, width): the heat map of the sure cars, float32, and the cells of unsure
-        ones, which count for nothing, bool. A peak is cut off beyond three σ."""
+        """Maps of `shape` (B, height, width): the heat map of positive cars, float32, and the cells of
+        ignored ones, which are left out of the loss, bool. A peak is cut off beyond three σ."""
         _, height, width = shape
         heatmap, ignore = np.zeros(shape, np.float32), np.zeros(shape, bool)
         sigma = np.maximum(self.radius * CAR_HEIGHT * cars.focal / cars.xyz[:, 2], 0.7)  # (N,) cells
@@ -37,9 +37,9 @@ class Heatmap(Head):
         down, across = widest + top - cars.row, widest + left - cars.column
         bounds = (cars.photo, top, bottom, left, right, down, across, cars.weight > 0)
         for car, profile in zip(zip(*(a.tolist() for a in bounds), strict=True), profiles, strict=True):
-            picture, y0, y1, x0, x1, y, x, is_sure = car
+            picture, y0, y1, x0, x1, y, x, is_positive = car
             peak = profile[y : y + y1 - y0, None] * profile[x : x + x1 - x0]
-            if is_sure:
+            if is_positive:
                 view = heatmap[picture, y0:y1, x0:x1]
                 np.maximum(view, peak, out=view)  # never the sum: above 1 the focal loss explodes
             else:

@@ -2,7 +2,7 @@
 
 import torch
 
-from carpose.config.recipe import Recipe
+from carpose.config.train_config import TrainConfig
 from models.layers import DENSE
 
 from .head import Head, Tensors, make_heads
@@ -23,7 +23,7 @@ def as_totals(counts: torch.Tensor) -> Tensors:
     return dict(zip(TOTALS, counts.unbind(), strict=True))
 
 
-def compute(outputs: list[Tensors], targets: Tensors, recipe: Recipe, totals: Tensors) -> Tensors:
+def compute(outputs: list[Tensors], targets: Tensors, train_config: TrainConfig, totals: Tensors) -> Tensors:
     """Unweighted losses (scalars) by name, averaged over the network's stacks.
 
     outputs: of each stack the logits of the heat map (B, 1, H, W), and what the other heads say at the
@@ -31,7 +31,7 @@ def compute(outputs: list[Tensors], targets: Tensors, recipe: Recipe, totals: Te
     processes that share it: the mean of their losses is the batch's.
     """
     totals = {name: value * len(outputs) for name, value in totals.items()}
-    heads = make_heads(recipe)
+    heads = make_heads(train_config)
     kinds: dict[object, list[Head]] = {}  # heads that compute their losses together
     for head in heads.values():
         kinds.setdefault(type(head).losses.__func__, []).append(head)
@@ -44,6 +44,6 @@ def compute(outputs: list[Tensors], targets: Tensors, recipe: Recipe, totals: Te
     return {name: losses[name] for name in heads}
 
 
-def weights(recipe: Recipe) -> dict[str, float]:
+def weights(train_config: TrainConfig) -> dict[str, float]:
     """The weight of each loss that `compute` returns, in its order."""
-    return {name: recipe.weight_of(name) for name in make_heads(recipe)}
+    return {name: train_config.weight_of(name) for name in make_heads(train_config)}

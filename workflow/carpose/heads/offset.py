@@ -4,7 +4,7 @@
 import numpy as np
 import torch
 
-from carpose.config.recipe import Recipe
+from carpose.config.train_config import TrainConfig
 from carpose.geometry import camera
 
 from .head import Cars, Cells, Detections, Head
@@ -15,9 +15,9 @@ POSITION_UNIT = 10.0  # metres: brings regressed x and y near one
 class Offset(Head):
     """Two numbers: cells right and down, or x and y in units of 10 m."""
 
-    def __init__(self, name: str, channels: int, recipe: Recipe):
-        super().__init__(name, channels, recipe)
-        self.regressed = recipe.position == "regressed"
+    def __init__(self, name: str, channels: int, train_config: TrainConfig):
+        super().__init__(name, channels, train_config)
+        self.regressed = train_config.position == "regressed"
 
     def targets(self, cars: Cars, cells: Cells) -> dict[str, np.ndarray]:
         offset = cars.xyz[cells.car, :2] / POSITION_UNIT if self.regressed else cells.offset

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from carpose.config.recipe import Recipe
+from carpose.config.train_config import TrainConfig
 from carpose.geometry import camera
 from models.layers import DENSE
 
@@ -18,7 +18,7 @@ def encode(
     intrinsics: np.ndarray,
     size: tuple[int, int],
     focal_reference: float,
-    recipe: Recipe,
+    train_config: TrainConfig,
     noise: np.ndarray | None = None,
     photo: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
@@ -45,7 +45,7 @@ def encode(
     focal = camera.focal(intrinsics)[photo]
     cars = Cars(xyz, rotation, weight, noise, photo, uv, column, row, focal, focal_reference)[inside]
 
-    heads = make_heads(recipe)
+    heads = make_heads(train_config)
     heatmap, ignore = heads[DENSE].draw(cars, shape)
     cars = cars[cars.weight > 0]
     centre = (cars.photo * height + cars.row) * width + cars.column

@@ -12,7 +12,7 @@ import pandas as pd
 
 from carpose.core import cars
 from carpose.core.errors import UserError
-from carpose.core.files import brief
+from carpose.core.files import truncate
 
 LABEL = ["model_type", *cars.POSE]
 PREDICTION = [*cars.POSE, "score"]
@@ -36,7 +36,7 @@ class Finding(NamedTuple):
 
     def __str__(self) -> str:
         line = f", line {self.line}" if self.line else ""
-        image = f", image {brief(self.ImageId)}" if self.ImageId else ""
+        image = f", image {truncate(self.ImageId)}" if self.ImageId else ""
         return f"{self.file}{line}{image}: {self.finding}; {self.advice}"
 
 
@@ -160,7 +160,7 @@ def parse(
         wrong(line, image_id, "the ImageId was there before", "keep one row per image")
     for line, image_id in table[["line", "ImageId"]].to_numpy():
         if not PLAIN_NAME.fullmatch(image_id):
-            finding = f"ImageId {brief(image_id)!r} is not a plain name"
+            finding = f"ImageId {truncate(image_id)!r} is not a plain name"
             wrong(line, image_id, finding, "use letters, digits, _ - .")
 
     tokens = [string.split() for string in table.pop("PredictionString")]
@@ -187,7 +187,7 @@ def _csv_rows(path, strict):
             header = next(reader, [])
             numbered = not strict and header[1:] == HEADER and header[0] in ROW_NUMBERS
             if header != HEADER and not numbered:
-                shown = brief(",".join(header))
+                shown = truncate(",".join(header))
                 raise UserError(f"{path}, line 1: header {','.join(HEADER)} expected, found {shown!r}")
             line = reader.line_num + 1
             for row in reader:
@@ -234,7 +234,7 @@ def _right(numbers, fields):
 def _first_wrong(tokens, fields):
     for position, token in enumerate(tokens):
         car, field = divmod(position, len(fields))
-        where = f"token {position + 1} ({fields[field]} of car {car + 1}) {brief(token)!r}"
+        where = f"token {position + 1} ({fields[field]} of car {car + 1}) {truncate(token)!r}"
         try:
             right = _right(np.array([[float(token)]]), fields[field:]).all()
         except ValueError:

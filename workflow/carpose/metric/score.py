@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from carpose.core import cars, runs
+from carpose.core import cars, pair_search
 from carpose.geometry import rotation
 
 TRANSLATION = np.arange(10, 0, -1) / 100  # ‖p−g‖/‖g‖, loosest first
@@ -95,7 +95,7 @@ def assign(truth: pd.DataFrame, predictions: pd.DataFrame, mode: str = "given") 
     at, true = quaternion(predictions, mode)[row], quaternion(truth, mode)[near]
     angle = np.degrees(_rotation_distance(at, true, mode))
 
-    slot = runs.rank(row)
+    slot = pair_search.rank(row)
     candidates = np.full((len(predictions), slot.max(initial=0) + 1), len(truth))  # by distance, padded
     candidates[row, slot] = near
     within = np.zeros((*candidates.shape, 10), bool)
@@ -183,7 +183,7 @@ def _near_truths(truth, predictions, image_of_truth, image_of_prediction):
     range_at, range_true = (np.sqrt((x**2).sum(axis=1)) for x in (at, true))
     log_at, log_true = (np.log(np.clip(x, 1e-15, 1e15)) for x in (range_at, range_true))
     loosest = TRANSLATION[0]
-    p, t = runs.alike(image_of_prediction, log_at, image_of_truth, log_true, loosest)
+    p, t = pair_search.pairs_in_range(image_of_prediction, log_at, image_of_truth, log_true, loosest)
     beside = np.abs(at[p, 0] - true[t, 0]) < (loosest + 1e-6) * range_true[t]  # most are not
     p, t = p[beside], t[beside]
     distance = np.sqrt(((at[p] - true[t]) ** 2).sum(axis=1)) / range_true[t]
@@ -197,5 +197,5 @@ def _by_rank(rows, image, scores):
     if not len(rows):
         return []
     rows = rows[np.lexsort((rows, -scores[rows], image[rows]))]
-    rank = runs.rank(image[rows])
+    rank = pair_search.rank(image[rows])
     return np.split(rows[np.argsort(rank, kind="stable")], np.bincount(rank).cumsum()[:-1])

@@ -20,7 +20,7 @@ from carpose.core.errors import UserError
 
 
 @contextlib.contextmanager
-def lease(gpus: int) -> Iterator[torch.device]:
+def acquire_device(gpus: int) -> Iterator[torch.device]:
     """Yield the CPU (gpus = 0) or a CUDA device nobody else of ours computes on, waiting for one.
 
     A process that torchrun started takes the device of its number among those that it sees. Raises UserError
@@ -40,7 +40,7 @@ def lease(gpus: int) -> Iterator[torch.device]:
         [(index, lock)] = acquire(1).items()
     with lock:
         torch.cuda.set_device(index)
-        repeatable()
+        set_deterministic()
         yield torch.device("cuda", index)
 
 
@@ -107,14 +107,14 @@ def fetch(values: torch.Tensor) -> Callable[[], list[float]]:
     return wait
 
 
-def repeatable() -> None:
+def set_deterministic() -> None:
     """From now on the GPU gives the same bits each time, where torch can; to be called before it computes."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # takes time, and nothing reads it
 
 
-def number_format(device: torch.device, amp: str) -> torch.dtype | None:
+def autocast_dtype(device: torch.device, amp: str) -> torch.dtype | None:
     """The dtype of autocast, or None for float32. `auto` takes bf16 where the hardware computes in it."""
     if amp == "off":
         return None

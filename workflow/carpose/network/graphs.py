@@ -10,19 +10,21 @@ from collections.abc import Callable
 
 import torch
 
-from carpose.config.recipe import Recipe
+from carpose.config.train_config import TrainConfig
 from carpose.core.errors import UserError
 from models.predictor import Predictor
 
-from .device import number_format
+from .device import autocast_dtype
 
 UNRECORDED = 2  # calls of the same shapes before one is recorded: in them libraries load and choose
 
 
-def can_record(recipe: Recipe, device: torch.device, processes: int = 1) -> bool:
+def can_record(train_config: TrainConfig, device: torch.device, processes: int = 1) -> bool:
     """Whether a training's passes can become a graph: float16's scaler decides in Python, and several
     processes wait for each other."""
-    return device.type == "cuda" and processes == 1 and number_format(device, recipe.amp) != torch.float16
+    return (
+        device.type == "cuda" and processes == 1 and autocast_dtype(device, train_config.amp) != torch.float16
+    )
 
 
 class Recorded:

@@ -8,7 +8,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from carpose.config.options import add_options, from_options
-from carpose.config.recipe import Recipe
+from carpose.config.train_config import TrainConfig
 from carpose.core.errors import UserError
 from carpose.core.files import atomic, run_main
 from carpose.core.options import program
@@ -20,12 +20,12 @@ KEYS = ("backbone", "width")
 
 def main() -> int:
     parser = program("carpose.network.weights", __doc__)
-    add_options(parser, Recipe, KEYS)
+    add_options(parser, TrainConfig, KEYS)
     parser.add_argument("--output", type=Path, required=True, help=".safetensors file to write")
     args = parser.parse_args()
-    recipe = from_options(args, Recipe, KEYS)
+    train_config = from_options(args, TrainConfig, KEYS)
     try:
-        weights = from_hub(published_name(recipe.backbone, recipe.width))
+        weights = from_hub(published_name(train_config.backbone, train_config.width))
     except ValueError as error:
         raise UserError(str(error)) from error
     with atomic(args.output) as temporary:

@@ -17,7 +17,7 @@ from carpose.core.errors import UserError
 from carpose.core.files import check_outputs, run_main
 from carpose.core.options import program, whole
 from carpose.kaggle.read import read_test_images
-from carpose.network.device import lease, worker_count
+from carpose.network.device import acquire_device, worker_count
 
 from .cars import predict_cars
 from .networks import load_networks
@@ -37,12 +37,12 @@ def main() -> int:
             " model, or give --fewer-folds to leave the photos of the others out"
         )
     out_of_fold, train_ids = [], []
-    with lease(args.gpus) as device:
-        networks, recipe = load_networks(args.checkpoints, device, settings.runtime, running.graphs)
+    with acquire_device(args.gpus) as device:
+        networks, train_config = load_networks(args.checkpoints, device, settings.runtime, running.graphs)
 
         def predict(members: list[torch.nn.Module], image_ids: list[str], label: str):
             options = {"workers": worker_count(running.workers), "label": label}
-            return predict_cars(members, recipe, args.cache, image_ids, device, settings, **options)
+            return predict_cars(members, train_config, args.cache, image_ids, device, settings, **options)
 
         for fold, network in enumerate(networks):
             image_ids = folds.ImageId[folds.fold == fold].tolist()

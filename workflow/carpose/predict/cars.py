@@ -8,8 +8,8 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from carpose.config.recipe import Recipe
 from carpose.config.sections import Predict
+from carpose.config.train_config import TrainConfig
 from carpose.core import cars
 from carpose.data.augment import turned
 from carpose.data.loader import photo_batches
@@ -25,7 +25,7 @@ COLUMNS = [*cars.POSE, "score", "depth_sigma"]
 
 def predict_cars(
     networks: Sequence[torch.nn.Module],
-    recipe: Recipe,
+    train_config: TrainConfig,
     cache: Path,
     image_ids: list[str],
     device: torch.device,
@@ -42,7 +42,7 @@ def predict_cars(
     turns = settings.tta_rotations_deg or [[0.0, 0.0, 0.0]]
     views = []
     for number, turn in enumerate(turns, start=1):
-        photos = Photos(cache, image_ids, recipe, turned(*turn))
+        photos = Photos(cache, image_ids, train_config, turned(*turn))
         name = f"{label}, view {number}/{len(turns)}" if label and len(turns) > 1 else label
         views.append(predict_view(networks, photos, device, settings, workers=workers, label=name))
     together, *alone = [fuse_views(tables) for tables in zip(*views, strict=True)]
@@ -59,18 +59,18 @@ def predict_view(
     label: str | None = None,
 ) -> list[pd.DataFrame]:
     """Tables of cars by all networks together and, if there are several, by each; as `predict_cars`."""
-    recipe, view = photos.recipe, photos.view
+    train_config, view = photos.train_config, photos.view
     run = flipped_forward if settings.flip else forward
 
     def predict_batch(pictures: torch.Tensor, names: list[str]) -> list[pd.DataFrame]:
         pictures = pictures.to(device)
-        predictions = [run(network, pictures, recipe, device) for network in networks]
+        predictions = [run(network, pictures, train_config, device) for network in networks]
         if settings.mask_filter:
             visible = ~masked_cells(pictures)
             for prediction in predictions:
                 prediction.heatmap = prediction.heatmap * visible[:, None]
         predictions = [mean(predictions), *(predictions if len(networks) > 1 else [])]
-        return [to_table(p, view, recipe, names, settings.threshold, photos.scene) for p in predictions]
+        return [to_table(p, view, train_config, names, settings.threshold, photos.scene) for p in predictions]
 
     total = -(-len(photos) // settings.batch_size)
     batches = photo_batches(photos, settings.batch_size, workers)
@@ -83,14 +83,14 @@ def predict_view(
 def to_table(
     prediction: RawPrediction,
     view: View,
-    recipe: Recipe,
+    train_config: TrainConfig,
     image_ids: list[str],
     threshold: float,
     scene: np.ndarray,
 ) -> pd.DataFrame:
     """A batch → table of cars in the photo's own camera frame; scene: how that was turned."""
     intrinsics, focal = view.map_intrinsics, view.focal_reference
-    columns = decode(prediction.heatmap, prediction.poses, intrinsics, focal, recipe, threshold)
+    columns = decode(prediction.heatmap, prediction.poses, intrinsics, focal, train_config, threshold)
     picture, xyz, angles = (columns.pop(name) for name in ("picture", "xyz", "angles"))
     angles = rotation.angles(scene.T @ rotation.matrix(angles))
     table = pd.DataFrame(np.column_stack([angles, xyz @ scene]), columns=cars.POSE)

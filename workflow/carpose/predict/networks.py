@@ -8,19 +8,23 @@ from pathlib import Path
 
 import torch
 
-from carpose.config.recipe import Recipe
+from carpose.config.train_config import TrainConfig
 from carpose.core.errors import UserError
 from carpose.data.samples import network_input
 from carpose.heads.decode import Poses
 from carpose.heads.head import Tensors, make_heads
 from carpose.network.checkpoint import load_checkpoint
-from carpose.network.device import number_format
+from carpose.network.device import autocast_dtype
 from carpose.network.graphs import Replayed
 from models.predictor import Predictor, fold_batch_norms
 
 
-def placed(
-    model: torch.nn.Module, recipe: Recipe, device: torch.device, runtime: str = "torch", graphs: bool = True
+def prepare_for_inference(
+    model: torch.nn.Module,
+    train_config: TrainConfig,
+    device: torch.device,
+    runtime: str = "torch",
+    graphs: bool = True,
 ) -> torch.nn.Module:
     """A copy of the network as and where it will predict: a Predictor, or what works like it.
 
@@ -29,15 +33,15 @@ def placed(
     if runtime == "openvino" and device.type == "cpu":
         from .openvino import Network  # here: what it imports is optional
 
-        return Network(model, recipe)
-    folded = fold_batch_norms(model, 4 if recipe.mask_channel else 3)
+        return Network(model, train_config)
+    folded = fold_batch_norms(model, 4 if train_config.mask_channel else 3)
     predictor = Predictor(folded).to(device, memory_format=torch.channels_last)
     return Replayed(predictor) if graphs and device.type == "cuda" else predictor
 
 
 def load_networks(
     checkpoints: Sequence[Path], device: torch.device, runtime: str = "torch", graphs: bool = True
-) -> tuple[list[torch.nn.Module], Recipe]:
+) -> tuple[list[torch.nn.Module], TrainConfig]:
     """Checkpoints of fold 0, 1, … of one model → its networks, and their recipe.
 
     runtime, graphs: as in `placed`. Raises UserError where a checkpoint is another fold's, where recipes
@@ -45,11 +49,11 @@ def load_networks(
     """
     networks, first = [], None
     for fold, path in enumerate(checkpoints):
-        model, recipe, _ = load_checkpoint(path, fold)
-        first = first or recipe
-        if recipe != first:
+        model, train_config, _ = load_checkpoint(path, fold)
+        first = first or train_config
+        if train_config != first:
             raise UserError(f"{path}: its recipe differs from {checkpoints[0]}'s; retrain one of them")
-        networks.append(placed(model, recipe, device, runtime, graphs))
+        networks.append(prepare_for_inference(model, train_config, device, runtime, graphs))
     return networks, first
 
 
@@ -62,16 +66,16 @@ class RawPrediction:
 
 
 def forward(
-    model: torch.nn.Module, pictures: torch.Tensor, recipe: Recipe, device: torch.device
+    model: torch.nn.Module, pictures: torch.Tensor, train_config: TrainConfig, device: torch.device
 ) -> RawPrediction:
     """What a network says of pictures (B, H, W, 4) uint8. model: of carpose.predict.networks."""
-    dtype = number_format(device, recipe.amp)
+    dtype = autocast_dtype(device, train_config.amp)
 
     def autocast() -> torch.autocast:
         return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
 
     with torch.inference_mode(), autocast():
-        logits, features = model(network_input(pictures, device, recipe))
+        logits, features = model(network_input(pictures, device, train_config))
         heatmap = logits.float().sigmoid()
 
     def poses(cells: torch.Tensor) -> Tensors:
@@ -82,14 +86,14 @@ def forward(
 
 
 def flipped_forward(
-    model: torch.nn.Module, pictures: torch.Tensor, recipe: Recipe, device: torch.device
+    model: torch.nn.Module, pictures: torch.Tensor, train_config: TrainConfig, device: torch.device
 ) -> RawPrediction:
     """The mean of what a network says of the pictures and of their mirror images, mapped back.
 
     An array flip is what a camera with mirrored cx sees of the mirrored scene: exact, no resampling.
     """
-    heads = make_heads(recipe)
-    plain, mirrored = (forward(model, view, recipe, device) for view in (pictures, pictures.flip(2)))
+    heads = make_heads(train_config)
+    plain, mirrored = (forward(model, view, train_config, device) for view in (pictures, pictures.flip(2)))
     width = plain.heatmap.shape[3]
 
     def poses(cells: torch.Tensor) -> Tensors:

@@ -9,7 +9,7 @@ from types import ModuleType
 import numpy as np
 import torch
 
-from carpose.config.recipe import Recipe
+from carpose.config.train_config import TrainConfig
 from carpose.core.errors import UserError
 from models.predictor import Predictor
 
@@ -35,10 +35,12 @@ class Prediction(Predictor):
         return {"heatmap": heatmap, "features": features.permute(0, 2, 3, 1)}
 
 
-def convert(model: torch.nn.Module, recipe: Recipe):
+def convert(model: torch.nn.Module, train_config: TrainConfig):
     """A network that takes pictures (B, H, W, C) on the CPU → OpenVINO's model, for batches of any length."""
     runtime = openvino()
-    example = torch.zeros(1, recipe.input_height, recipe.input_width, 4 if recipe.mask_channel else 3)
+    example = torch.zeros(
+        1, train_config.input_height, train_config.input_width, 4 if train_config.mask_channel else 3
+    )
     with warnings.catch_warnings(), torch.no_grad():
         # What Python computes of the size becomes a constant: the size is fixed.
         warnings.simplefilter("ignore", torch.jit.TracerWarning)
@@ -59,9 +61,9 @@ class Network(torch.nn.Module):
     would round the maps themselves too, logits by 0.02.
     """
 
-    def __init__(self, model: torch.nn.Module, recipe: Recipe):
+    def __init__(self, model: torch.nn.Module, train_config: TrainConfig):
         super().__init__()
-        converted = convert(Prediction(model), recipe)
+        converted = convert(Prediction(model), train_config)
         converted.reshape([1, *list(converted.input(0).partial_shape)[1:]])
         settings = {
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
@@ -69,7 +71,7 @@ class Network(torch.nn.Module):
             "NUM_STREAMS": 1,
             "PERFORMANCE_HINT": "LATENCY",
         }
-        if recipe.norm == "group":
+        if train_config.norm == "group":
             settings["SNIPPETS_MODE"] = "DISABLE"  # 2026.4 crashes where it fuses them at a fixed size
         self.compiled = openvino().Core().compile_model(converted, "CPU", settings)
         self.heads = copy.deepcopy(model.last_heads).eval()

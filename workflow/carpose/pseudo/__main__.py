@@ -1,6 +1,6 @@
 """Pseudo labels, fold by fold, from models that never saw the fold's validation photos.
 
-In: labels, folds, the members' oof.parquet (to fit fusion, calibration and cuts on the other folds) and
+In: labels, folds, the members' oof.parquet (to fit fusion, calibration and thresholds on the other folds) and
 test_folds.parquet. Out: a table of cars with fold, score, weight, depth_sigma and role, and a JSON report.
 """
 
@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--previous", help="pseudo.parquet of the round before: report the drift")
     parser.add_argument("--test-truth", help="true cars of the unlabelled photos, for the report alone")
     parser.add_argument("--output", required=True, help="Parquet: the pseudo labels of all folds")
-    parser.add_argument("--report", required=True, help="JSON: cuts, counts, precision, drift per fold")
+    parser.add_argument("--report", required=True, help="JSON: thresholds, counts, precision, drift per fold")
     args = parser.parse_args()
     settings = from_options(args, Pseudo)
 
@@ -89,8 +89,8 @@ def check_all_folds(members: dict[str, read.Predictions], folds: list[int]) -> N
 
 def line(fold: int, report: dict, settings: Pseudo) -> str:
     """What the log says of one fold."""
-    text = f"fold {fold}: {report['positive']} positives (score ≥ {report['cut_positive']:.3f}), "
-    text += f"{report['ignore']} ignored (≥ {report['cut_ignore']:.3f})"
+    text = f"fold {fold}: {report['positive']} positives (score ≥ {report['threshold_positive']:.3f}), "
+    text += f"{report['ignore']} ignored (≥ {report['threshold_ignore']:.3f})"
     if not report["target_reached"]:
         text += f"; precision {settings.precision_positive} was not reached"
     measures = report.get("drift", {}) | report.get("hidden_truth", {})

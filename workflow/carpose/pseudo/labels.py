@@ -1,7 +1,7 @@
 """The pseudo labels of one fold, and what is reported of them.
 
 A car counts as a hit at the metric's loosest thresholds (10 % of the distance, 50°): stricter ones would
-leave weak models without any sure car.
+leave weak models without any label.
 """
 
 import itertools
@@ -12,7 +12,7 @@ import pandas as pd
 from carpose import metric
 from carpose.config.sections import Pseudo
 from carpose.core import cars
-from carpose.fuse.calibration import cut_for_precision, cut_for_probability
+from carpose.fuse.calibration import threshold_for_precision, threshold_for_probability
 from carpose.fuse.combine import combine, finish, stack
 from carpose.fuse.fitted import Fit
 from carpose.fuse.members import pair_with_truth
@@ -43,26 +43,26 @@ def make_fold(
     used = {name: table for name, table in test_members.items() if name in fusion.used}
     fold_members = {name: table[table["fold"] == fold] for name, table in used.items()}
     fused = _fused(fold_members, fusion).assign(fold=fold)
-    cut_positive, cut_ignore, reached = _cuts(probability, is_hit, fused["score"], settings)
-    fused = fused[fused["score"] >= cut_ignore]
-    sure = fused["score"] >= cut_positive
+    threshold_positive, threshold_ignore, reached = _thresholds(probability, is_hit, fused["score"], settings)
+    fused = fused[fused["score"] >= threshold_ignore]
+    positive = fused["score"] >= threshold_positive
     table = fused.assign(
-        role=np.where(sure, "positive", "ignore"),
-        weight=np.where(sure, fused["score"] if settings.mode == "soft" else 1.0, 0.0),
+        role=np.where(positive, "positive", "ignore"),
+        weight=np.where(positive, fused["score"] if settings.mode == "soft" else 1.0, 0.0),
     )[COLUMNS].reset_index(drop=True)
 
-    taken = probability >= cut_positive
-    agreement = fused.loc[sure, "agreement"].mean() / len(fold_members)
+    taken = probability >= threshold_positive
+    agreement = fused.loc[positive, "agreement"].mean() / len(fold_members)
     report = {
-        "cut_positive": cut_positive,
-        "cut_ignore": cut_ignore,
+        "threshold_positive": threshold_positive,
+        "threshold_ignore": threshold_ignore,
         "precision_out_of_fold": float(is_hit[taken].mean()) if taken.any() else None,
         "target_reached": reached,
         "share_of_hits_kept": float(is_hit[taken].sum() / max(is_hit.sum(), 1)),
-        "positive": int(sure.sum()),
-        "ignore": int((~sure).sum()),
+        "positive": int(positive.sum()),
+        "ignore": int((~positive).sum()),
         "images": int(table["ImageId"].nunique()),
-        "mean_agreement": float(agreement) if sure.any() else None,
+        "mean_agreement": float(agreement) if positive.any() else None,
         "positive_by_distance": by_distance(table[table["role"] == "positive"]),
     }
     return table, report
@@ -76,22 +76,22 @@ def _fused(members: dict[str, pd.DataFrame], fusion: Fit) -> pd.DataFrame:
     return fused.assign(score=fused["hit"])
 
 
-def _cuts(
+def _thresholds(
     probability: np.ndarray, is_hit: np.ndarray, scores: pd.Series, settings: Pseudo
 ) -> tuple[float, float, bool]:
     """Probabilities from which on cars are positives, and ignored; and whether the precision was reached.
 
     probability, is_hit: of cars whose truth is known; scores: of those to be labelled.
     """
-    positive = cut_for_precision(probability, is_hit, settings.precision_positive, AT_LEAST)
+    positive = threshold_for_precision(probability, is_hit, settings.precision_positive, AT_LEAST)
     taken = probability >= positive
     reached = bool(taken.any() and is_hit[taken].mean() >= settings.precision_positive)
-    if reached:  # sure as a set is not enough: each must be more likely right than wrong
-        even = cut_for_probability(probability, is_hit, min(0.5, settings.precision_positive))
+    if reached:  # precise on the whole is not enough: each must be more likely right than wrong
+        even = threshold_for_probability(probability, is_hit, min(0.5, settings.precision_positive))
         positive = max(positive, even)
     elif len(scores):
         positive = float(np.quantile(scores, 1 - AT_LEAST, method="higher"))
-    ignore = min(cut_for_probability(probability, is_hit, settings.precision_ignore), positive)
+    ignore = min(threshold_for_probability(probability, is_hit, settings.precision_ignore), positive)
     return positive, ignore, reached
 
 
@@ -110,15 +110,15 @@ def against_truth(truth: pd.DataFrame, table: pd.DataFrame) -> dict[str, float |
     neither hits, which training takes for road.
     """
     hits = metric.match(truth, table)[:, LOOSEST]
-    sure = (table["role"] == "positive").to_numpy(bool)
+    positive = (table["role"] == "positive").to_numpy(bool)
 
     def share(count, of):
         return float(count / of) if of else None
 
     return {
-        "precision": share(hits[sure].sum(), sure.sum()),
-        "recall": share(hits[sure].sum(), len(truth)),
-        "ignored_hits": share(hits[~sure].sum(), (~sure).sum()),
+        "precision": share(hits[positive].sum(), positive.sum()),
+        "recall": share(hits[positive].sum(), len(truth)),
+        "ignored_hits": share(hits[~positive].sum(), (~positive).sum()),
         "as_background": share(len(truth) - hits.sum(), len(truth)),
     }
 

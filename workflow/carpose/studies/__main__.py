@@ -111,11 +111,11 @@ def training(seed: int, folder: Path, fold: int) -> dict:
     """
     from carpose.network.checkpoint import load_checkpoint  # torch takes seconds; a table can do without
 
-    _, recipe, provenance = load_checkpoint(folder / "model.pt", fold)
+    _, train_config, provenance = load_checkpoint(folder / "model.pt", fold)
     history = pd.read_csv(folder / "history.csv")
     return {
         "seed": seed,
-        "recipe": recipe.digest(),
+        "train_config": train_config.digest(),
         **provenance,
         "losses": history.iloc[-1].drop(NO_LOSS, errors="ignore").to_dict(),
         "cpu_minutes": history["cpu_seconds"].sum() / 60,

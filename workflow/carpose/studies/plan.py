@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from carpose.config.keys import key, object_schema, properties, section_schema
-from carpose.config.load import laid_over, parsed, recipe_of
+from carpose.config.load import laid_over, parsed, train_settings
 from carpose.config.messages import problems
-from carpose.config.recipe import Recipe
 from carpose.config.sections import Cache, Predict
+from carpose.config.train_config import TrainConfig
 from carpose.core.errors import UserError
 from carpose.core.keyed import read_yaml
 from carpose.geometry import camera
@@ -56,7 +56,7 @@ class Run:
 
     name: str
     trained: str
-    recipe: dict
+    train_config: dict
     predict: dict
     cache: dict
 
@@ -71,7 +71,7 @@ def study_schema() -> dict:
     """JSON schema of a study file; what may be changed are the keys of the configuration."""
     scopes = {name: section_schema(section) for name, section in SCOPES.items()}
     cost = {"epoch_cost": {"type": "number", "exclusiveMinimum": 0}}
-    keys = {**properties(Recipe, later=False), **scopes, **cost}
+    keys = {**properties(TrainConfig, later=False), **scopes, **cost}
     change = object_schema(keys, "what is changed") | {"minProperties": 1}
     variants = {"type": "object", "minProperties": 1, "propertyNames": {"pattern": NAME}}
     texts = dict.fromkeys(["question", "base", "together", "on_request", "note"], TEXT)
@@ -81,7 +81,7 @@ def study_schema() -> dict:
 
 def settings_schema() -> dict:
     """JSON schema of the keys of configs/studies.yaml that the main configuration does not know."""
-    base = object_schema({"model": {"type": "string"}, **properties(Recipe, later=False)}, "a base")
+    base = object_schema({"model": {"type": "string"}, **properties(TrainConfig, later=False)}, "a base")
     bases = {"type": "object", "propertyNames": {"pattern": NAME}, "additionalProperties": base}
     return object_schema({**properties(Settings), "bases": bases}, Settings.__doc__) | {"$defs": {}}
 
@@ -98,7 +98,7 @@ def read(path: Path) -> Study:
     _refuse(path, lines)
 
     variants = {CHANGED: content["change"]} if "change" in content else content["variants"]
-    variants = {name: flat(change) for name, change in variants.items()}
+    variants = {name: flatten_keys(change) for name, change in variants.items()}
     widest = max(variants.values(), key=len)
     if len(widest) > 1 and "together" not in content:
         text = (
@@ -140,7 +140,7 @@ def settings(config: dict) -> dict:
     return result
 
 
-def flat(change: dict) -> dict:
+def flatten_keys(change: dict) -> dict:
     """{lr: 1, predict: {flip: true}} → {lr: 1, predict.flip: true}."""
     result = {}
     for name, value in change.items():
@@ -158,11 +158,11 @@ def runs(study: Study, config: dict) -> dict[tuple[str, int], Run]:
     result = {}
     for variant, change in {BASE: {}, **study.variants}.items():
         changed = _changed(study, base, change)
-        scopes, recipe = {scope: {} for scope in SCOPES}, {}
+        scopes, train_config = {scope: {} for scope in SCOPES}, {}
         for name, value in changed.items():
             scope, _, inner = name.rpartition(".")
-            (scopes[scope] if scope else recipe)[inner] = value
-        settings = Recipe(**recipe)
+            (scopes[scope] if scope else train_config)[inner] = value
+        settings = TrainConfig(**train_config)
         part = camera.visible_part(settings.crop, settings.perspective)
         if not camera.lies_within(part, scopes["cache"]["crop"]):
             text = f"{variant} shows what cache.crop leaves out of the photos: {camera.written(part)}"
@@ -172,7 +172,9 @@ def runs(study: Study, config: dict) -> dict[tuple[str, int], Run]:
         retrained = any(not name.startswith("predict.") for name in change)
         for seed in range(config["seeds"]):
             trained = f"{name if retrained else of_base}-seed{seed}"
-            result[variant, seed] = Run(f"{name}-seed{seed}", trained, {**recipe, "seed": seed}, **scopes)
+            result[variant, seed] = Run(
+                f"{name}-seed{seed}", trained, {**train_config, "seed": seed}, **scopes
+            )
     return result
 
 
@@ -184,14 +186,14 @@ def _base(study: Study, config: dict) -> dict:
     model = base.get("model")
     if not config["models"].get(model):
         raise UserError(f"bases.{study.base}.model: {model!r} is no model of the configuration")
-    recipe = {**recipe_of(config, model), "epochs": config["studies_epochs"]}
-    recipe = laid_over(recipe, {name: value for name, value in base.items() if name != "model"})
-    return recipe | flat({scope: config[scope] for scope in SCOPES})
+    train_config = {**train_settings(config, model), "epochs": config["studies_epochs"]}
+    train_config = laid_over(train_config, {name: value for name, value in base.items() if name != "model"})
+    return train_config | flatten_keys({scope: config[scope] for scope in SCOPES})
 
 
 def _changed(study: Study, base: dict, change: dict) -> dict:
     """The base's settings with a change."""
-    result, defaults = dict(base), Recipe()
+    result, defaults = dict(base), TrainConfig()
     for name, value in change.items():
         if name == "epoch_cost":
             result["epochs"] = max(1, round(base["epochs"] / value))

@@ -178,7 +178,11 @@ def _check_bases(results: Mapping[Path, dict]) -> None:
 def _identity(content: dict) -> Iterator[tuple[str, object]]:
     """What must be the same of a base that studies share, by what a message calls it."""
     base = content["variants"][BASE]
-    for key, words in (("seed", "seeds"), ("recipe", "recipe digests"), ("data", "data digests")):
+    for key, words in (
+        ("seed", "seeds"),
+        ("train_config", "digests of the training configuration"),
+        ("data", "data digests"),
+    ):
         yield words, [run.get(key) for run in base["runs"]]
     yield "photos to measure on", (content["photos"], content.get("photos_digest"))
     yield "scores", [np.round(base[name], 9).tolist() for name in content["photos"]]

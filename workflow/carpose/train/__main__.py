@@ -15,11 +15,11 @@ from pathlib import Path
 import torch
 
 from carpose.config.options import add_options, from_options
-from carpose.config.recipe import Recipe
 from carpose.config.sections import Running
+from carpose.config.train_config import TrainConfig
 from carpose.core.files import check_outputs, run_main
 from carpose.core.options import program, whole
-from carpose.network.device import lease, worker_count
+from carpose.network.device import acquire_device, worker_count
 
 from . import distributed, state
 from .loop import Interrupted, TrainFiles, run
@@ -27,20 +27,20 @@ from .loop import Interrupted, TrainFiles, run
 
 def main() -> int:
     args = parse()
-    recipe, running = from_options(args, Recipe), from_options(args, Running)
+    train_config, running = from_options(args, TrainConfig), from_options(args, Running)
     running = replace(running, workers=worker_count(running.workers))
     files = TrainFiles(**{item.name: getattr(args, item.name) for item in fields(TrainFiles)})
-    if recipe.start == "scratch":
+    if train_config.start == "scratch":
         files = replace(files, start_weights=None)
     check_outputs(files.output, files.history, files.state)
-    torch.set_num_threads(recipe.threads)
-    distributed.check(recipe.batch_size, max(args.gpus, distributed.size()))
+    torch.set_num_threads(train_config.threads)
+    distributed.check(train_config.batch_size, max(args.gpus, distributed.size()))
     distributed.launch(args.gpus, "carpose.train")
     main_process = distributed.is_main_process()
     lock = state.state_lock(files.state) if main_process else contextlib.nullcontext()
-    with lock, lease(args.gpus) as device, distributed.process_group(device):
+    with lock, acquire_device(args.gpus) as device, distributed.process_group(device):
         try:
-            run(files, args.fold, recipe, running, device, args.name)
+            run(files, args.fold, train_config, running, device, args.name)
         except Interrupted:
             if main_process:
                 print(f"[{args.name}] stopped on request; the state is saved, the same command goes on")
@@ -65,7 +65,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--name", default="train", help="name in the log")
     parser.add_argument("--gpus", type=whole(0), default=1, help="how many share the training; 0: the CPU")
     add_options(parser, Running)
-    add_options(parser, Recipe)
+    add_options(parser, TrainConfig)
     return parser.parse_args()
 
 

@@ -15,8 +15,8 @@ import pyarrow
 import torch
 from tqdm import tqdm
 
-from carpose.config.recipe import Recipe
 from carpose.config.sections import Predict, Running
+from carpose.config.train_config import TrainConfig
 from carpose.core import cars, parquet
 from carpose.core.cars import POSE
 from carpose.core.errors import UserError
@@ -28,7 +28,7 @@ from carpose.kaggle.read import check_same_photos, read_test_images
 from carpose.metric import evaluate
 from carpose.network.checkpoint import build_from, save_checkpoint, weights_digest
 from carpose.predict.cars import predict_cars
-from carpose.predict.networks import placed
+from carpose.predict.networks import prepare_for_inference
 
 from . import distributed
 from .optimizer import rate_schedule
@@ -101,9 +101,9 @@ class Tables:
     valid_ids: list[str]
     pseudo_ids: list[str]
 
-    def samples(self, cache: Path, recipe: Recipe) -> Samples:
+    def samples(self, cache: Path, train_config: TrainConfig) -> Samples:
         """cache: folder of the picture cache."""
-        return Samples(cache, self.train_ids + self.pseudo_ids, self.cars, recipe, len(self.pseudo_ids))
+        return Samples(cache, self.train_ids + self.pseudo_ids, self.cars, train_config, len(self.pseudo_ids))
 
     def truth(self) -> pd.DataFrame:
         """The true cars of the photos to measure on."""
@@ -138,17 +138,17 @@ def read_tables(files: TrainFiles, fold: int) -> Tables:
 
 
 def work_digest(
-    files: TrainFiles, tables: Tables, fold: int, recipe: Recipe, start: torch.nn.Module | None
+    files: TrainFiles, tables: Tables, fold: int, train_config: TrainConfig, start: torch.nn.Module | None
 ) -> str:
     """What a state belongs to: the recipe, the fold, the network to start with, and all that is learnt from,
     whatever code wrote it."""
-    hasher = hashlib.sha256(f"{recipe.digest()} {fold}".encode())
+    hasher = hashlib.sha256(f"{train_config.digest()} {fold}".encode())
     hasher.update(parquet.content_digest(tables.cars).encode())
     for image_ids in (tables.train_ids, tables.valid_ids, tables.pseudo_ids):
         hasher.update(hashlib.sha256("\n".join(image_ids).encode()).digest())
     if start is not None:
         hasher.update(weights_digest(start).encode())
-    pretrained = None if recipe.pretrained in ("none", "hub") else Path(recipe.pretrained)
+    pretrained = None if train_config.pretrained in ("none", "hub") else Path(train_config.pretrained)
     for path in (pretrained, files.cache / "cache.json"):
         if path is not None:
             hasher.update(hashlib.sha256(path.read_bytes()).digest())
@@ -156,7 +156,12 @@ def work_digest(
 
 
 def run(
-    files: TrainFiles, fold: int, recipe: Recipe, running: Running, device: torch.device, name: str = "train"
+    files: TrainFiles,
+    fold: int,
+    train_config: TrainConfig,
+    running: Running,
+    device: torch.device,
+    name: str = "train",
 ) -> None:
     """Train to the end, or raise Interrupted (state saved) or UserError (a loss that is not finite).
 
@@ -165,13 +170,13 @@ def run(
     pyarrow.set_memory_pool(pyarrow.system_memory_pool())  # its own keeps several times what tables take
     log = Log(name, files.events if running.tensorboard else None)
     tables = read_tables(files, fold)
-    samples, valid_ids, truth = tables.samples(files.cache, recipe), tables.valid_ids, tables.truth()
-    steps = max(samples.labelled // recipe.batch_size, 1)  # of an epoch
-    distributed.check(min(samples.labelled, recipe.batch_size), distributed.size())
-    start = None if files.start_weights is None else build_from(files.start_weights, fold, recipe)
-    digest = work_digest(files, tables, fold, recipe, start)
+    samples, valid_ids, truth = tables.samples(files.cache, train_config), tables.valid_ids, tables.truth()
+    steps = max(samples.labelled // train_config.batch_size, 1)  # of an epoch
+    distributed.check(min(samples.labelled, train_config.batch_size), distributed.size())
+    start = None if files.start_weights is None else build_from(files.start_weights, fold, train_config)
+    digest = work_digest(files, tables, fold, train_config, start)
     saver = Saver(files.state, digest, running.save_minutes, log.say)
-    training = Training(recipe, start, device, running.graphs)
+    training = Training(train_config, start, device, running.graphs)
     log.say(f"computing on {device} in {training.dtype or torch.float32}".replace("torch.", ""))
     saved = saver.load()
     if saved:
@@ -179,9 +184,9 @@ def run(
         log.say(f"going on at epoch {training.progress.epoch + 1}, batch {training.progress.batch}")
 
     def validate() -> float:
-        model = placed(training.ema.module, recipe, device, graphs=running.graphs)
+        model = prepare_for_inference(training.ema.module, train_config, device, graphs=running.graphs)
         predictions, _ = predict_cars(
-            [model], recipe, files.cache, valid_ids, device, VALIDATION, workers=running.workers
+            [model], train_config, files.cache, valid_ids, device, VALIDATION, workers=running.workers
         )
         return evaluate(truth, predictions, image_ids=valid_ids)["mAP"]
 
@@ -190,7 +195,7 @@ def run(
         with atomic(files.history) as temporary:
             pd.DataFrame(training.progress.history).to_csv(temporary, index=False)
         about = {"data": digest, "fold": fold, "round": "later" if files.pseudo else "first"}
-        save_checkpoint(files.output, training.ema.module.state_dict(), recipe, about)
+        save_checkpoint(files.output, training.ema.module.state_dict(), train_config, about)
         remove(files.state)
 
 
@@ -204,9 +209,9 @@ def train(
     validate: Callable[[], float],
 ) -> None:
     """All epochs that are left, of so many steps each; validate: the metric on the fold's own photos."""
-    recipe, device = training.recipe, training.device
-    epochs = recipe.epochs
-    rate_of = rate_schedule(recipe.schedule, epochs * steps, training.peak_rate, recipe.warmup)
+    train_config, device = training.train_config, training.device
+    epochs = train_config.epochs
+    rate_of = rate_schedule(train_config.schedule, epochs * steps, training.peak_rate, train_config.warmup)
     fixed_shape = training.recorded is not None
     rollbacks, batches = 0, None
     while (progress := training.progress).epoch < epochs:
@@ -231,7 +236,7 @@ def train(
             saver.save(training)  # a validation can take longer than Slurm waits after SIGTERM
         row = close_epoch(training, steps, spent, validate if due else None)
         saver.save(training)
-        log.epoch(row, epochs, loss.weights(recipe))
+        log.epoch(row, epochs, loss.weights(train_config))
 
 
 def train_epoch(
@@ -290,7 +295,7 @@ def count_losses(training: Training, step: int, values: dict[str, float], image_
 
 def roll_back(training: Training, error: FloatingPointError, saver: Saver, rollbacks: int, log: Log) -> None:
     """Go back to the last state at half the rate. Raises UserError where it may not, or not again."""
-    saved, may = saver.load(), training.recipe.on_nan == "rollback"
+    saved, may = saver.load(), training.train_config.on_nan == "rollback"
     if not may or saved is None or rollbacks > ROLLBACKS:
         raise UserError(f"{error}; lower the rate{'' if may else ', or set on_nan: rollback'}") from None
     # Of what failed: the saved state may be of before an earlier failure.

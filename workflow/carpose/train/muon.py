@@ -83,9 +83,9 @@ class Muon(torch.optim.AdamW):
             momentum = as_matrix(momentum)
             by_rows[len(momentum)].append((as_matrix(parameter), momentum))
         kept = 1 - group["lr"] * group["weight_decay"]
-        for alike in by_rows.values():
-            factors = orthogonalising([momentum for _, momentum in alike])
-            for (weights, momentum), factor in zip(alike, factors, strict=True):
+        for same_shape in by_rows.values():
+            factors = orthogonalising([momentum for _, momentum in same_shape])
+            for (weights, momentum), factor in zip(same_shape, factors, strict=True):
                 rate = group["lr"] * 0.2 * momentum.shape[1] ** 0.5
                 weights.addmm_(factor, momentum, beta=kept, alpha=-rate)
         for parameter in matrices:

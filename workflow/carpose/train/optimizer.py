@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 
 import models.torchvision_shim  # noqa: F401  must come before timm
-from carpose.config.recipe import Recipe
+from carpose.config.train_config import TrainConfig
 
 from .muon import Muon
 
@@ -16,21 +16,21 @@ from timm.utils import ModelEmaV3  # isort: skip
 FUSED = {"adam", "adamw", "sgd"}  # what torch has as one kernel
 
 
-def make_optimizer(model: torch.nn.Module, recipe: Recipe, rate: float) -> torch.optim.Optimizer:
+def make_optimizer(model: torch.nn.Module, train_config: TrainConfig, rate: float) -> torch.optim.Optimizer:
     """The recipe's optimiser; weight decay is not for biases and norms."""
-    if recipe.optimizer == "muon":
-        return Muon(model.parameters(), rate, recipe.weight_decay)
+    if train_config.optimizer == "muon":
+        return Muon(model.parameters(), rate, train_config.weight_decay)
     # One kernel for all tensors: a small network on the CPU spends a tenth of a step here otherwise.
-    fused = {"fused": True} if recipe.optimizer in FUSED else {}
+    fused = {"fused": True} if train_config.optimizer in FUSED else {}
     return create_optimizer_v2(
-        model, opt=recipe.optimizer, lr=rate, weight_decay=recipe.weight_decay, **fused
+        model, opt=train_config.optimizer, lr=rate, weight_decay=train_config.weight_decay, **fused
     )
 
 
-def scaled_rate(recipe: Recipe) -> float:
+def scaled_rate(train_config: TrainConfig) -> float:
     """The peak learning rate for the recipe's batch size."""
-    exponent = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}[recipe.lr_scaling]
-    return recipe.lr * (recipe.batch_size / recipe.lr_batch_size) ** exponent
+    exponent = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}[train_config.lr_scaling]
+    return train_config.lr * (train_config.batch_size / train_config.lr_batch_size) ** exponent
 
 
 def rate_schedule(name: str, steps: int, peak: float, warmup: float) -> Callable[[int], float]:
@@ -80,7 +80,7 @@ class MovingAverage(ModelEmaV3):
         )
 
     @torch.no_grad()
-    def follow(self, step: int) -> None:
+    def update_from_model(self, step: int) -> None:
         """After step number `step`, from 0; the model is the one that this was made of."""
         torch._foreach_lerp_(*self.averaged, 1 - self.get_decay(step))
         if self.copied[0]:

@@ -51,9 +51,9 @@ def load(path: Path, digest: str) -> dict | None:
             _say(f"{candidate}: not used ({error})")
             continue
         if content["digest"] != digest:
-            aside = candidate.with_name(candidate.name + ".other-recipe")
+            aside = candidate.with_name(candidate.name + ".other-config")
             os.replace(candidate, aside)
-            _say(f"{candidate}: belongs to another recipe or other data; set aside as {aside.name}")
+            _say(f"{candidate}: belongs to another configuration or other data; set aside as {aside.name}")
             continue
         return content["state"]
     return None

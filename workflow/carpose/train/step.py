@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 
 import torch
 
-from carpose.config.recipe import Recipe
+from carpose.config.train_config import TrainConfig
 from carpose.data.samples import network_input
 from carpose.heads import loss
 from carpose.network import graphs
 from carpose.network.checkpoint import build
-from carpose.network.device import fetch, number_format
+from carpose.network.device import autocast_dtype, fetch
 
 from . import distributed
 from .optimizer import MovingAverage, make_optimizer, scaled_rate
@@ -36,25 +36,29 @@ class Training:
     """Network, optimiser, moving average and progress of one training."""
 
     def __init__(
-        self, recipe: Recipe, start: torch.nn.Module | None, device: torch.device, record: bool = True
+        self,
+        train_config: TrainConfig,
+        start: torch.nn.Module | None,
+        device: torch.device,
+        record: bool = True,
     ):
         """start: the network that it goes on with; record: on a GPU, where it can be, as a CUDA graph."""
-        self.recipe, self.device = recipe, device
-        model = build(recipe) if start is None else start
+        self.train_config, self.device = train_config, device
+        model = build(train_config) if start is None else start
         self.model = distributed.synchronised(model.to(device), device)
-        self.ema = MovingAverage(self.model, recipe.ema_decay)
+        self.ema = MovingAverage(self.model, train_config.ema_decay)
         self.parameters = list(self.model.parameters())
         self.network = distributed.wrap(self.model, device)
-        self.peak_rate = scaled_rate(recipe)
-        self.optimizer = make_optimizer(self.model, recipe, self.peak_rate)
-        self.dtype = number_format(device, recipe.amp)
+        self.peak_rate = scaled_rate(train_config)
+        self.optimizer = make_optimizer(self.model, train_config, self.peak_rate)
+        self.dtype = autocast_dtype(device, train_config.amp)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
         self.progress = Progress()
-        weights = loss.weights(recipe)
+        weights = loss.weights(train_config)
         self.terms = list(weights)
         self.loss_weights = torch.tensor(list(weights.values()), dtype=torch.float32, device=device)
         self.recorded = None
-        if record and graphs.can_record(recipe, device, distributed.size()):
+        if record and graphs.can_record(train_config, device, distributed.size()):
             self.recorded = graphs.Recorded(self.forward_backward)
         # Steps that may be under way while the next one starts; all of several processes judge one at once.
         self.max_in_flight = int(device.type == "cuda" and distributed.size() == 1)
@@ -78,7 +82,7 @@ class Training:
             group["lr"] = rate
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.ema.follow(self.progress.step)
+        self.ema.update_from_model(self.progress.step)
         fetched = fetch(distributed.mean(losses))
         return lambda: dict(zip(["loss", *self.terms, "norm"], fetched(), strict=True))
 
@@ -87,15 +91,15 @@ class Training:
     ) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
         """Forward and backward passes → float64 (loss, its terms, the norm of the gradients), and of each
         parameter the gradient, clipped."""
-        recipe = self.recipe
+        train_config = self.train_config
         counts = loss.local_counts(targets).to(self.device, non_blocking=True)
         totals = loss.as_totals(distributed.count(counts))
         targets = {name: value.to(self.device, non_blocking=True) for name, value in targets.items()}
         for parameter in self.parameters:
             parameter.grad = None  # the optimiser's zero_grad takes two to five times as long
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
-            outputs = self.network(network_input(pictures, self.device, recipe), targets["cell"])
-        values = torch.stack(list(loss.compute(outputs, targets, recipe, totals).values()))
+            outputs = self.network(network_input(pictures, self.device, train_config), targets["cell"])
+        values = torch.stack(list(loss.compute(outputs, targets, train_config, totals).values()))
         total = values @ self.loss_weights
         self.scaler.scale(total).backward()
         self.scaler.unscale_(self.optimizer)
@@ -103,7 +107,7 @@ class Training:
         present = [gradient for gradient in gradients if gradient is not None]
         norm = torch.stack(torch._foreach_norm(merged(present))).norm().double()
         # On the device, which is not waited for. A norm that is not finite changes nothing.
-        share = recipe.clip_norm / norm
+        share = train_config.clip_norm / norm
         torch._foreach_mul_(present, torch.where((share > 0) & (share < 1), share, 1.0).float())
         return torch.cat([total[None], values, norm[None]]).detach(), gradients
 

@@ -20,7 +20,7 @@ NETWORK = ["backbone", "width", "neck", "neck_channels", "stacks", "modules", "n
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TrainConfig:
     """What a training's weights depend on."""
 
     # The network

@@ -17,7 +17,7 @@ def between(places: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[np.n
     return row, first[row] + rank(row)
 
 
-def alike(
+def pairs_in_range(
     image: np.ndarray,
     log_range: np.ndarray,
     others_image: np.ndarray,
