@@ -22,8 +22,8 @@ MIN_RELATIVE_GAIN = 0.003  # in mAP, from which on a part is used
 
 
 def score(truth: pd.DataFrame, predictions: pd.DataFrame, folds: pd.DataFrame, mode: str) -> float:
-    """mAP in this mode, each fold by itself. In the mode leaderboard only cars above the threshold count, where
-    the table has that column."""
+    """mAP in this mode, each fold by itself. In the mode leaderboard only cars above the threshold count,
+    where the table has that column."""
     if mode == "leaderboard" and "above_threshold" in predictions:
         predictions = predictions[predictions["above_threshold"].astype(bool)]
     return metric.evaluate_folds(truth, predictions, folds, mode)
