@@ -74,3 +74,9 @@ rule analysis:
     "Where the score is lost: errors by kind of car, cause and threshold; what the networks see."
     input:
         *ANALYSIS.values(),
+
+
+rule report:
+    "One HTML page about the run, to open in a browser: report.html."
+    input:
+        rules.write_report.output,

@@ -1,4 +1,5 @@
 # Configuration, paths and helpers shared by all rules.
+import json
 import os
 import shlex
 import sys

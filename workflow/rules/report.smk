@@ -15,8 +15,8 @@ rule evaluate:
         images=rules.check_data.output.images,
         truth=TRUTH,
     output:
-        table=f"{RESULTS}/evaluation.csv",
-        bands=f"{RESULTS}/evaluation_bands.csv",
+        table=report(f"{RESULTS}/evaluation.csv", caption="../report/evaluation.rst", category="Scores"),
+        bands=report(f"{RESULTS}/evaluation_bands.csv", caption="../report/bands.rst", category="Scores"),
     log:
         f"{RESULTS}/logs/evaluate.log",
     conda:
@@ -46,9 +46,9 @@ rule draw:
         histories=[path.replace("model.pt", "history.csv") for path in checkpoints(range(ROUNDS))],
         truth=TRUTH,
     output:
-        predictions=PICTURES[0],
-        history=PICTURES[1],
-        evaluation=PICTURES[2],
+        predictions=report(PICTURES[0], caption="../report/predictions.rst", category="Photos"),
+        history=report(PICTURES[1], caption="../report/history.rst", category="Trainings"),
+        evaluation=report(PICTURES[2], caption="../report/evaluation_bars.rst", category="Scores"),
     log:
         f"{RESULTS}/logs/draw.log",
     conda:
@@ -70,7 +70,10 @@ rule draw:
 ANALYSIS = {
     kind: [f"{RESULTS}/analysis/{name}" for name in names]
     for kind, names in {
-        "tables": [f"{t}.csv" for t in ("groups", "thresholds", "oracles", "scores", "depth", "worst")],
+        "tables": [
+            f"{t}.csv"
+            for t in ("groups", "thresholds", "oracles", "scores", "depth", "worst", "member_pairs")
+        ],
         "pictures": [f"{p}.png" for p in ("groups", "causes", "calibration", "worst")],
         "fields": ["receptive_field.csv", "receptive_field.png"],
     }.items()
@@ -125,3 +128,30 @@ rule measure_receptive_fields:
         "python -m carpose.analysis receptive-field --lenient --checkpoints {input.models} --labels {input.labels}"
         " --cache $(dirname {input.cache}) --threads {threads} --output {output.table}"
         " --picture {output.picture} 2>&1 | tee {log}"
+
+
+rule write_report:
+    "One HTML page about the run: scores, gains, trainings, errors, cost, configuration, photos."
+    input:
+        rules.evaluate.output,
+        ANALYSIS["tables"],
+        histories=[path.replace("model.pt", "history.csv") for path in checkpoints(range(ROUNDS))],
+        submission=rules.write_submission.output,
+        pseudo=[f"{RESULTS}/round{r}/pseudo.json" for r in range(ROUNDS - 1)],
+        truth=TRUTH,
+    output:
+        report(f"{RESULTS}/report.html", caption="../report/page.rst", category="The run on one page"),
+    log:
+        f"{RESULTS}/logs/write_report.log",
+    conda:
+        f"{ENVS}/light.yaml"
+    resources:
+        **stage_resources("small"),
+    params:
+        run=unremembered(RESULTS),
+        data=unremembered(DATA),
+        truth=lambda wildcards, input: f"--truth {input.truth}" if input.truth else "",
+        config=unremembered(json.dumps(config)),
+    shell:
+        "python -m carpose.report {params.run} --data {params.data:q} {params.truth}"
+        " --config {params.config:q} --output {output} 2>&1 | tee {log}"

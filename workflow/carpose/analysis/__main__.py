@@ -22,6 +22,7 @@ from carpose.plots.figures import add_lenient, draw
 
 from .errors import errors
 from .figures import calibration_figure, causes_figure, groups_figure, receptive_figure
+from .member_pairs import member_pairs
 
 
 def main() -> None:
@@ -66,6 +67,9 @@ def analyse_errors(args: argparse.Namespace) -> None:
     for kind in tables:
         stacked = pd.concat([tables[kind].assign(name=name) for name, tables in tables_of.items()])
         write(args.output / f"{kind}.csv", stacked[["name", *tables[kind].columns]])
+
+    models = {name: member.cars for name, member in members.items() if name != shown}
+    write(args.output / "member_pairs.csv", member_pairs(truth, models))
 
     worst = tables["worst"]["ImageId"].head(args.worst)
     photos = {image_id: args.data / "train_images" / f"{image_id}.jpg" for image_id in worst}

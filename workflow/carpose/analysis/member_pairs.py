@@ -1,0 +1,61 @@
+"""How alike the errors of two members are, and what fusing the two could gain at most."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+
+from carpose.geometry import rotation
+
+from .errors import pair
+
+
+def member_pairs(truth: pd.DataFrame, members: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """One row per pair of members, of the true cars that both found (`pair`).
+
+    depth_correlation, yaw_correlation: of the errors of log z, and of yaw where both are off by less than
+    50°. depth_sd, other_depth_sd: standard deviation of the errors of log z; fused_depth_sd: that of the best
+    weighted mean of both, which is the least that fusing these two by fixed weights can reach.
+    """
+    errors = {name: _errors(truth, table) for name, table in members.items()}
+    rows = []
+    for name, other in itertools.combinations(members, 2):
+        both = np.isfinite(errors[name][:, 0]) & np.isfinite(errors[other][:, 0])
+        depth = np.column_stack([errors[name][both, 0], errors[other][both, 0]])
+        yaw = np.column_stack([errors[name][both, 1], errors[other][both, 1]])
+        yaw = yaw[(np.abs(yaw) < np.radians(50)).all(axis=1)]
+        covariance = np.cov(depth.T) if len(depth) > 2 else np.full((2, 2), np.nan)
+        sd, other_sd = np.sqrt(np.diag(covariance))
+        rows.append(
+            {
+                "member": name,
+                "other": other,
+                "cars": int(both.sum()),
+                "depth_correlation": covariance[0, 1] / (sd * other_sd or np.nan),
+                "yaw_correlation": np.corrcoef(yaw.T)[0, 1] if len(yaw) > 2 else np.nan,
+                "depth_sd": sd,
+                "other_depth_sd": other_sd,
+                "fused_depth_sd": _least_sd(covariance),
+            }
+        )
+    columns = ["member", "other", "cars", "depth_correlation", "yaw_correlation"]
+    return pd.DataFrame(rows, columns=[*columns, "depth_sd", "other_depth_sd", "fused_depth_sd"])
+
+
+def _errors(truth: pd.DataFrame, predictions: pd.DataFrame) -> np.ndarray:
+    """(T, 2) errors of log z and yaw (radians) for each true car, NaN where the member did not find it."""
+    matched_truth = pair(truth, predictions)
+    rows = np.flatnonzero(matched_truth >= 0)
+    at = matched_truth[rows]
+    result = np.full((len(truth), 2), np.nan)
+    result[at, 0] = np.log(predictions["z"].to_numpy(float)[rows] / truth["z"].to_numpy(float)[at])
+    turn = predictions["yaw"].to_numpy(float)[rows] - truth["yaw"].to_numpy(float)[at]
+    result[at, 1] = rotation.wrap(turn)
+    return result
+
+
+def _least_sd(covariance: np.ndarray) -> float:
+    """The standard deviation of the mean with the best weights in 0 … 1."""
+    (a, c), (_, b) = covariance
+    weight = np.clip((b - c) / max(a + b - 2 * c, 1e-30), 0, 1)
+    return float(np.sqrt(weight**2 * a + (1 - weight) ** 2 * b + 2 * weight * (1 - weight) * c))

@@ -1,0 +1,103 @@
+"""What the files of a run say, read for the report."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from carpose.core import cars, parquet
+from carpose.core.errors import UserError
+from carpose.core.keyed import load_json
+from carpose.fuse.fitted import Fit, read_fit
+
+SUBMISSIONS = ["submission.csv", "submission_thresholded.csv", "submission_all_cars.csv"]
+ANALYSIS = ["groups", "thresholds", "oracles", "scores", "depth", "worst", "member_pairs"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """The results of one run; tables as their programs wrote them.
+
+    scores, bands: of carpose.evaluation; histories: name (round0/dla34/fold0) → table of epochs; pseudo: name
+    of the round → report of carpose.pseudo; analysis: name → table of carpose.analysis, {} where it was not
+    run; cost: one row per job that was timed; submissions: files that exist → first 12 digits of SHA-256.
+    """
+
+    folder: Path
+    scores: pd.DataFrame
+    bands: pd.DataFrame
+    fit: Fit
+    images: pd.DataFrame
+    labels: pd.DataFrame
+    folds: pd.DataFrame
+    fused_oof: pd.DataFrame
+    fused_test: pd.DataFrame
+    code: str
+    histories: dict[str, pd.DataFrame]
+    pseudo: dict[str, dict]
+    analysis: dict[str, pd.DataFrame]
+    cost: pd.DataFrame
+    submissions: dict[str, str]
+
+    @property
+    def members(self) -> list[str]:
+        """The models by round, best out of fold first."""
+        return [name for name in self.scores["name"] if name != "fused"]
+
+
+def read_run(folder: Path) -> Run:
+    """Raises UserError where a file is missing that every finished run has."""
+    scores = read_csv(folder / "evaluation.csv")
+    members = [name for name in scores["name"] if name != "fused"]
+    histories = {
+        f"{member}/{path.parent.name}": read_csv(path)
+        for member in sorted(members)
+        for path in sorted((folder / member).glob("fold*/history.csv"))
+    }
+    rounds = sorted({member.partition("/")[0] for member in members})
+    reports = {name: folder / name / "pseudo.json" for name in rounds}
+    tables = {name: folder / "analysis" / f"{name}.csv" for name in ANALYSIS}
+    fused = folder / "fused_test.parquet"
+    return Run(
+        folder=folder,
+        scores=scores,
+        bands=read_csv(folder / "evaluation_bands.csv"),
+        fit=read_fit(folder / "fusion.json"),
+        images=parquet.read_images(folder / "data" / "images.parquet"),
+        labels=cars.read(folder / "data" / "labels.parquet"),
+        folds=parquet.read_folds(folder / "data" / "folds.parquet"),
+        fused_oof=cars.read(folder / "fused_oof.parquet", scored=True),
+        fused_test=cars.read(fused, scored=True),
+        code=parquet.about(fused).get("code", "unknown"),
+        histories=histories,
+        pseudo={name: load_json(path.read_text()) for name, path in reports.items() if path.is_file()},
+        analysis={name: read_csv(path) for name, path in tables.items() if path.is_file()},
+        cost=read_cost(folder / "benchmarks"),
+        submissions={
+            name: hashlib.sha256((folder / name).read_bytes()).hexdigest()[:12]
+            for name in SUBMISSIONS
+            if (folder / name).is_file()
+        },
+    )
+
+
+def read_csv(path: Path) -> pd.DataFrame:
+    """Raises UserError where it is not there or not a table."""
+    try:
+        return pd.read_csv(path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such file; finish the run: snakemake submission") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as a table ({error})") from error
+
+
+def read_cost(folder: Path) -> pd.DataFrame:
+    """Snakemake's measurements: job, seconds, processor seconds, peak memory in MB; no rows without any."""
+    rows = []
+    for path in sorted(folder.rglob("*.tsv")):
+        last = pd.read_csv(path, sep="\t").iloc[-1]
+        name = f"{path.parent.name} {path.stem.replace('-', '/')}"
+        rows.append((name, last["s"], last["cpu_time"], last["max_rss"]))
+    columns = ["job", "seconds", "processor seconds", "peak memory (MB)"]
+    return pd.DataFrame(rows, columns=columns).replace("-", None)

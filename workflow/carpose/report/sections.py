@@ -1,0 +1,211 @@
+"""The tables and statements of the report, computed from a run."""
+
+import importlib.metadata
+import platform
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from carpose.config.keys import default_of
+from carpose.config.sections import SECTIONS, Hardware
+from carpose.config.sections import Run as RunKeys
+from carpose.config.train_config import TrainConfig
+from carpose.registry.heads import HEADS
+
+from .run import Run
+
+PACKAGES = ["snakemake", "torch", "timm", "segmentation-models-pytorch", "albumentations", "numpy", "scipy"]
+PACKAGES += ["pandas", "opencv-python-headless"]
+UNUSUAL = 4.0  # spreads between folds by which a loss may differ from the median over models
+PARTS = {
+    "members": "leave out members that lower the score",
+    "bias": "correct each member's depth bias",
+    "weights": "weight members by their errors",
+    "ground": "compare cars with the ground of their photo",
+    "calibration": "recompute scores from agreement and uncertainty",
+}
+
+
+def with_interval(value: float, sd: float) -> str:
+    """A score with its 95 % interval over resampled photos."""
+    return "–" if pd.isna(value) else f"{value:.4f} [{value - 1.96 * sd:.4f}, {value + 1.96 * sd:.4f}]"
+
+
+def scores(run: Run) -> pd.DataFrame:
+    """One row per model and round, and the fusion; best first."""
+    source = run.scores
+    table = pd.DataFrame({"model": source["name"]})
+    for prefix, title in (("oof", "out of fold"), ("test", "hidden truth")):
+        if f"{prefix}_mAP" in source:
+            pairs = zip(source[f"{prefix}_mAP"], source[f"{prefix}_sd"], strict=True)
+            table[f"mAP {title} [95 %]"] = [with_interval(*pair) for pair in pairs]
+            table[f"leaderboard mAP {title}"] = source[f"{prefix}_mAP_leaderboard"].round(4)
+    for column in source.filter(regex=r"^fold\d+_mAP$"):
+        table[column.replace("_mAP", "")] = source[column].round(4)
+    return table
+
+
+def fusion_gains(run: Run) -> pd.DataFrame:
+    """What each part of the fusion adds, on top of the parts above it."""
+    rows = [
+        {
+            "part": name,
+            "what it does": PARTS.get(name, "write angles on the better side of ±π (leaderboard's metric)"),
+            "used": "yes" if part.on else "no",
+            "mAP gain, nested folds": f"{part.nested_gain:+.4f}",
+        }
+        for name, part in run.fit.parts.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def fusion_summary(run: Run) -> list[str]:
+    """The fused score against what it has to beat."""
+    scores_of = run.fit.mAP or {}
+    best, best_score = max(scores_of["members"].items(), key=lambda item: item[1])
+    return [
+        f"Best single model as it is ({best}): {best_score:.4f}.",
+        f"The same model through the same fit: {scores_of['best_fitted']:.4f}.",
+        f"All members with equal weights: {scores_of['equal_weights']:.4f}.",
+        f"Fused: {scores_of['fused']:.4f}, from {', '.join(run.fit.used)}.",
+    ]
+
+
+def round_gains(run: Run) -> pd.DataFrame:
+    """mAP out of fold of each model by round, and the difference to round 0."""
+    table = run.scores[run.scores["name"] != "fused"].copy()
+    parts = table["name"].str.split("/", n=1, expand=True)
+    table = table.assign(round=parts[0], model=parts[1]).pivot(
+        index="model", columns="round", values="oof_mAP"
+    )
+    for name in list(table.columns)[1:]:
+        table[f"{name} − round0"] = (table[name] - table["round0"]).map("{:+.4f}".format)
+    return table.round(4).reset_index()
+
+
+def pseudo_labels(run: Run) -> pd.DataFrame:
+    """One row per round and fold."""
+    rows = []
+    for name, report in run.pseudo.items():
+        for fold, entry in report["folds"].items():
+            row = {
+                "round, fold": f"{name}, fold {fold}",
+                "positives": entry["positive"],
+                "ignored": entry["ignore"],
+                "photos": entry["images"],
+                "score threshold": round(entry["threshold_positive"], 3),
+                "precision out of fold": entry["precision_out_of_fold"],
+            }
+            truth = entry.get("hidden_truth", {})
+            row |= {f"{k.replace('_', ' ')} (hidden truth)": v for k, v in truth.items()}
+            row |= {f"{k} since the round before": v for k, v in entry.get("drift", {}).items()}
+            rows.append(row)
+    return pd.DataFrame(rows).round(3)
+
+
+def final_losses(run: Run) -> tuple[pd.DataFrame, set[tuple[int, str]]]:
+    """The last epoch's losses of every training, and the cells (row, column) that stand out.
+
+    A loss stands out where it differs from the median over the trainings of its round by more than UNUSUAL
+    times the median difference between folds of one model: another model of like training should come to a
+    like loss, so a large difference asks for its reason (learning rate, batch size, a bug).
+    """
+    columns = ["loss", *HEADS, "norm"]
+    rows = {}
+    for name, table in run.histories.items():
+        last = table.iloc[-1]
+        measured = table["mAP"].dropna() if "mAP" in table else pd.Series(dtype=float)
+        rows[name] = {column: last[column] for column in columns if column in table}
+        rows[name] |= {"epochs": int(last["epoch"]), "mAP without test-time views": measured.iloc[-1:].sum()}
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    unusual = set()
+    places = {name: place for place, name in enumerate(table.index)}
+    for _, of_round in table.groupby(table.index.str.partition("/").get_level_values(0)):
+        for column in (name for name in columns if name in table):
+            values = of_round[column].dropna()
+            model = values.index.str.rpartition("/").get_level_values(0)
+            spread = values.groupby(model).agg(lambda v: v.max() - v.min()).median()
+            off = (values - values.median()).abs() > UNUSUAL * max(spread, 1e-9)
+            unusual |= {(places[name], column) for name in values.index[off]}
+    table = table.rename_axis("training").reset_index()
+    return table.round(4), unusual
+
+
+def bands(run: Run) -> pd.DataFrame:
+    """Recall and depth error of the fusion and of the best model by distance, out of fold."""
+    names = ["fused", *run.members[:1]]
+    table = run.bands[run.bands["name"].isin(names) & (run.bands["images"] == "out of fold")]
+    return table.drop(columns="images").round(3)
+
+
+def of_fused(run: Run, name: str) -> pd.DataFrame:
+    """A table of the error analysis, rows of the fusion alone; empty where the analysis was not run."""
+    table = run.analysis.get(name, pd.DataFrame())
+    return table[table["name"] == "fused"].drop(columns="name").round(4) if "name" in table else table
+
+
+def cost(run: Run) -> pd.DataFrame:
+    """What was timed, and the sum."""
+    if run.cost.empty:
+        return run.cost
+    numbers = run.cost.set_index("job").apply(pd.to_numeric, errors="coerce")
+    total = {"seconds": numbers["seconds"].sum(), "processor seconds": numbers["processor seconds"].sum()}
+    numbers.loc["all of these"] = {**total, "peak memory (MB)": numbers["peak memory (MB)"].max()}
+    return numbers.round(0).rename_axis("job").reset_index()
+
+
+def configuration(config: dict) -> pd.DataFrame:
+    """Every key that was set, its value and default; `differs` marks those that are not the default's."""
+    rows = [
+        {"key": key, "value": str(value), "default": str(default), "differs": value != default}
+        for key, value, default in _keys(config)
+    ]
+    return pd.DataFrame(rows, columns=["key", "value", "default", "differs"])
+
+
+def _keys(config: dict) -> Iterator[tuple[str, Any, Any]]:
+    """(key, value, default) of a configuration; a model's default is what `train:` says."""
+    training = {item.name: default_of(item) for item in (*fields(TrainConfig), *fields(Hardware))}
+    train = training | config.get("train", {})
+    sections = {name: {i.name: default_of(i) for i in fields(kind)} for name, kind in SECTIONS.items()}
+    top = {item.name: default_of(item) for item in fields(RunKeys)}
+    for name, value in config.items():
+        if name == "models":
+            for model, keys in value.items():
+                for key, entry in (keys or {}).items():
+                    yield f"models.{model}.{key}", entry, train.get(key, "")
+        elif isinstance(value, dict):
+            defaults = {"train": training, "retrain": train}.get(name, sections.get(name, {}))
+            for key, entry in value.items():
+                yield f"{name}.{key}", entry, defaults.get(key, "")
+        else:
+            yield name, value, top.get(name, "")
+
+
+def versions(run: Run) -> pd.DataFrame:
+    """What made the run: code, interpreter, packages; and digests of its files."""
+    rows = [
+        ("carpose, of the fused predictions", run.code),
+        ("Python of this report", platform.python_version()),
+    ]
+    for name in PACKAGES:
+        try:
+            rows.append((name, importlib.metadata.version(name)))
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    rows += [(f"SHA-256 of {name}", digest) for name, digest in run.submissions.items()]
+    return pd.DataFrame(rows, columns=["what", "version or digest"])
+
+
+def counts(run: Run) -> dict[str, int]:
+    """Photos and cars of the data."""
+    test = run.images[run.images["split"] == "test"]
+    return {
+        "labelled photos": len(run.folds),
+        "labelled cars": int(run.labels["ImageId"].isin(run.folds["ImageId"]).sum()),
+        "folds": int(np.unique(run.folds["fold"]).size),
+        "test photos": len(test),
+    }
