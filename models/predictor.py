@@ -2,7 +2,7 @@
 cells, poses at those that are asked for.
 
 Some dozen of fifty thousand cells hold a car. To compute the other heads everywhere would cost from a
-fourteenth to two fifths of all arithmetic (docs/benchmarks.md).
+fourteenth to two fifths of all arithmetic (docs/lab/profiles.md).
 """
 
 import copy

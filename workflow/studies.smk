@@ -1,4 +1,4 @@
-# Studies: one change at a time, measured. configs/studies/ holds the questions, docs/studies.md explains them.
+# Studies: one change at a time, measured. configs/studies/ holds the questions, docs/extending.md explains them.
 #   snakemake -s workflow/studies.smk --cores 2 studies
 #   snakemake -s workflow/studies.smk --cores 2 results/studies/radius.json
 #

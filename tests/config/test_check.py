@@ -140,7 +140,7 @@ def test_shipped_configurations_are_valid(config, overlay):
         ("train.pseudo_share", 0.2, "train.pseudo_share: no such key; write it in the section retrain:"),
         ("train.retrain_lr", 0.2, "train.retrain_lr: no such key; write lr in the section retrain:"),
         ("train.turns_deg", [], "train.turns_deg: no such key; write tta_rotations_deg"),
-        ("train.level_deg", 0, "train.level_deg: no such key; it was removed (docs/studies.md says why"),
+        ("train.level_deg", 0, "train.level_deg: no such key; it was removed (docs/lab/studies.md says why"),
         ("fuse.hash_distance", 2, "fuse.hash_distance: no such key; it was removed"),
     ],
 )

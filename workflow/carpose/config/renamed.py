@@ -4,7 +4,7 @@ from dataclasses import fields
 
 from .train_config import TrainConfig
 
-REMOVED = "it was removed (docs/studies.md says why; the tag studies-1 still has it)"
+REMOVED = "it was removed (docs/lab/studies.md says why; the tag studies-1 still has it)"
 RENAMED = {
     "retrain_epochs": "write epochs in the section retrain:",
     "retrain_lr": "write lr in the section retrain:",

@@ -1,8 +1,8 @@
 """A GPU's work recorded once and replayed as one call: CUDA graphs.
 
 A training step is one to three thousand operations, each of which costs Python and the driver more time than
-most take on a fast GPU: it waited for them for half of the time and more (docs/benchmarks.md). A graph issues
-all at once. Operations and their order stay the same, and so do the results, bit for bit.
+most take on a fast GPU: it waited for them for half of the time and more (docs/lab/profiles.md). A graph
+issues all at once. Operations and their order stay the same, and so do the results, bit for bit.
 """
 
 from collections import Counter

@@ -135,7 +135,7 @@ def differences_figure(table: pd.DataFrame) -> Figure:
     names = table["study"] + against + "  " + table["change"].str.slice(0, 60)
     axes.set_yticks(height, names, fontsize=7)
     axes.set_ylim(-0.7, len(table) - 0.3)
-    axes.set_xlabel("mAP, difference to the base; 95 % intervals; grey: below the minimum detectable effect")
+    axes.set_xlabel("gain in mAP over the base, 95 % interval\ngrey: below the minimum detectable effect")
     figure.legend(loc="outside upper right", ncols=3, frameon=False)
     return figure
 

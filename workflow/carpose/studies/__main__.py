@@ -1,7 +1,7 @@
 """Measure studies and put them into one table.
 
 `measure`: the predictions of all runs of one study → its JSON. `table`: the JSONs of many studies → one
-table (JSON, Markdown) and a picture. docs/studies.md explains how to read it.
+table (JSON, Markdown) and a picture. docs/extending.md explains how to read it.
 """
 
 import argparse

@@ -2,7 +2,7 @@
 
 In: configs/studies/*.yaml, which name a base and what is changed, and the configuration. Out: for every
 variant and seed the recipe, the settings of the prediction and of the picture cache, by the name of the run.
-docs/studies.md explains the format.
+docs/extending.md explains the format.
 """
 
 import hashlib

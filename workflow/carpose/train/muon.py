@@ -3,7 +3,7 @@
 After Keller Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon/), with steps as large as AdamW's
 (Liu et al. 2025, https://arxiv.org/abs/2502.16982). timm's takes one matrix at a time, in bf16: for the many
 small convolutions here more than half as long as forward and backward together. This takes a fifth of that
-(docs/benchmarks.md).
+(docs/lab/profiles.md).
 """
 
 from collections import defaultdict
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 import torch
 
-MOMENTUM = 0.9  # 0.95 as published learns more slowly in trainings as short as the demo's (docs/studies.md)
+MOMENTUM = 0.9  # 0.95 as published learns more slowly in short trainings (docs/lab/studies.md)
 # Five steps of p(x) = a·x + b·x³ + c·x⁵ that take singular values from 0.01 … 1 to near one: those of
 # https://github.com/KellerJordan/modded-nanogpt, which are timm's default too.
 COEFFICIENTS = (
