@@ -31,8 +31,8 @@ def member_pairs(truth: pd.DataFrame, members: dict[str, pd.DataFrame]) -> pd.Da
                 "member": name,
                 "other": other,
                 "cars": int(both.sum()),
-                "depth_correlation": covariance[0, 1] / (sd * other_sd or np.nan),
-                "yaw_correlation": np.corrcoef(yaw.T)[0, 1] if len(yaw) > 2 else np.nan,
+                "depth_correlation": _correlation(depth),
+                "yaw_correlation": _correlation(yaw),
                 "depth_sd": sd,
                 "other_depth_sd": other_sd,
                 "fused_depth_sd": _least_sd(covariance),
@@ -52,6 +52,13 @@ def _errors(truth: pd.DataFrame, predictions: pd.DataFrame) -> np.ndarray:
     turn = predictions["yaw"].to_numpy(float)[rows] - truth["yaw"].to_numpy(float)[at]
     result[at, 1] = rotation.wrap(turn)
     return result
+
+
+def _correlation(pairs: np.ndarray) -> float:
+    """Of the two columns (N, 2); NaN where it is not defined."""
+    if len(pairs) < 3 or (np.ptp(pairs, axis=0) == 0).any():
+        return np.nan
+    return float(np.corrcoef(pairs.T)[0, 1])
 
 
 def _least_sd(covariance: np.ndarray) -> float:
