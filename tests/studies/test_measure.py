@@ -183,7 +183,10 @@ def test_a_file_that_is_no_result_is_named(tmp_path):
 @pytest.mark.parametrize(
     "differs, change",
     [
-        ("digests of the training configuration", lambda content, base: base["runs"][1].update(train_config="other")),
+        (
+            "digests of the training configuration",
+            lambda content, base: base["runs"][1].update(train_config="other"),
+        ),
         ("data digests", lambda content, base: base["runs"][2].update(data="other")),
         ("seeds", lambda content, base: [run.update(seed=run["seed"] + 3) for run in base["runs"]]),
         ("photos to measure on", lambda content, base: content["photos"].update(test=31)),

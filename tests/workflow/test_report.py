@@ -65,13 +65,13 @@ def test_the_page_needs_no_other_file(page):
 def test_in_a_browser(page, finished, tmp_path, width):
     """No request, no error, every picture; tables sort, galleries sort and filter; settings stay text."""
     results = finished / "results" / "ci"
-    config = {
-        "run": "<b data-injected>x</b>",
-        "data_root": "</script><script data-injected>alert(1)</script>",
-    }
-    truth = ("--truth", results / "demo_truth.csv")
-    more = ("--data", results / "demo", *truth, "--config", json.dumps(config), "--photos", 3)
-    run_module("carpose.report", results, *more, "--output", tmp_path / "report.html")
+    run = tmp_path / "<i data-injected>"
+    shutil.copytree(results, run)
+    config = json.loads((run / "config.json").read_text())
+    assert config["run"] == "ci" and config["models"]["hourglass"]["backbone"] == "hourglass"
+    config["demo"]["seed"] = "</script><script data-injected>alert(1)</script>"
+    (run / "config.json").write_text(json.dumps(config))
+    run_module("carpose.report", run, "--photos", 3, "--output", tmp_path / "report.html")
     copy = tmp_path / "checked.html"
     copy.write_text((tmp_path / "report.html").read_text().replace("</body>", CHECK + "</body>"))
     # A phone's width: Chromium's own window is at least 500 pixels wide, a frame is not.
@@ -101,9 +101,7 @@ def test_snakemakes_own_report(page, finished):
         assert any(entry.endswith(name) for entry in names), name
 
 
-def test_a_run_that_is_not_finished(tmp_path, finished):
-    results = finished / "results" / "ci"
-    more = ("--data", results / "demo", "--output", tmp_path / "report.html")
-    done = run_module("carpose.report", tmp_path, *more, check=False)
+def test_a_run_that_is_not_finished(tmp_path):
+    done = run_module("carpose.report", tmp_path, check=False)
     assert done.returncode == 2 and "evaluation.csv: there is no such file; finish the run" in done.stderr
     assert not (tmp_path / "report.html").exists()

@@ -26,6 +26,7 @@ from carpose.config.options import command_line
 from carpose.config.train_config import TrainConfig
 from carpose.config.sections import Cache, Demo, Exclude, Folds, Fuse, Predict, Pseudo, Running
 from carpose.core.errors import UserError
+from carpose.core.files import write_text
 from carpose.kaggle.identity import TABLES, data_identity
 from carpose.registry.backbones import published_name
 
@@ -79,6 +80,11 @@ wildcard_constraints:
     round=r"\d",
     fold=r"\d+",
     model="|".join(MODELS),
+
+
+# What this run was asked for, beside its results: reports and comparisons of runs show it.
+onstart:
+    write_text(f"{RESULTS}/config.json", json.dumps(config, indent=1, ensure_ascii=False) + "\n")
 
 
 # What rules pass to their programs. Snakemake 9.27 remembers the values of `params` as a set without names, so two

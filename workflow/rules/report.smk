@@ -149,9 +149,5 @@ rule write_report:
         **stage_resources("small"),
     params:
         run=unremembered(RESULTS),
-        data=unremembered(DATA),
-        truth=lambda wildcards, input: f"--truth {input.truth}" if input.truth else "",
-        config=unremembered(json.dumps(config)),
     shell:
-        "python -m carpose.report {params.run} --data {params.data:q} {params.truth}"
-        " --config {params.config:q} --output {output} 2>&1 | tee {log}"
+        "python -m carpose.report {params.run} --output {output} 2>&1 | tee {log}"

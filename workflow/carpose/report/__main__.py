@@ -1,12 +1,10 @@
 """One self-contained HTML page about a finished run: report.html.
 
-In: the folder of a run and the data it used. Out: the page, which needs no other file and no network.
+In: the folder of a run. Out: the page, which needs no other file and no network.
 """
 
-import json
 from pathlib import Path
 
-from carpose.core.errors import UserError
 from carpose.core.files import check_outputs, run_main, write_text
 from carpose.core.options import program, whole
 from carpose.geometry import camera
@@ -20,34 +18,30 @@ from .run import read_run
 def main() -> None:
     parser = program("carpose.report", __doc__)
     parser.add_argument("run", type=Path, help="folder of a finished run, such as results/demo")
-    parser.add_argument("--data", type=Path, required=True, help="folder of the competition's layout")
-    parser.add_argument("--truth", type=Path, help="true cars of the test photos, CSV or Parquet")
-    parser.add_argument("--config", help="the run's configuration as JSON, to show what is not the default")
+    parser.add_argument("--data", type=Path, help="folder of the data, by default the one that the run used")
     parser.add_argument("--photos", type=whole(1), default=12, help="photos in each of the two galleries")
-    parser.add_argument("--output", type=Path, required=True, help="HTML file to write")
+    parser.add_argument("--output", type=Path, help="HTML file to write, by default RUN/report.html")
     args = parser.parse_args()
-    check_outputs(args.output)
-    try:
-        config = json.loads(args.config) if args.config else {}
-    except ValueError as error:
-        raise UserError(f"--config: not JSON ({error})") from None
+    output = args.output or args.run / "report.html"
     run = read_run(args.run)
-    intrinsics = camera.read_intrinsics(camera.intrinsics_file(args.data))
-    shapes = read_shapes(args.data, run.labels)
+    check_outputs(output)
+    data = args.data or run.data
+    intrinsics = camera.read_intrinsics(camera.intrinsics_file(data))
+    shapes = read_shapes(data, run.labels)
     test_ids = run.images.loc[(run.images["split"] == "test") & (run.images["excluded"] == ""), "ImageId"]
-    truth = read_truth(args.truth) if args.truth else None
+    hidden_truth = args.run / "demo_truth.csv"
+    truth = read_truth(hidden_truth) if hidden_truth.is_file() else None
 
     def photos(split, image_ids, predicted, true_cars):
         def file(image_id):
-            return args.data / f"{split}_images" / f"{image_id}.jpg"
+            return data / f"{split}_images" / f"{image_id}.jpg"
 
         return make_photos(file, list(image_ids), predicted, true_cars, intrinsics, shapes, args.photos)
 
     test_photos = photos("test", test_ids, run.fused_test, truth)
     oof_photos = photos("train", run.folds["ImageId"], run.fused_oof, run.labels)
-    write_text(args.output, render(run, config, test_photos, oof_photos))
-    size = args.output.stat().st_size / 1e6
-    print(f"{args.output}: {size:.1f} MB, open it in a browser")
+    write_text(output, render(run, test_photos, oof_photos))
+    print(f"{output}: {output.stat().st_size / 1e6:.1f} MB, open it in a browser")
 
 
 if __name__ == "__main__":

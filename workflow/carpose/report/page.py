@@ -54,13 +54,13 @@ def _texts(column: pd.Series) -> list[str]:
     return [value if value == "–" else f"{value:.{decimals}f}" for value in values]
 
 
-def render(run: Run, config: dict, test_photos: list[Photo], oof_photos: list[Photo]) -> str:
+def render(run: Run, test_photos: list[Photo], oof_photos: list[Photo]) -> str:
     """The report's HTML. Everything that comes from data is escaped."""
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
     source = resources.files(__package__).joinpath("page.html.j2").read_text("utf-8")
     template = environment.from_string(source)
     losses, unusual = sections.final_losses(run)
-    settings = sections.configuration(config)
+    settings = sections.configuration(run.config)
     differing = {(place, "value") for place in settings.index[settings["differs"]]}
     tables = {
         "scores": Table.of(sections.scores(run)),

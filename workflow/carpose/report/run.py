@@ -19,12 +19,14 @@ ANALYSIS = ["groups", "thresholds", "oracles", "scores", "depth", "worst", "memb
 class Run:
     """The results of one run; tables as their programs wrote them.
 
-    scores, bands: of carpose.evaluation; histories: name (round0/dla34/fold0) → table of epochs; pseudo: name
-    of the round → report of carpose.pseudo; analysis: name → table of carpose.analysis, {} where it was not
-    run; cost: one row per job that was timed; submissions: files that exist → first 12 digits of SHA-256.
+    config: the configuration, {} of a run of an earlier version; scores, bands: of carpose.evaluation;
+    histories: name (round0/dla34/fold0) → table of epochs; pseudo: name of the round → report of
+    carpose.pseudo; analysis: name → table of carpose.analysis, {} where it was not run; cost: one row per job
+    that was timed; submissions: files that exist → first 12 digits of SHA-256.
     """
 
     folder: Path
+    config: dict
     scores: pd.DataFrame
     bands: pd.DataFrame
     fit: Fit
@@ -39,6 +41,11 @@ class Run:
     analysis: dict[str, pd.DataFrame]
     cost: pd.DataFrame
     submissions: dict[str, str]
+
+    @property
+    def data(self) -> Path:
+        """The folder of its data: the rendered one within, or what its configuration names."""
+        return Path(self.config.get("data_root") or self.folder / "demo")
 
     @property
     def members(self) -> list[str]:
@@ -59,8 +66,10 @@ def read_run(folder: Path) -> Run:
     reports = {name: folder / name / "pseudo.json" for name in rounds}
     tables = {name: folder / "analysis" / f"{name}.csv" for name in ANALYSIS}
     fused = folder / "fused_test.parquet"
+    config = folder / "config.json"
     return Run(
         folder=folder,
+        config=load_json(config.read_text()) if config.is_file() else {},
         scores=scores,
         bands=read_csv(folder / "evaluation_bands.csv"),
         fit=read_fit(folder / "fusion.json"),
