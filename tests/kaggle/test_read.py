@@ -84,7 +84,7 @@ def test_members_are_named(predictions, tmp_path):
     for argument in ("=p.parquet", "p="):
         with pytest.raises(UserError, match="give each file as NAME=PATH"):
             read_members([argument])
-    with pytest.raises(UserError, match="two files are called p; name them apart"):
+    with pytest.raises(UserError, match="two files are called p; give one of them another name"):
         read_members([str(predictions), f"p={predictions}"])
     cars.write(tmp_path / "labels.parquet", POSES)
     with pytest.raises(UserError, match="labels.parquet: no column score"):

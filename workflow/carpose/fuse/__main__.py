@@ -13,7 +13,7 @@ import pandas as pd
 from carpose.core import cars
 from carpose.core.errors import UserError
 from carpose.core.files import check_outputs, run_main
-from carpose.core.options import NAMED, program
+from carpose.core.options import NAME_PATHS, program
 from carpose.kaggle.read import (
     Predictions,
     add_strict,
@@ -32,7 +32,9 @@ from .fitted import read_fit
 
 def main() -> None:
     parser = program("carpose.fuse", __doc__)
-    parser.add_argument("--inputs", required=True, **NAMED, help="submissions (.csv) or tables (.parquet)")
+    parser.add_argument(
+        "--inputs", required=True, **NAME_PATHS, help="submissions (.csv) or tables (.parquet)"
+    )
     parser.add_argument("--fit", help="JSON of carpose.fuse.fit; without it all members count the same")
     text = "sample_submission.csv: the photos of a CSV output and their order, instead of the inputs'"
     parser.add_argument("--sample", help=text)

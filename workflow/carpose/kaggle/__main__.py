@@ -18,7 +18,7 @@ from carpose.config.sections import Exclude
 from carpose.core import cars, parquet
 from carpose.core.errors import UserError
 from carpose.core.files import check_outputs, run_main, write_text
-from carpose.core.options import commands, program, whole
+from carpose.core.options import commands, int_at_least, program
 from carpose.core.version import code_version
 
 from .check import check
@@ -45,7 +45,7 @@ def main() -> int:
     sub.add_argument("--exclude", nargs="*", default=[], metavar="ID=REASON", help="images to leave out")
     add_options(sub, Exclude, RULE)
     sub.add_argument("--identity", help="which data these are: printed, nothing else")
-    sub.add_argument("--jobs", type=whole(1), default=os.cpu_count(), help="photos decoded at a time")
+    sub.add_argument("--jobs", type=int_at_least(1), default=os.cpu_count(), help="photos decoded at a time")
 
     def validate_file(args: argparse.Namespace) -> int:
         return print_validation(args.file, read_order(args.sample, args.images), args.strict)
@@ -74,7 +74,7 @@ def main() -> int:
     sub.add_argument("--message", help="what Kaggle shows beside it; without it the code's version")
     text = "CSV of all submissions and their scores; without it leaderboard.csv beside the file"
     sub.add_argument("--record", type=Path, help=text)
-    sub.add_argument("--timeout", type=whole(0), default=600, help="seconds to wait for the scores")
+    sub.add_argument("--timeout", type=int_at_least(0), default=600, help="seconds to wait for the scores")
     add_order(sub, required=False)
     args = parser.parse_args()
     return args.action(args)

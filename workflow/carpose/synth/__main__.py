@@ -12,7 +12,7 @@ import numpy as np
 from carpose.config.options import add_options, from_options
 from carpose.config.sections import Demo
 from carpose.core.files import run_main, write_text
-from carpose.core.options import program, whole
+from carpose.core.options import int_at_least, program
 from carpose.kaggle.identity import data_identity
 
 from .demo import Scenes, given_poses, make, real_meshes, scaled_camera
@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder of the competition's layout")
     parser.add_argument("--truth-output", type=Path, required=True, help="CSV of the test photos' cars")
     parser.add_argument("--identity-output", type=Path, help="text file: what carpose.kaggle.identity says")
-    parser.add_argument("--jobs", type=whole(1), default=os.cpu_count(), help="processes")
+    parser.add_argument("--jobs", type=int_at_least(1), default=os.cpu_count(), help="processes")
     add_options(parser, Demo)
     args = parser.parse_args()
     demo = from_options(args, Demo)
