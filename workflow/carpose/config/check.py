@@ -94,7 +94,7 @@ def _of_crops(config: dict) -> list[str]:
         if not camera.lies_within(part, cached):
             text = f"the crop of {', '.join(names)}, {list(crop)}, shows what cache.crop, {cached},"
             warped = f", with perspective {perspective:g}," if perspective else ""
-            advice = f"widen cache.crop: they show{warped} {camera.written(part)}"
+            advice = f"widen cache.crop: they show{warped} {camera.format_rectangle(part)}"
             lines.append(f"models: {text} leaves out of the photos; {advice}")
     return lines
 

@@ -125,7 +125,7 @@ def lies_within(part: Sequence[float], crop: Sequence[float]) -> bool:
     return max(beyond) < 1e-6
 
 
-def written(part: Sequence[float]) -> str:
+def format_rectangle(part: Sequence[float]) -> str:
     """A rectangle of fractions for a message, with four digits, none of it cut off."""
     digits = [
         f(round(edge * 1e4, 3)) / 1e4
