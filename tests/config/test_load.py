@@ -70,7 +70,9 @@ def test_loss_weights_are_laid_over_each_other_one_by_one(config):
     config["train"]["loss_weights"] = {"depth": 1.0}
     config["models"]["dla34"]["loss_weights"] = {"rotation": 10}
     train_config = TrainConfig(**train_settings(config, "dla34"))
-    weights = [train_config.weight_of(head) for head in ("heatmap", "offset", "depth", "height", "rotation")]
+    weights = [
+        train_config.loss_weight_of(head) for head in ("heatmap", "offset", "depth", "height", "rotation")
+    ]
     assert weights == [2.0, 4.0, 1.0, 0.7, 10]
 
 

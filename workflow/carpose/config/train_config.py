@@ -78,7 +78,7 @@ class TrainConfig:
     loss_weights: dict[str, float] = key(
         {},
         "weights of the heads' losses where they are not "
-        + ", ".join(f"{name} {entry.weight:g}" for name, entry in HEADS.items()),
+        + ", ".join(f"{name} {entry.loss_weight:g}" for name, entry in HEADS.items()),
         properties={name: {"minimum": 0} for name in HEADS},
     )
     # Optimisation
@@ -130,6 +130,6 @@ class TrainConfig:
         text = json.dumps(asdict(self), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    def weight_of(self, head: str) -> float:
+    def loss_weight_of(self, head: str) -> float:
         """The weight of a head's loss."""
-        return self.loss_weights.get(head, HEADS[head].weight)
+        return self.loss_weights.get(head, HEADS[head].loss_weight)

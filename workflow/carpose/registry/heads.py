@@ -12,8 +12,8 @@ class HeadEntry:
 
     builder: str  # dotted name of its class
     channels: int
-    weight: float  # of its loss, where `loss_weights` gives no other
-    optional: bool = False  # there only if `heads` names it
+    loss_weight: float  # where `loss_weights` of the configuration gives no other
+    optional: bool = False  # whether a network has it only where `heads` names it
     help: str = ""  # what it predicts
 
 
