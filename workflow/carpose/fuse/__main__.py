@@ -19,9 +19,9 @@ from carpose.kaggle.read import (
     add_strict,
     check_coverage,
     images_of,
-    not_looked_at,
     read_members,
     tables_of,
+    unpredicted_photos,
 )
 from carpose.kaggle.submission import write_submission
 from carpose.kaggle.tables import read_sample
@@ -67,7 +67,7 @@ def note_missing(submissions: Mapping[str, Predictions], image_ids: list[str]) -
     """Names of the files without a row for some photos → those photos; a note for each file."""
     missing = {}
     for name, member in submissions.items():
-        if len(photos := not_looked_at(member, image_ids)):
+        if len(photos := unpredicted_photos(member, image_ids)):
             missing[name] = photos
             text = f"no row for {len(photos)} of {len(image_ids)} photos, first {photos[0]}"
             print(f"note: {member.path}: {text}; there the other files alone are fused", file=sys.stderr)

@@ -94,7 +94,7 @@ def check_coverage(members: Mapping[str, Predictions], image_ids: Iterable[str])
     them: they would count as photos in which nothing was found."""
     image_ids = pd.Index(image_ids)
     for member in members.values():
-        missing = not_looked_at(member, image_ids)
+        missing = unpredicted_photos(member, image_ids)
         if len(missing):
             text = f"{len(missing)} of {len(image_ids)} photos were not predicted, first {missing[0]}"
             advice = "it is of other photos or folds: predict again (snakemake … -R predict)"
@@ -121,7 +121,7 @@ def check_out_of_fold(members: Mapping[str, Predictions], folds: pd.DataFrame) -
             raise UserError(f"{member.path}: {text}, such as {where}; {advice}")
 
 
-def not_looked_at(member: Predictions, image_ids: Iterable[str]) -> pd.Index:
+def unpredicted_photos(member: Predictions, image_ids: Iterable[str]) -> pd.Index:
     """Those of the photos that a member did not look at; none where it does not say."""
     image_ids = pd.Index(image_ids)
     return image_ids[:0] if member.image_ids is None else image_ids[~image_ids.isin(member.image_ids)]
