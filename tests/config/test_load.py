@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from carpose.config.check import check
-from carpose.config.load import models_of, parsed, refuse_keys_twice, train_settings, with_models
+from carpose.config.load import models_of, parsed, refuse_duplicate_keys, train_settings, with_models
 from carpose.config.options import add_options, command_line, from_options
 from carpose.config.page import page_text, schema_text
 from carpose.config.sections import Exclude, Predict
@@ -164,6 +164,8 @@ def test_there_are_at_most_fifty_keys_of_a_training():
 
 
 def test_keys_of_the_command_line_are_there_once():
-    refuse_keys_twice(["data_root=/a: b: {", "rounds=1", 'train={"lr": 1, "loss_weights": {"lr": 2}}', "x"])
+    refuse_duplicate_keys(
+        ["data_root=/a: b: {", "rounds=1", 'train={"lr": 1, "loss_weights": {"lr": 2}}', "x"]
+    )
     with pytest.raises(UserError, match="--config models, line 1: the key dla34 is there twice"):
-        refuse_keys_twice(["rounds=1", 'models={"dla34": {"lr": 1}, "dla34": {"width": 1}}'])
+        refuse_duplicate_keys(["rounds=1", 'models={"dla34": {"lr": 1}, "dla34": {"width": 1}}'])

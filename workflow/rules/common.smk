@@ -18,7 +18,7 @@ from carpose.config.load import (
     parsed,
     train_settings,
     train_configs,
-    refuse_keys_twice,
+    refuse_duplicate_keys,
     with_models,
 )
 from carpose.config.options import command_line
@@ -31,7 +31,7 @@ from carpose.registry.backbones import published_name
 try:
     # Another workflow that uses these rules as a module hands over its own configuration, models settled.
     if not workflow.modifier.skip_configfile:
-        refuse_keys_twice(workflow.config_settings.config_args or [])
+        refuse_duplicate_keys(workflow.config_settings.config_args or [])
         files = [LIBRARY.parent / "config.yaml", *workflow.config_settings.configfiles]
         config = with_models(config, files, workflow.config_settings.config or {})
     config = parsed(config)

@@ -45,7 +45,7 @@ def with_models(config: dict, files: Sequence[Path], given: dict) -> dict:
     return {**config, "models": models}
 
 
-def refuse_keys_twice(arguments: Sequence[str]) -> None:
+def refuse_duplicate_keys(arguments: Sequence[str]) -> None:
     """Raises UserError where one of the command line's KEY=VALUE has a key twice in its braces: Snakemake
     takes the last."""
     for argument in arguments:
