@@ -127,4 +127,4 @@ def test_real_predictions_gain_a_tenth(real):
 def test_no_cars_and_no_uncertainty():
     assert ground.refine(street(0, 0), PRIOR).empty
     moved = ground.refine(street().assign(depth_sigma=np.nan), PRIOR)
-    assert (moved["depth_sigma"] <= ground.SIGMA).all() and moved["depth_sigma"].median() < 0.046
+    assert (moved["depth_sigma"] <= ground.DEFAULT_SIGMA).all() and moved["depth_sigma"].median() < 0.046

@@ -14,7 +14,7 @@ from carpose.core.cars import POSITION
 ROUNDS = 5  # of reweighting; the planes hardly move after the third
 T_DOF = 3.0  # of Student's t for cars' distances from the plane: some are on bridges or kerbs, or false
 RAY_STD = 0.003  # standard deviation of v: a pixel or so of the network's input
-SIGMA = 0.05  # of log z, where a table does not say
+DEFAULT_SIGMA = 0.05  # of log z, where a table does not say
 OUTLIER_SIGMAS = 3.0  # standard deviations by which plane and network may differ
 LEAST_SLOPE = 1e-3  # of the ray against the plane: nearer to the horizon the plane says nothing
 
@@ -60,7 +60,7 @@ def refine(table: pd.DataFrame, prior: dict) -> pd.DataFrame:
     count = photo.max(initial=-1) + 1
     u, v = x / z, y / z
     sigma = table["depth_sigma"].to_numpy(float)
-    sigma = np.where(np.isfinite(sigma) & (sigma > 0), sigma, SIGMA)
+    sigma = np.where(np.isfinite(sigma) & (sigma > 0), sigma, DEFAULT_SIGMA)
     rows = np.column_stack([u, np.ones_like(u), 1 / z])
     mean, stiffness, height = np.array(prior["mean"]), np.linalg.inv(prior["covariance"]), prior["height"]
     planes = np.broadcast_to(mean, (count, 3))
