@@ -167,5 +167,5 @@ def test_keys_of_the_command_line_are_there_once():
     refuse_duplicate_keys(
         ["data_root=/a: b: {", "rounds=1", 'train={"lr": 1, "loss_weights": {"lr": 2}}', "x"]
     )
-    with pytest.raises(UserError, match="--config models, line 1: the key dla34 is there twice"):
+    with pytest.raises(UserError, match="--config models, line 1: the key dla34 occurs twice"):
         refuse_duplicate_keys(["rounds=1", 'models={"dla34": {"lr": 1}, "dla34": {"width": 1}}'])

@@ -126,11 +126,11 @@ def test_a_key_twice_stops_at_once(tmp_path):
     own = tmp_path / "own.yaml"
     own.write_text("rounds: 1\ntrain:\n  lr: 0.1\n  lr: 0.2\n")
     text = snakemake(tmp_path, "-n", "submission", "--configfile", str(own), check=False)
-    assert f"{own}, line 4: the key lr is there twice, first in line 3; keep one of them" in text
+    assert f"{own}, line 4: the key lr occurs twice, first in line 3; keep one of them" in text
     for workflow in ("Snakefile", "workflow/studies.smk"):
         twice = ("--config", "rounds=1", "data_root=", 'train={"lr": 0.1, "lr": 0.2}')
         text = snakemake(tmp_path, "-n", *twice, workflow=workflow, check=False)
-        assert "--config train, line 1: the key lr is there twice" in text, workflow
+        assert "--config train, line 1: the key lr occurs twice" in text, workflow
 
 
 def test_missing_data_folder_stops_at_once(tmp_path):
