@@ -244,7 +244,7 @@ def test_outliers_are_reported_and_the_depth_rule_applied(data):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (b"fx = nan\nfy = 110\ncx = 79.5\ncy = 60\n", "all numbers must be finite"),
+        (b"fx = nan\nfy = 110\ncx = 79.5\ncy = 60\n", "fx, fy, cx and cy must be finite"),
         (bytes(range(256)), "is not a text file"),
         (b"fx: 110, " * 500, "line 1: expected `name = number`, found 'fx: 110, "),
     ],
