@@ -118,7 +118,7 @@ def test_configuration_for_the_real_data_is_valid(finished, tmp_path):
 
 def test_bad_configuration_stops_at_once(tmp_path):
     text = snakemake(tmp_path, "-n", "submission", "--config", "rouds=3", check=False)
-    assert "rouds: no such key; did you mean rounds?" in text
+    assert "rouds: unknown key; did you mean rounds?" in text
 
 
 def test_a_key_twice_stops_at_once(tmp_path):
