@@ -210,10 +210,10 @@ def test_submissions_as_the_competition_takes_them_are_fused(tmp_path, monkeypat
         (("--inputs", "behind.parquet"), "behind.parquet, image ID_a: a car is not in front of the camera"),
         (("--sample", "nowhere.csv"), "nowhere.csv: cannot be read"),
         (("--output", "f.parquet --sample a.csv"), "--sample a.csv: is for a submission; name the output"),
-        (("--inputs", "a.csv b.csv --strict"), "a.csv: 1 of 2 photos were not predicted, first ID_b; give"),
+        (("--inputs", "a.csv b.csv --strict"), "a.csv: 1 of 2 photos were not predicted, first ID_b; add"),
         (
             ("--inputs", "a.parquet b.csv"),
-            "a.parquet: 1 of 2 photos were not predicted, first ID_b; it is of",
+            "a.parquet: 1 of 2 photos were not predicted, first ID_b; predict",
         ),
         (("--fit", "nowhere.json"), "nowhere.json: there is no such file"),
         (("--fit", "fit.json"), "fit.json: not a fit of carpose.fuse.fit (KeyError: 'bias'); fit it"),
