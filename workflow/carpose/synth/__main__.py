@@ -1,7 +1,7 @@
-"""The embedded demo data: rendered street scenes in exactly the competition's layout.
+"""Render the demo data: street scenes in the competition's layout.
 
-Out: a folder with train.csv, sample_submission.csv, photos, masks, camera and car models; and, outside of
-it, the truth of the test photos. Deterministic by seed, whatever the number of processes.
+Output: a folder with train.csv, sample_submission.csv, photos, masks, camera and car models; and, outside of
+it, the true cars of the test photos. The files depend on the seed, not on the number of processes.
 """
 
 import os
@@ -21,9 +21,9 @@ from .shapes import TYPES, parametric
 
 def main() -> None:
     parser = program("carpose.synth", __doc__)
-    parser.add_argument("--output", type=Path, required=True, help="folder of the competition's layout")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the data")
     parser.add_argument("--truth-output", type=Path, required=True, help="CSV of the test photos' cars")
-    parser.add_argument("--identity-output", type=Path, help="text file: what carpose.kaggle.identity says")
+    parser.add_argument("--identity-output", type=Path, help="text file for the fingerprint of the data")
     parser.add_argument("--jobs", type=int_at_least(1), default=os.cpu_count(), help="processes")
     add_options(parser, Demo)
     args = parser.parse_args()
@@ -31,16 +31,16 @@ def main() -> None:
     counts = {"train": demo.train_images, "test": demo.test_images}
     if demo.car_models:
         folder = Path(demo.car_models)
-        meshes, numbers = real_meshes(folder, Path(demo.car_model_ids or folder / "ids.csv"))
-        names = [f"model-{number}" for number in numbers]
+        meshes, model_types = real_meshes(folder, Path(demo.car_model_ids or folder / "ids.csv"))
+        names = [f"model-{model_type}" for model_type in model_types]
     else:
         names = list(TYPES)
-        meshes, numbers = [parametric(name) for name in names], np.arange(len(TYPES))
+        meshes, model_types = [parametric(name) for name in names], np.arange(len(TYPES))
     poses = {split: [None] * count for split, count in counts.items()}
     if demo.poses_from:
         poses = given_poses(demo.poses_from, counts, demo.seed)
     size, intrinsics = scaled_camera(demo.scale)
-    scenes = Scenes(args.output, demo.seed, size, intrinsics, demo.max_distance, meshes, numbers)
+    scenes = Scenes(args.output, demo.seed, size, intrinsics, demo.max_distance, meshes, model_types)
     make(scenes, poses, names, args.truth_output, args.jobs)
     if args.identity_output:
         write_text(args.identity_output, data_identity(args.output) + "\n")
