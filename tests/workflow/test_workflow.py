@@ -157,7 +157,7 @@ def test_nothing_is_fetched_or_sent_unless_that_is_asked_for(tmp_path):
     assert f"carpose.kaggle submit {files} --record results/ci/leaderboard.csv" in sent
     for target in ("submit", "download_data"):  # of the demo there is nothing to send or to fetch
         text = snakemake(tmp_path, "-n", target, *CI, check=False)
-        assert "the demo's photos are not the competition's; name a folder" in text
+        assert "data_root is empty, which means the demo data; name a folder" in text
 
 
 def test_findings_survive_a_failed_check(finished, tmp_path):
