@@ -11,7 +11,7 @@ from carpose.config.sections import Pseudo
 from carpose.core import cars, parquet
 from carpose.core.errors import UserError
 from carpose.pseudo.__main__ import read_with_fold
-from carpose.pseudo.labels import COLUMNS, against_truth, by_distance, drift, make_fold
+from carpose.pseudo.labels import COLUMNS, compare_with_truth, by_distance, drift, make_fold
 from tests.helpers import folds_of, noisy_view, run_module, scene
 
 
@@ -129,15 +129,15 @@ def test_poor_data_give_few_labels_and_no_crash(world, case):
     assert np.isfinite(table[[*cars.POSE, "score", "weight"]].to_numpy(float)).all()
 
 
-def test_against_truth():
+def test_compare_with_truth():
     truth = scene(10, np.random.default_rng(9), per_image=1)
     far = truth.iloc[:1].assign(x=truth["x"] + truth["z"])
     table = pd.concat([truth.iloc[:6], far, truth.iloc[6:8]], ignore_index=True)
     table = table.assign(role=["positive"] * 7 + ["ignore"] * 2, score=0.9)
-    measures = against_truth(truth, table)
+    measures = compare_with_truth(truth, table)
     assert measures["precision"] == pytest.approx(6 / 7) and measures["recall"] == pytest.approx(0.6)
     assert measures["ignored_hits"] == 1 and measures["as_background"] == pytest.approx(0.2)
-    assert against_truth(truth, table.iloc[:0])["precision"] is None
+    assert compare_with_truth(truth, table.iloc[:0])["precision"] is None
 
 
 def test_drift():
@@ -211,7 +211,7 @@ def test_test_members_have_the_networks_of_all_folds(files, world):
     wrong = run(2, check=False)
     assert (
         wrong.returncode == 2
-        and "test0.parquet: is of the networks of folds 0 instead of 0, 1" in wrong.stderr
+        and "test0.parquet: has predictions of the networks of folds 0 instead of 0, 1" in wrong.stderr
     )
     cars.write(folder / "test0.parquet", table.assign(fold=table["fold"] + 1), image_ids=ids)
     wrong = run(2, check=False)
@@ -224,7 +224,7 @@ def test_test_members_have_the_networks_of_all_folds(files, world):
 
 def test_members_need_their_fold(tmp_path):
     cars.write(tmp_path / "a.parquet", scene(2, np.random.default_rng(0)).assign(score=0.5))
-    with pytest.raises(UserError, match="no column fold"):
+    with pytest.raises(UserError, match="column fold is missing"):
         read_with_fold([f"a={tmp_path}/a.parquet"], "--fit-members")
 
 

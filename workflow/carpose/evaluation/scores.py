@@ -59,7 +59,7 @@ def _scores(
     for _, images in folds.groupby("fold")["ImageId"]:
         picks = bootstrap.draw_images(len(images), samples, rng)
         count = truth["ImageId"].isin(images).sum()
-        resampled += count * bootstrap.resampled(truth, predictions, images.tolist(), picks)
+        resampled += count * bootstrap.resampled_scores(truth, predictions, images.tolist(), picks)
         cars += count
     values = {
         "mAP": metric.evaluate_folds(truth, predictions, folds),

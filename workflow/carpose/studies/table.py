@@ -43,7 +43,7 @@ def compare(
     chosen_on = list(image_ids[CHOOSING])
     picks = bootstrap.draw_images(len(chosen_on), samples, np.random.default_rng(0))
     seeds = sorted({seed for _, seed in tables})
-    drawn = {run: bootstrap.resampled(truth, table, chosen_on, picks) for run, table in tables.items()}
+    drawn = {run: bootstrap.resampled_scores(truth, table, chosen_on, picks) for run, table in tables.items()}
     by_set, errors = {}, {}
     for variant in dict.fromkeys(variant for variant, _ in tables):
         gains = [drawn[variant, seed] - drawn[BASE, seed] for seed in seeds]
