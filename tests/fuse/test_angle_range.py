@@ -6,16 +6,17 @@ import pytest
 
 from carpose import metric
 from carpose.core import cars
+from carpose.fuse.angle_range import AngleRange, fit_angle_range
 from carpose.fuse.combine import fuse
 from carpose.fuse.fit import fit_nested
-from carpose.fuse.angle_range import AngleRange, fit_angle_range
 from carpose.geometry import rotation
 from tests.helpers import folds_of, noisy_view, scene, street_labels
 
 
 @pytest.fixture(scope="module")
 def habit():
-    """Labels of oncoming cars: all rolls of a photo are on one side of ±π, and its yaws on the side of the rolls."""
+    """Labels of oncoming cars: all rolls of a photo are on one side of ±π, and its yaws on the side of the
+    rolls."""
     rng = np.random.default_rng(0)
     truth = scene(60, rng)
     photo = pd.factorize(truth["ImageId"])[0]
@@ -70,7 +71,9 @@ def test_the_range_is_left_alone_where_nothing_can_be_learnt():
 def test_a_fit_without_pairs_keeps_the_rotations():
     table = street_labels(4).assign(score=0.5)
     nothing = fit_angle_range(table, table.iloc[:0], np.arange(0))
-    assert AngleRange.from_json({angle: vars(getattr(nothing, angle)) for angle in ("roll", "yaw")}) == nothing
+    assert (
+        AngleRange.from_json({angle: vars(getattr(nothing, angle)) for angle in ("roll", "yaw")}) == nothing
+    )
     written = nothing.apply(table)
     np.testing.assert_allclose(
         rotation.matrix(written[cars.ANGLES]), rotation.matrix(table[cars.ANGLES]), rtol=0, atol=1e-12

@@ -149,7 +149,8 @@ def test_a_photo_that_one_file_lacks_is_fused_from_the_others(tmp_path, truth, v
 
 
 def test_scores_by_hand_where_a_file_lacks_a_photo(tmp_path, monkeypatch):
-    """A photo predicted without cars counts as score 0, one not predicted does not count; one in no file is noted."""
+    """A photo predicted without cars counts as score 0, one not predicted does not count; one in no file is
+    noted."""
     monkeypatch.chdir(tmp_path)
     write_submission("a.csv", car("p", score=0.6), ["p", "q"])
     write_submission("b.csv", car("p", score=0.4), ["p", "q"])

@@ -50,7 +50,8 @@ def test_nested_gains_add_up(truth, views, nested):
 
 
 def test_the_best_member_is_compared_by_the_same_fit(truth, views, nested):
-    """The best member alone is calibrated too, so that the fusion's gain over it is not due to calibration."""
+    """The best member alone is calibrated too, so that the fusion's gain over it is not due to
+    calibration."""
     scores = nested[0].mAP
     best = max(scores["members"], key=scores["members"].get)
     alone = fit_nested(truth, folds_of(truth, 2), {best: views[best]}, "given")[0]
@@ -320,7 +321,9 @@ def test_command_lines(files, truth, views, mode):
         assert len(read_submission(files / f"{name}.csv")[0]) == len(expected) > 0
     of_all, of_kept = done.stdout.splitlines()[-2:]
     scores = json.loads((files / "fusion.json").read_text())["mAP"]["submissions"]
-    assert "all.csv: every car" in of_all and of_all.endswith("best for a scoring that ranks cars by confidence")
+    assert "all.csv: every car" in of_all and of_all.endswith(
+        "best for a scoring that ranks cars by confidence"
+    )
     assert "thresholded.csv: the cars above the threshold" in of_kept
     assert of_kept.endswith("best for the leaderboard, which ignores confidences")
     for line, name in ((of_all, "all"), (of_kept, "thresholded")):

@@ -11,7 +11,7 @@ from carpose.config.sections import Pseudo
 from carpose.core import cars, parquet
 from carpose.core.errors import UserError
 from carpose.pseudo.__main__ import read_with_fold
-from carpose.pseudo.labels import COLUMNS, compare_with_truth, by_distance, drift, make_fold
+from carpose.pseudo.labels import COLUMNS, by_distance, compare_with_truth, drift, make_fold
 from tests.helpers import folds_of, noisy_view, run_module, scene
 
 
@@ -50,14 +50,18 @@ def make(world, fold=0, mode="soft", positive=0.8, ignore=0.2):
 
 def test_roles_and_weights(world):
     table, report = make(world)
-    sure = table["role"] == "positive"
+    positive = table["role"] == "positive"
     assert set(table["role"]) == {"positive", "ignore"}
-    assert (table.loc[~sure, "weight"] == 0).all()
-    np.testing.assert_array_equal(table.loc[sure, "weight"], table.loc[sure, "score"])
-    assert table.loc[sure, "score"].min() >= report["threshold_positive"] > table.loc[~sure, "score"].max()
+    assert (table.loc[~positive, "weight"] == 0).all()
+    np.testing.assert_array_equal(table.loc[positive, "weight"], table.loc[positive, "score"])
+    assert (
+        table.loc[positive, "score"].min()
+        >= report["threshold_positive"]
+        > table.loc[~positive, "score"].max()
+    )
     assert table["score"].min() >= report["threshold_ignore"]
     assert (table["depth_sigma"] > 0).all() and (table["fold"] == 0).all()
-    assert (report["positive"], report["ignore"]) == (sure.sum(), (~sure).sum())
+    assert (report["positive"], report["ignore"]) == (positive.sum(), (~positive).sum())
 
 
 def test_hard_labels_weigh_one(world):

@@ -1,4 +1,5 @@
-"""Which of −π and π an angle is written near, which only the leaderboard's metric sees (carpose.metric.score).
+"""Which of −π and π an angle is written near, which only the leaderboard's metric sees
+(carpose.metric.score).
 
 As arctan2 gives them, the rolls of upright cars lie near −π or π, and so do the yaws of oncoming cars. A few
 hundredths of a radian decide on which side a label lies. Pairs of fused and true cars are used to learn which

@@ -1,5 +1,5 @@
-"""Tables of cars of several members → one table: cars are clustered, and each cluster becomes one car with its
-mean pose, a score and depth_sigma."""
+"""Tables of cars of several members → one table: cars are clustered, and each cluster becomes one car with
+its mean pose, a score and depth_sigma."""
 
 from collections.abc import Collection, Iterable, Mapping
 
@@ -84,8 +84,8 @@ def fuse_with_missing(
 
 
 def postprocess(fit: Fit, fused: pd.DataFrame, features: np.ndarray, parts: Collection[str]) -> pd.DataFrame:
-    """Applies to the cars and features of `combine` what the fit has for fused cars: the scale of depth_sigma,
-    the range of angles, the calibrated score; adds the column above_threshold."""
+    """Applies to the cars and features of `combine` what the fit has for fused cars: the scale of
+    depth_sigma, the range of angles, the calibrated score; adds the column above_threshold."""
     fused = fused.assign(depth_sigma=np.clip(fit.fused_sigma_scale * fused["depth_sigma"], *SIGMA_RANGE))
     if "angle_range" in parts:
         fused = fit.angle_range.apply(fused)

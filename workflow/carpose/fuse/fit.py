@@ -42,12 +42,12 @@ def fit_nested(
     Returns the fit and the fused table with `fold`. The fit's `mAP` holds scores of `trial.score` in this
     mode. `fused`, and `best_fitted` (the same with the best member alone), are by fits on the other folds.
     `members` (each alone, unchanged) and `equal_weights` (all fused, nothing fitted) need no fit; only the
-    members' thresholds in mode leaderboard are fitted on the same cars. `submissions` has the mAP of all fused
-    cars and of those above the threshold, in either mode.
+    members' thresholds in mode leaderboard are fitted on the same cars. `submissions` has the mAP of all
+    fused cars and of those above the threshold, in either mode.
 
     Of each part, `gain` is the difference in mAP by which it was chosen, and `nested_gain` the unbiased one:
-    what the part adds to those before it, chosen and fitted on the other folds. The nested gains sum to `fused`
-    − `equal_weights`, except that of angle_range, which is of the leaderboard's metric in any mode.
+    what the part adds to those before it, chosen and fitted on the other folds. The nested gains sum to
+    `fused` − `equal_weights`, except that of angle_range, which is of the leaderboard's metric in any mode.
 
     Where the fused cars score less than the best member alone, the fit is to use that member unchanged.
     Raises UserError where there is a single fold.
@@ -123,12 +123,12 @@ def _report(final: Fit) -> Iterator[str]:
     yield f"  {final.mAP['best_fitted']:.4f}  {ranked[0][0]}, the best member, alone"
     yield f"  {final.mAP['fused']:.4f}  the fusion"
     yield f"members that are fused: {', '.join(final.used)}"
-    yield "mAP gain of each part of the fit over the parts before it (nested: chosen and fitted on other folds;"
-    yield "halves: between two halves of the images, by which it was chosen):"
+    yield "mAP gain of each part of the fit over the parts before it (nested: chosen and fitted on other"
+    yield "folds; halves: fitted and measured on different halves of the images, by which it was chosen):"
     for name, part in final.parts.items():
         text = DESCRIPTIONS[name] + (" (mAP of mode leaderboard)" if name == "angle_range" else "")
-        state = "used" if part.on else "not used, its gain is too small"
-        yield f"  {name:14s} {part.nested_gain:+.4f} nested, {part.gain:+.4f} halves; {text}: {state}"
+        state = "used" if part.on else "not used"
+        yield f"  {part.nested_gain:+.4f} nested  {part.gain:+.4f} halves  {state:8s}  {name}: {text}"
 
 
 def main() -> None:

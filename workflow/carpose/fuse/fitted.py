@@ -14,8 +14,8 @@ from carpose.geometry.ground import SIGMA
 from .angle_range import AngleRange
 from .calibration import Logistic
 
-# In this order they are tried: leave members out, correct their depth, weigh them by their fitted errors, move
-# cars onto the photo's ground, calibrate scores, choose the range of angles.
+# In this order they are tried: leave members out, correct their depth, weigh them by their fitted errors,
+# move cars onto the photo's ground, calibrate scores, choose the range of angles.
 PARTS = ["members", "bias", "member_weights", "ground", "calibration", "angle_range"]
 
 
@@ -102,7 +102,8 @@ class Fit:
 
     @classmethod
     def from_json(cls, text: str) -> "Fit":
-        """Raises KeyError, ValueError, TypeError or AttributeError where the text is not that of `to_json`."""
+        """Raises KeyError, ValueError, TypeError or AttributeError where the text is not that of
+        `to_json`."""
         content = load_json(text)
         content["members"] = {name: MemberFit.from_json(entry) for name, entry in content["members"].items()}
         content["parts"] = {name: Part(**part) for name, part in content["parts"].items()}

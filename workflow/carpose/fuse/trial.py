@@ -22,8 +22,8 @@ MIN_RELATIVE_GAIN = 0.003  # a part is used if it raises the mAP by more than th
 
 
 def score(truth: pd.DataFrame, predictions: pd.DataFrame, folds: pd.DataFrame, mode: str) -> float:
-    """mAP in this mode, as `metric.evaluate_folds` has it. In mode leaderboard only the cars above the threshold
-    are scored, where the table has the column above_threshold."""
+    """mAP in this mode, as `metric.evaluate_folds` has it. In mode leaderboard only the cars above the
+    threshold are scored, where the table has the column above_threshold."""
     if mode == "leaderboard" and "above_threshold" in predictions:
         predictions = predictions[predictions["above_threshold"].astype(bool)]
     return metric.evaluate_folds(truth, predictions, folds, mode)
@@ -41,7 +41,8 @@ class Trial:
     mode: str
 
     def score(self, tables: Iterable[pd.DataFrame], mode: str | None = None) -> float:
-        """mAP of the cars of all these tables together, each half by itself; mode: default, that of the trial."""
+        """mAP of the cars of all these tables together, each half by itself; mode: default, that of the
+        trial."""
         return score(self.truth, cars.concat(list(tables)), self.halves, mode or self.mode)
 
     def fit_geometry(self, members: Members, image_ids: Iterable[str]) -> Fit:
@@ -51,8 +52,8 @@ class Trial:
         return Fit(mode=self.mode, members=fitted, ground=prior)
 
     def fit_halves(self, members: Members) -> list[tuple[Fit, pd.DataFrame, np.ndarray]]:
-        """For each half: the geometry fitted on the other half, the members' cars on this half (of `stack`), and
-        the ImageIds of the other half."""
+        """For each half: the geometry fitted on the other half, the members' cars on this half (of `stack`),
+        and the ImageIds of the other half."""
         result = []
         for side in (0, 1):
             half_ids, other_ids = (self.halves["ImageId"][self.halves["fold"] == s] for s in (side, 1 - side))
@@ -67,8 +68,8 @@ class Trial:
     def fuse_halves(
         self, members: Members, halves: list, parts: Collection[str]
     ) -> list[tuple[Fit, pd.DataFrame, np.ndarray]]:
-        """For each half: the complete fit on the other half, and this half's fused cars and their features, as
-        `combine` returns them; `postprocess` takes these three."""
+        """For each half: the complete fit on the other half, and this half's fused cars and their features,
+        as `combine` returns them; `postprocess` takes these three."""
         result = []
         for geometry, table, other_ids in halves:
             fit = fit_scores(self.truth, members, other_ids, geometry, parts)
@@ -79,8 +80,8 @@ class Trial:
 def fit_scores(
     labels: pd.DataFrame, members: Members, image_ids: Iterable[str], geometry: Fit, parts: Collection[str]
 ) -> Fit:
-    """`geometry` with what is fitted to the cars that it fuses with these parts: models of scores, thresholds,
-    range of angles and scale of depth_sigma."""
+    """`geometry` with what is fitted to the cars that it fuses with these parts: models of scores,
+    thresholds, range of angles and scale of depth_sigma."""
     truth, table = labels[labels["ImageId"].isin(image_ids)], stack(of_images(members, image_ids))
     fused, features = combine(table, geometry, list(members), parts)
     rows, true_rows = pair_with_truth(truth, fused.assign(member=0))
@@ -92,7 +93,9 @@ def fit_scores(
     # predicts the loosest pair alone, that is, whether there is a car.
     score_model = fit_logistic(features, hits.mean(axis=1))
     by_score = {"plain": fused, "calibrated": fused.assign(score=score_model.predict(features))}
-    thresholds = {name: metric.best_threshold(truth, table, "leaderboard") for name, table in by_score.items()}
+    thresholds = {
+        name: metric.best_threshold(truth, table, "leaderboard") for name, table in by_score.items()
+    }
     error = np.abs(rays(fused)[1][rows] - rays(truth)[1][true_rows])
     return replace(
         geometry,

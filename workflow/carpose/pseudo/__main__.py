@@ -1,4 +1,5 @@
-"""Pseudo labels of the unlabelled photos, for each fold by networks that were not trained on the fold's photos.
+"""Pseudo labels of the unlabelled photos, for each fold by networks that were not trained on the fold's
+photos.
 
 In: labels, folds, the members' oof.parquet (to fit fusion, calibration and thresholds on the other folds) and
 test_folds.parquet. Out: a table of cars with fold, score, weight, depth_sigma and role, and a JSON report.
@@ -81,7 +82,8 @@ def main() -> None:
 
 
 def read_with_fold(arguments: list[str], option: str) -> dict[str, read.Predictions]:
-    """Tables by member name. Raises UserError where one has no column fold (which fold's network made the car)."""
+    """Tables by member name. Raises UserError where one has no column fold (which fold's network made the
+    car)."""
     members = read.read_members(arguments)
     for name, member in members.items():
         if "fold" not in member.cars:
@@ -101,7 +103,6 @@ def check_all_folds(members: dict[str, read.Predictions], folds: list[int]) -> N
             actual, expected = (", ".join(f"{fold:g}" for fold in sorted(ids)) for ids in (predicted, folds))
             text = f"has predictions of the networks of folds {actual} instead of {expected}"
             raise UserError(f"{member.path}: {text}; predict again with the models of all folds")
-
 
 
 def describe(fold: int, report: dict, settings: Pseudo) -> str:

@@ -34,9 +34,9 @@ def make_fold(
 ) -> tuple[pd.DataFrame, dict]:
     """The pseudo labels of one fold (columns COLUMNS) and their report, ready for JSON.
 
-    labels: true cars; fit_members: out-of-fold predictions, of which those of this fold's photos are not used;
-    test_members: predictions of the unlabelled photos (column fold: by which fold's network), of which only
-    those by this fold's networks are used.
+    labels: true cars; fit_members: out-of-fold predictions, of which those of this fold's photos are not
+    used; test_members: predictions of the unlabelled photos (column fold: by which fold's network), of which
+    only those by this fold's networks are used.
     """
     other_folds = folds[folds["fold"] != fold]
     fusion, oof = fit(labels, fit_members, other_folds, "given")
@@ -81,7 +81,8 @@ def _fuse(members: dict[str, pd.DataFrame], fusion: Fit) -> pd.DataFrame:
 def _thresholds(
     probability: np.ndarray, is_hit: np.ndarray, scores: pd.Series, settings: Pseudo
 ) -> tuple[float, float, bool]:
-    """Probabilities from which on cars are positives, and ignored; and whether the target precision is reached.
+    """Probabilities from which on cars are positives, and ignored; and whether the target precision is
+    reached.
 
     probability, is_hit: of out-of-fold cars; scores: probabilities of the cars to be labelled.
     """
@@ -108,8 +109,8 @@ def compare_with_truth(truth: pd.DataFrame, table: pd.DataFrame) -> dict[str, fl
     """Pseudo labels of one fold against the true cars of the same photos; only for the report.
 
     precision: share of the positives that hit a true car; recall: share of the true cars that positives hit;
-    ignored_hits: share of the ignored cars that hit one; as_background: share of the true cars hit by neither,
-    which training takes for background. None: of no cars.
+    ignored_hits: share of the ignored cars that hit one; as_background: share of the true cars hit by
+    neither, which training takes for background. None: of no cars.
     """
     hits = metric.match(truth, table)[:, LOOSEST]
     positive = (table["role"] == "positive").to_numpy(bool)
@@ -128,8 +129,8 @@ def compare_with_truth(truth: pd.DataFrame, table: pd.DataFrame) -> dict[str, fl
 def drift(previous: pd.DataFrame, table: pd.DataFrame) -> dict[str, float | None]:
     """How the positives of one round (and fold) differ from those of the round before.
 
-    kept: share of the previous positives that are in both rounds; new: share of the present ones that are not;
-    median_shift: of those in both, distance between the two positions relative to the previous range.
+    kept: share of the previous positives that are in both rounds; new: share of the present ones that are
+    not; median_shift: of those in both, distance between the two positions relative to the previous range.
     """
     if not len(previous) or not len(table):
         return {"kept": None, "new": None, "median_shift": None}
