@@ -1,8 +1,8 @@
 """Training and prediction on a GPU: photos per second and memory of each model, size and number format.
 
-A training's steps, losses and all, stand beside the bare network on a constant batch; both as CUDA graphs,
-which a CPU does without. Each case is a process of its own; --jobs of them are made ready side by side, which
-takes memory for all of them, and measured one after the other.
+Complete training steps are compared with the bare network on a constant batch (forward, backward, optimiser);
+on a GPU both are CUDA graphs. Each case has its own process; --jobs of them are prepared at the same time,
+which takes memory for all of them, and measured one after the other.
 
     python -m benchmarks.gpu --config configs/pku.yaml
 """
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from benchmarks import measure
-from benchmarks.training import Bare
+from benchmarks.training import BareNetwork
 from carpose.config.train_config import TrainConfig
 from carpose.core.cars import ANGLES, POSITION
 from carpose.core.errors import UserError
@@ -34,12 +34,12 @@ from carpose.train.step import Training
 
 @functools.cache
 def device() -> torch.device:
-    """Not when this is imported: a process that has asked cannot be forked."""
+    """A function, since a process that has initialised CUDA cannot be forked."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def constant_batch(train_config: TrainConfig) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Pictures of noise, and targets of 8 cars each."""
+    """Images of noise, (B, H, W, 4) uint8, and targets with 8 cars on each."""
     count, size = train_config.batch_size, (train_config.input_width, train_config.input_height)
     view = camera.crop_and_resize(camera.PHOTO_SIZE, train_config.crop, size)
     intrinsics = camera.cells(STRIDE) @ view @ camera.INTRINSICS
@@ -54,22 +54,22 @@ def constant_batch(train_config: TrainConfig) -> tuple[torch.Tensor, dict[str, t
         train_config,
         photo=np.repeat(np.arange(count), len(cars)),
     )
-    pictures = torch.randint(0, 255, (count, *size[::-1], 4), dtype=torch.uint8)
-    return pictures.to(device()), {name: torch.as_tensor(a).to(device()) for name, a in targets.items()}
+    images = torch.randint(0, 255, (count, *size[::-1], 4), dtype=torch.uint8)
+    return images.to(device()), {name: torch.as_tensor(a).to(device()) for name, a in targets.items()}
 
 
-def seconds(function: Callable, repeats: int) -> float:
-    """Seconds of a call: the median of three rounds of so many, at whose end the device is waited for."""
-    rounds = []
+def seconds_per_call(function: Callable, repeats: int) -> float:
+    """Wall time of a call: the median over three series of `repeats` calls and a synchronisation."""
+    series = []
     for _ in range(3):
         start = time.perf_counter()
-        warm(function, repeats)
-        rounds.append((time.perf_counter() - start) / repeats)
-    return statistics.median(rounds)
+        call_repeatedly(function, repeats)
+        series.append((time.perf_counter() - start) / repeats)
+    return statistics.median(series)
 
 
-def warm(function: Callable, times: int = 4) -> None:
-    """Call it, four times until it is recorded, and wait for the device."""
+def call_repeatedly(function: Callable, times: int = 4) -> None:
+    """Call it (the default is enough to record a CUDA graph) and wait for the device."""
     for _ in range(times):
         function()
     if device().type == "cuda":
@@ -77,93 +77,100 @@ def warm(function: Callable, times: int = 4) -> None:
 
 
 def memory_of(function: Callable) -> float | None:
-    """GiB that is reserved at most until it is recorded, all that is there included; None without a GPU."""
+    """Peak of GPU memory in GiB reserved by PyTorch in this process while the function is called until its
+    CUDA graph is recorded; None without a GPU."""
     if device().type != "cuda":
-        warm(function)
+        call_repeatedly(function)
         return None
-    torch.cuda.empty_cache()  # then what is reserved is of use to nothing else
+    torch.cuda.empty_cache()  # so that no memory is counted that nothing uses
     torch.cuda.reset_peak_memory_stats()
-    warm(function)
+    call_repeatedly(function)
     return round(torch.cuda.max_memory_reserved() / 2**30, 2)
 
 
-def study(train_config: TrainConfig, repeats: int) -> Iterator[dict]:
-    """One model at one size in one number format: first all is made ready, then measured."""
+def measure_case(train_config: TrainConfig, repeats: int) -> Iterator[dict]:
+    """Measures one model at one size in one number format. Yields {} when it is prepared, then the
+    figures."""
     training = Training(train_config, None, device())
-    pictures, targets = constant_batch(train_config)
-    inputs = network_input(pictures, device(), train_config)
+    images, targets = constant_batch(train_config)
+    inputs = network_input(images, device(), train_config)
     model = prepare_for_inference(training.model, train_config, device())
     in_flight = []
 
     def step() -> None:
-        """Awaits the step before, as a training does."""
-        in_flight.append(training.step(pictures, targets, 1e-4))
+        """Waits for an earlier step, as a training does."""
+        in_flight.append(training.step(images, targets, 1e-4))
         while len(in_flight) > training.max_in_flight:
             in_flight.pop(0)()
 
     def predict() -> None:
-        forward(model, pictures, train_config, device()).poses(targets["cell"])
+        forward(model, images, train_config, device()).poses(targets["cell"])
 
-    def figures(functions: dict[str, Callable]) -> dict[str, float]:
-        photos = {name: train_config.batch_size / seconds(call, repeats) for name, call in functions.items()}
-        return {f"{name} photos/s": round(value, 1) for name, value in photos.items()} | {
-            "training / bare": round(photos["training"] / photos["bare network"], 3)
-        }
-
-    bare = Bare(training, inputs, targets["cell"])
-    functions = {"training": step, "bare network": bare, "prediction": predict}
+    bare_network = BareNetwork(training, inputs, targets["cell"])
+    functions = {"training": step, "bare network": bare_network, "prediction": predict}
     memory = {f"{name} GiB": memory_of(function) for name, function in functions.items()}
     yield {}
-    yield figures(functions) | memory
+    rates = {
+        name: train_config.batch_size / seconds_per_call(function, repeats)
+        for name, function in functions.items()
+    }
+    figures = {f"{name} photos/s": round(rate, 1) for name, rate in rates.items()}
+    figures["training / bare network"] = round(rates["training"] / rates["bare network"], 3)
+    yield figures | memory
 
 
-def case(connection, train_config: TrainConfig, repeats: int) -> None:
-    """In a process: says when it is ready, and when told to go on, what it has measured."""
+def run_case(connection, train_config: TrainConfig, repeats: int) -> None:
+    """Runs in its own process: sends {} when prepared, waits for a message, then sends the figures. Sends a
+    text instead where the case fails."""
     keep_freed_memory()
     torch.set_num_threads(train_config.threads)
-    set_deterministic()  # as a training and a prediction are
+    set_deterministic()  # as in a training and a prediction
     try:
-        measured = study(train_config, repeats)
-        connection.send(next(measured))
+        results = measure_case(train_config, repeats)
+        connection.send(next(results))
         connection.recv()
-        connection.send(next(measured))
+        connection.send(next(results))
     except torch.OutOfMemoryError:
-        connection.send("does not fit")
-    except (RuntimeError, UserError) as error:  # of cuDNN, of a recording: the others go on
+        connection.send("out of GPU memory")
+    except (RuntimeError, UserError) as error:  # of cuDNN or of recording a graph: other cases go on
         connection.send(f"{type(error).__name__}: {error}"[:300])
 
 
 def main() -> None:
-    parser = measure.begin(__doc__.splitlines()[0])
-    parser.add_argument("--config", default="configs/pku.yaml")
-    parser.add_argument("--models", nargs="+", default=["efficientnet", "dla34", "hourglass"])
-    parser.add_argument("--sizes", nargs="+", default=["1536x512", "2560x1024"])
-    parser.add_argument("--formats", nargs="+", default=["off", "bf16"], help="off is float32")
-    parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--jobs", type=int, default=1, help="cases that are made ready at once")
+    parser = measure.make_parser(__doc__.splitlines()[0])
+    models, sizes = ["efficientnet", "dla34", "hourglass"], ["1536x512", "2560x1024"]
+    parser.add_argument("--config", default="configs/pku.yaml", help="file laid over config.yaml")
+    parser.add_argument("--models", nargs="+", default=models, help="models of the configuration")
+    parser.add_argument("--sizes", nargs="+", default=sizes, help="width x height of the input in pixels")
+    parser.add_argument("--formats", nargs="+", default=["off", "bf16"], help="values of amp; off is float32")
+    parser.add_argument(
+        "--repeats", type=int, default=20, help="calls per series; the median of three counts"
+    )
+    parser.add_argument("--jobs", type=int, default=1, help="cases that are prepared at the same time")
     args = parser.parse_args()
     processes = multiprocessing.get_context("forkserver")  # torch is imported once
     processes.set_forkserver_preload(["benchmarks.training"])
     figures = {"device": device().type}
     cases = itertools.product(args.sizes, args.models, args.formats)
     while batch := list(itertools.islice(cases, args.jobs)):
-        running = {}
+        connections = {}
         for size, model, amp in batch:
             width, height = map(int, size.split("x"))
             changes = {"input_width": width, "input_height": height, "amp": amp, "pretrained": "none"}
             train_config = measure.train_config(model, args.config, **changes)
-            connection, end = processes.Pipe()
-            processes.Process(target=case, args=(end, train_config, args.repeats), daemon=True).start()
-            end.close()
-            running[f"{model} {size} {amp}"] = connection
-        ready = {name: connection.recv() for name, connection in running.items()}
-        for name, connection in running.items():
-            if not ready[name]:
+            connection, child_connection = processes.Pipe()
+            arguments = child_connection, train_config, args.repeats
+            processes.Process(target=run_case, args=arguments, daemon=True).start()
+            child_connection.close()
+            connections[f"{model} {size} {amp}"] = connection
+        messages = {name: connection.recv() for name, connection in connections.items()}
+        for name, connection in connections.items():
+            if not messages[name]:  # prepared
                 connection.send("go")
-                ready[name] = connection.recv()
-            figures[name] = ready[name]
+                messages[name] = connection.recv()
+            figures[name] = messages[name]
             print(name, figures[name], flush=True)
-    measure.finish(args.output, figures)
+    measure.write_results(args.output, figures)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the benchmarks share: fair timing, made-up data of any size, and the file that keeps the figures."""
+"""Helpers of the benchmarks: interleaved timing, made-up data of any size, and the file of results."""
 
 import argparse
 import functools
@@ -27,7 +27,8 @@ ROOT = Path(__file__).parents[1]
 
 
 def alternately(functions: dict[str, Callable], repeats: int) -> dict[str, float]:
-    """Median seconds on the processor of each function, all run in turn: a machine's slow minute hits all."""
+    """Median CPU seconds of each function. They are called in turn, so that a slow phase of the machine
+    affects all of them; the first call of each is not counted."""
     times = {name: [] for name in functions}
     for function in functions.values():
         function()
@@ -39,16 +40,16 @@ def alternately(functions: dict[str, Callable], repeats: int) -> dict[str, float
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def begin(doc: str) -> argparse.ArgumentParser:
-    """A parser with --output, which `finish` needs. From here on freed memory is kept, as in every stage."""
+def make_parser(doc: str) -> argparse.ArgumentParser:
+    """A parser with --output for `write_results`. From here on freed memory is kept, as in every stage."""
     keep_freed_memory()
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--output", type=Path, help="JSON file for the figures")
+    parser.add_argument("--output", type=Path, help="JSON file for the results")
     return parser
 
 
-def finish(output: Path | None, figures: dict) -> None:
-    """Print the figures with machine and command as JSON, and write them to the file of --output."""
+def write_results(output: Path | None, figures: dict) -> None:
+    """Print the figures with machine and command as JSON, and write them to the file of --output if given."""
     command = shlex.join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
     record = {"command": command, "machine": machine(), "figures": figures}
     text = json.dumps(record, indent=1, default=lambda number: number.item())
@@ -58,29 +59,30 @@ def finish(output: Path | None, figures: dict) -> None:
 
 
 def machine() -> str:
-    """Processor, cores, memory and what was computed with."""
+    """Processor, number of cores, versions of Python, NumPy and PyTorch, GPU."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     model = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "")
-    words = [model or platform.processor(), f"{os.cpu_count()} cores"]
-    words.append(f"Python {platform.python_version()}, NumPy {np.__version__}")
+    parts = [model or platform.processor(), f"{os.cpu_count()} cores"]
+    parts.append(f"Python {platform.python_version()}, NumPy {np.__version__}")
     if "torch" in sys.modules:
         torch = sys.modules["torch"]
-        words.append(f"PyTorch {torch.__version__}")
+        parts.append(f"PyTorch {torch.__version__}")
         if torch.cuda.is_available():
-            words.append(torch.cuda.get_device_name())
-    return ", ".join(words)
+            parts.append(torch.cuda.get_device_name())
+    return ", ".join(parts)
 
 
 def train_config(model: str, config: str = "config.yaml", **changes) -> TrainConfig:
-    """The recipe, with changes, of one model of config.yaml with a file laid over it."""
+    """The training configuration of a model in config.yaml with the file `config` laid over it, with
+    changes."""
     files = [ROOT / "config.yaml", ROOT / config]
     contents = [read_yaml(file) for file in files]
-    whole = with_models(functools.reduce(laid_over, contents), files, {})
-    return TrainConfig(**{**train_settings(whole, model), **changes})
+    merged = with_models(functools.reduce(laid_over, contents), files, {})
+    return TrainConfig(**{**train_settings(merged, model), **changes})
 
 
 def made_up_cars(image_ids: list[str], per_image: int, seed: int = 0) -> pd.DataFrame:
-    """Labels of cars all over the lower half of full-size photos."""
+    """Labels of cars spread over the lower half of full-size photos, 8 to 100 m away."""
     rng = np.random.default_rng(seed)
     count = len(image_ids) * per_image
     width, height = camera.PHOTO_SIZE
@@ -95,7 +97,10 @@ def made_up_cars(image_ids: list[str], per_image: int, seed: int = 0) -> pd.Data
 
 
 def made_up_cache(folder: Path, count: int, crop: list[float], scale: float) -> list[str]:
-    """A picture cache of `count` photos of noise. Returns the ImageIds."""
+    """Writes an image cache of `count` photos of noise to the folder. Returns the ImageIds.
+
+    crop: left, top, right, bottom as fractions of the photo; scale: cache pixels per photo pixel.
+    """
     (width, height), (left, top, right, bottom) = camera.PHOTO_SIZE, crop
     size = (round((right - left) * width * scale), round((bottom - top) * height * scale))
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What several tests share: running commands and workflows, made-up cars, predictions of them.
+"""Helpers of several tests: running commands and workflows, made-up cars, predictions of them.
 
 Fixtures are in conftest.py, slow literal versions of what carpose computes in reference.py.
 """
@@ -218,5 +218,5 @@ def rendered(figure, folder: Path) -> np.ndarray:
 
 def count_pixels(picture: np.ndarray, colour: str) -> int:
     """How many pixels have very nearly this colour."""
-    wanted = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
-    return int((np.abs(picture - wanted).max(axis=-1) < 12).sum())
+    rgb = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+    return int((np.abs(picture - rgb).max(axis=-1) < 12).sum())

@@ -1,6 +1,6 @@
-"""The slow, literal versions of what carpose computes in arrays, and fusions that others published.
+"""Slow, literal versions of what carpose computes in arrays, and fusion methods published by others.
 
-Tests hold values against them.
+Tests compare with them.
 """
 
 import itertools
@@ -27,7 +27,8 @@ def rotation_distance(p, g):
 
 
 def leaderboard_quaternion(car):
-    """w, x, y, z of the page's `CreateFromYawPitchRoll(yaw, pitch, roll)`, as .NET documents it."""
+    """w, x, y, z of `CreateFromYawPitchRoll(yaw, pitch, roll)`, which the competition's page uses, as .NET
+    documents it."""
     (cp, sp), (cy, sy), (cr, sr) = ((cos(car[k] / 2), sin(car[k] / 2)) for k in ("pitch", "yaw", "roll"))
     return (
         cy * cp * cr + sy * sp * sr,
@@ -38,14 +39,14 @@ def leaderboard_quaternion(car):
 
 
 def leaderboard_distance(p, g):
-    """acos(W) of q₁·q₂⁻¹ in degrees: W of a product is w·w minus the vectors' product."""
+    """acos(W) of q₁·q₂⁻¹ in degrees: W of a product is w₁·w₂ minus the scalar product of the vectors."""
     (w1, x1, y1, z1), (w2, x2, y2, z2) = leaderboard_quaternion(p), leaderboard_quaternion(g)
     w = w1 * w2 - (x1 * -x2 + y1 * -y2 + z1 * -z2)
     return degrees(acos(min(max(w, -1.0), 1.0)))
 
 
 def metric(truth, predictions, image_ids, mode="given"):
-    """The metric word by word, per threshold, per image, per car: ten AP and ten counts of hits."""
+    """The metric as described, a loop over thresholds, images and cars: ten AP and ten numbers of hits."""
     turn = leaderboard_distance if mode == "leaderboard" else rotation_distance
     ap, hits_per_pair = [], []
     truth = {name: rows.to_dict("records") for name, rows in truth.groupby("ImageId")}
@@ -71,9 +72,9 @@ def metric(truth, predictions, image_ids, mode="given"):
         truths = sum(len(truth.get(image, [])) for image in image_ids)
         recall_before, total = 0.0, 0.0
         for limit in sorted(set(scores), reverse=True):
-            taken = scores >= limit
-            recall = hits[taken].sum() / max(hits.sum(), 1)
-            total += (recall - recall_before) * hits[taken].mean()
+            kept = scores >= limit
+            recall = hits[kept].sum() / max(hits.sum(), 1)
+            total += (recall - recall_before) * hits[kept].mean()
             recall_before = recall
         ap.append(total * hits.sum() / truths)
         hits_per_pair.append(int(hits.sum()))
@@ -86,8 +87,8 @@ def heatmap(column, row, sigma, size):
     result = np.zeros((height, width), np.float32)
     columns, rows = np.meshgrid(np.arange(width), np.arange(height))
     for x, y, s in zip(column, row, sigma, strict=True):
-        bump = np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / (2 * s * s))
-        result = np.maximum(result, bump)
+        gaussian = np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / (2 * s * s))
+        result = np.maximum(result, gaussian)
     return result
 
 
@@ -156,8 +157,8 @@ def outline(intrinsics, rotation, position, mesh, size):
 
 
 def fuse_image(rows: list[dict], gate: float = 0.1) -> list[dict]:
-    """Fusion of one image by pairs: the surest free car takes every free car within the gate and is
-    replaced by the mean of all."""
+    """Fusion of one image car by car: the free car of the highest score takes every free car within the gate
+    and is replaced by the mean of all."""
     rows, fused = sorted(rows, key=lambda car: -car["score"]), []
     while rows:
         seed, near, far = rows[0], [], []
@@ -185,7 +186,7 @@ def concatenate(members: dict[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def concatenate_nms(members: dict[str, pd.DataFrame], gate: float = 0.1) -> pd.DataFrame:
-    """All cars, less those within the gate (relative distance) of one with a higher score."""
+    """All cars except those within the gate (relative distance) of one with a higher score."""
     kept = []
     for _, table in concatenate(members).groupby("ImageId"):
         table = table.sort_values("score", ascending=False, kind="stable")
@@ -200,7 +201,8 @@ def concatenate_nms(members: dict[str, pd.DataFrame], gate: float = 0.1) -> pd.D
 
 
 def linear_average(members: dict[str, pd.DataFrame], gate: float = 2.0) -> pd.DataFrame:
-    """The published pose fusion: cars within 2 m of the best one, score-weighted mean of the six numbers."""
+    """The published pose fusion: score-weighted mean of the six pose numbers of cars within 2 m of the
+    best."""
     rows = []
     for image_id, table in concatenate(members).groupby("ImageId"):
         table = table.sort_values("score", ascending=False, kind="stable")

@@ -1,9 +1,9 @@
-# Studies: one change at a time, measured. configs/studies/ holds the questions, docs/extending.md explains them.
+# Studies: one change at a time, measured. configs/studies/ has the study files, docs/lab/studies.md explains them.
 #   snakemake -s workflow/studies.smk --cores 2 studies
 #   snakemake -s workflow/studies.smk --cores 2 results/studies/radius.json
 #
-# Every variant with every seed is a model of the main workflow, whose rules make data, trainings and
-# predictions: one module with one configuration, however many studies there are.
+# Every variant with every seed is a model of the main workflow, imported as one module with one configuration;
+# its rules make data, trainings and predictions.
 import sys
 from pathlib import Path
 
@@ -45,7 +45,8 @@ FOLD = 0
 RESULTS = f"results/{config['run']}"
 ENVS = ROOT / "envs"
 PIPELINE = {key: value for key, value in config.items() if key not in SETTINGS}
-PIPELINE["cache"] = {**config["cache"], "crop": [-1.0, -1.0, 2.0, 2.0]}  # each run has its own
+# Each run has a cache of its own, whose crop plan.runs has checked; this one passes the main workflow's check.
+PIPELINE["cache"] = {**config["cache"], "crop": [-1.0, -1.0, 2.0, 2.0]}
 PIPELINE["models"] = {name: run.train_config for name, run in BY_NAME.items()}
 
 
@@ -88,7 +89,7 @@ use rule train from pipeline with:
         weights=pipeline.pretrained_weights,
 
 
-# One fold is trained, and a variant that is predicted in another way shares the network of its base.
+# Only one fold is trained. A variant that changes only the prediction uses the network of its base.
 use rule predict from pipeline with:
     input:
         cache=lambda wildcards: f"{RESULTS}/{BY_NAME[wildcards.model].cache_folder}/cache.json",
@@ -105,7 +106,7 @@ wildcard_constraints:
 
 
 rule measure:
-    "The metric of every run of one study, and what each variant gains over the base."
+    "The metric of every run of one study, and the gain of each variant over the base."
     input:
         study=f"{FOLDER}/{{study}}.yaml",
         images=rules.check_data.output.images,
@@ -136,7 +137,7 @@ rule measure:
 
 
 rule tabulate:
-    "All studies in one table, with the picture of what they gained."
+    "All studies in one table, and a figure of the gains."
     input:
         expand(f"{RESULTS}/{{study}}.json", study=STUDIES),
     output:
@@ -153,7 +154,7 @@ rule tabulate:
 
 
 rule studies:
-    "Every study, measured: results/studies/table/studies.md with its picture."
+    "All studies: results/studies/table/studies.md and its figure."
     default_target: True
     input:
         rules.tabulate.output,

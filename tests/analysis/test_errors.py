@@ -1,4 +1,4 @@
-"""Where the score is lost: pairing, kinds of cars, causes, calibration."""
+"""Error analysis: pairing, groups of cars, causes, calibration."""
 
 import shutil
 
@@ -47,22 +47,24 @@ def predictions(truth):
     return table.assign(score=rng.uniform(0.1, 1, len(table)), depth_sigma=0.05)
 
 
-def test_pairs_are_the_cars_that_were_meant(truth, predictions):
+def test_pairs_are_the_cars_that_predictions_were_made_from(truth, predictions):
     """However they are ordered, and although some are too far off for the metric."""
-    matched_truth = errors.pair(truth, predictions)
+    matched_truth = errors.pair_with_truth(truth, predictions)
     assert (matched_truth >= 0).sum() == len(predictions) - 8 and (matched_truth[-8:] == -1).all()
     same = truth.iloc[matched_truth[:-8]].reset_index(drop=True)
     assert (same["ImageId"] == predictions["ImageId"][:-8]).all()
     assert np.abs(np.log(same["z"] / predictions["z"][:-8])).max() < 0.2
     assert len(set(matched_truth[:-8])) == len(matched_truth) - 8
     order = np.random.default_rng(0).permutation(len(predictions))
-    assert (errors.pair(truth, predictions.iloc[order].reset_index(drop=True)) == matched_truth[order]).all()
+    assert (
+        errors.pair_with_truth(truth, predictions.iloc[order].reset_index(drop=True)) == matched_truth[order]
+    ).all()
 
 
-def test_of_two_predictions_of_one_car_the_surer_has_it():
+def test_of_two_predictions_of_one_car_the_higher_score_is_paired():
     truth = table([(0, 20, 0)])
     both = table([(0, 20.1, 0), (0, 21, 0)], score=[0.3, 0.9])
-    assert errors.pair(truth, both).tolist() == [-1, 0]
+    assert errors.pair_with_truth(truth, both).tolist() == [-1, 0]
 
 
 def test_no_prediction_at_all(truth, predictions):
@@ -71,20 +73,21 @@ def test_no_prediction_at_all(truth, predictions):
     assert (tables["worst"]["lost"] == 6).all()
 
 
-def test_oracles_right_one_thing_each(truth, predictions):
-    """Known values: with a true pose only misses and false cars are left; with all right nothing is."""
-    matched_truth = errors.pair(truth, predictions)
-    oracles = errors.oracles(truth, predictions, folds_of(truth, 1), matched_truth).set_index("if")["mAP"]
-    assert oracles["as it is"] == metric.evaluate(truth, predictions)["mAP"]
+def test_each_oracle_corrects_one_error(truth, predictions):
+    """Known values: with true poses only misses and false cars are left; of perfect predictions nothing
+    is."""
+    matched_truth = errors.pair_with_truth(truth, predictions)
+    oracles = errors.oracles(truth, predictions, folds_of(truth, 1), matched_truth).set_index("oracle")["mAP"]
+    assert oracles["as predicted"] == metric.evaluate(truth, predictions)["mAP"]
     right = predictions.copy()
     right.loc[matched_truth >= 0, cars.POSE] = truth.iloc[matched_truth[matched_truth >= 0]][
         cars.POSE
     ].to_numpy()
     assert oracles["true pose"] == metric.evaluate(truth, right)["mAP"] > 0.6
-    assert oracles["true pose"] > oracles["true depth"] > oracles["as it is"]
+    assert oracles["true pose"] > oracles["true depth"] > oracles["as predicted"]
     assert oracles["true depth and centre"] >= oracles["true depth"]
     for better in ("true rotation", "no misses", "no false cars", "best order"):
-        assert oracles[better] > oracles["as it is"], better
+        assert oracles[better] > oracles["as predicted"], better
     perfect = errors.oracles(truth, truth.assign(score=1.0), folds_of(truth, 1), np.arange(len(truth)))
     assert (perfect["mAP"] == 1).all() and (perfect["gain"] == 0).all()
 
@@ -92,13 +95,13 @@ def test_oracles_right_one_thing_each(truth, predictions):
 def test_true_depth_keeps_the_direction():
     truth, predicted = table([(5, 20, 0)]), table([(6, 24, 0)], score=1.0)
     predicted["y"] *= 1.2  # on the same ray, 20 % too far
-    matched_truth = errors.pair(truth, predicted)
-    oracles = errors.oracles(truth, predicted, folds_of(truth, 1), matched_truth).set_index("if")["mAP"]
-    assert oracles["as it is"] == 0 and oracles["true depth"] == 1 and oracles["true centre"] == 0
+    matched_truth = errors.pair_with_truth(truth, predicted)
+    oracles = errors.oracles(truth, predicted, folds_of(truth, 1), matched_truth).set_index("oracle")["mAP"]
+    assert oracles["as predicted"] == 0 and oracles["true depth"] == 1 and oracles["true centre"] == 0
 
 
 def test_shares_at_each_threshold_are_the_metric_s(truth, predictions):
-    matched_truth = errors.pair(truth, predictions)
+    matched_truth = errors.pair_with_truth(truth, predictions)
     shares = errors.by_threshold(truth, predictions, matched_truth)
     outcomes = ["hit", "fails_distance", "fails_rotation", "fails_both", "missed"]
     np.testing.assert_allclose(shares[outcomes].sum(axis=1), 1)
@@ -161,12 +164,12 @@ def test_scores_and_sigmas_that_are_right_are_found_right():
     score = rng.random(count)
     predicted = truth.assign(score=score, depth_sigma=sigma)
     predicted[cars.POSITION] *= np.exp(rng.laplace(0, sigma / np.sqrt(2)))[:, None]
-    bins = errors.depth_bins(truth, predicted, errors.pair(truth, predicted))
+    bins = errors.depth_bins(truth, predicted, errors.pair_with_truth(truth, predicted))
     np.testing.assert_allclose(bins["error"], bins["sigma"], rtol=0.15)
     np.testing.assert_allclose(bins["within_1_sigma"], 0.757, atol=0.05)
     assert bins["cars"].sum() > count - 5  # a few are a factor of 1.5 off
-    sure = truth.assign(score=score, yaw=np.where(rng.random(count) < score, 0, 3))
-    bins = errors.score_bins(truth, sure)
+    calibrated = truth.assign(score=score, yaw=np.where(rng.random(count) < score, 0, 3))
+    bins = errors.score_bins(truth, calibrated)
     np.testing.assert_allclose(bins["hit_10%_50deg"], bins["score"], atol=0.08)
     assert bins["cars"].sum() == count and len(bins) == 10
 
@@ -190,7 +193,7 @@ def test_command_line(prepared, tmp_path):
         command += [f"--{name}", prepared / f"{name}.parquet"]
     command += ["--members", f"a={tmp_path}/oof.parquet", f"b={tmp_path}/oof.parquet", "--worst", 2]
     done = run_module(*command)
-    assert "a: mAP if one thing alone were right" in done.stdout
+    assert "a: mAP if a single error were corrected" in done.stdout
     tables = ["groups", "thresholds", "oracles", "scores", "depth", "worst"]
     for name in tables:
         assert pd.read_csv(tmp_path / "out" / f"{name}.csv")["name"].unique().tolist() == ["a", "b"]

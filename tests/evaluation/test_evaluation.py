@@ -1,4 +1,4 @@
-"""The table of scores and the table of distance bands."""
+"""The table of scores and the table of depth bands."""
 
 import numpy as np
 import pandas as pd
@@ -67,11 +67,11 @@ def test_the_leaderboard_counts_the_cars_from_the_best_threshold_on(truth, folds
     table, _ = evaluate(truth, folds, {"a": cars_}, truth, list(folds["ImageId"]), {"a": cars_})
     assert wrong["score"].max() < table["threshold"][0] <= 0.5 + right["score"].min() / 2
     assert table["oof_mAP_leaderboard"][0] == table["test_mAP_leaderboard"][0] == 1
-    said = cars_.assign(above_threshold=cars_["score"] > 0.75)
-    table, _ = evaluate(truth, folds, {"a": said})
+    fused = cars_.assign(above_threshold=cars_["score"] > 0.75)
+    table, _ = evaluate(truth, folds, {"a": fused})
     assert (
         table["oof_mAP_leaderboard"][0]
-        == metric.evaluate_folds(truth, said[said["above_threshold"]], folds, "leaderboard")
+        == metric.evaluate_folds(truth, fused[fused["above_threshold"]], folds, "leaderboard")
         < 1
     )
     alone, _ = evaluate(truth, folds, {}, truth, list(folds["ImageId"]), {"a": cars_})
@@ -130,7 +130,7 @@ def test_by_hand_with_test_truth(tmp_path, command):
     assert table["oof_mAP"].tolist() == pytest.approx(table["test_mAP"].tolist(), abs=0.02)
     assert table["test_mAP_leaderboard"].between(0, 1).all()
     assert (table["oof_sd"] > 0).all() and list(table.columns[1:3]) == ["oof_mAP", "oof_sd"]
-    assert "fused by distance" in shown.stdout and "round0/dla34" in shown.stdout
+    assert "fused by depth z" in shown.stdout and "round0/dla34" in shown.stdout
     assert len(pd.read_csv(tmp_path / "b.csv")) == 2 * 2 * 6
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from carpose.core import cars
 from carpose.core.errors import UserError
-from carpose.fuse.combine import fuse, fuse_looked_at
+from carpose.fuse.combine import fuse, fuse_with_missing
 from carpose.fuse.fitted import NEUTRAL, Fit, Part
 from carpose.geometry import rotation
 from carpose.geometry.ground import DEFAULT_SIGMA
@@ -61,8 +61,8 @@ def test_one_back_to_front_is_outvoted():
 
 
 def test_depth_is_weighted_by_its_uncertainty():
-    sure, unsure = car(depth_sigma=0.02), car(y=3.3, z=33.0, depth_sigma=0.2)
-    fused = fuse({"a": sure, "b": unsure})
+    precise, vague = car(depth_sigma=0.02), car(y=3.3, z=33.0, depth_sigma=0.2)
+    fused = fuse({"a": precise, "b": vague})
     expected = (np.log(30) / 0.02**2 + np.log(33) / 0.2**2) / (1 / 0.02**2 + 1 / 0.2**2)
     assert np.log(fused["z"][0]) == pytest.approx(expected)
     assert 0.015 < fused["depth_sigma"][0] < 0.025
@@ -139,17 +139,18 @@ def test_a_photo_that_one_file_lacks_is_fused_from_the_others(tmp_path, truth, v
     rows = paths["c"].read_text().splitlines()
     paths["c"].write_text("\n".join(row for row in rows if not row.startswith(lacking)) + "\n")
     table, notes = fused(*paths.values())
-    text = f"c.csv: no row for 1 of {len(images)} photos, first {lacking}; there the other files alone"
+    text = f"c.csv: no row for 1 of {len(images)} photos, first {lacking}; only the other files"
     assert text in notes and notes.count("\n") == 1
     of_photo, expected = (t[t["ImageId"] == lacking].reset_index(drop=True) for t in (table, others))
     assert len(expected) and expected["score"].max() > 0.5
     pd.testing.assert_frame_equal(of_photo, expected)
-    rest, expected = (t[t["ImageId"] != lacking].reset_index(drop=True) for t in (table, everything))
-    pd.testing.assert_frame_equal(rest, expected)
+    other_photos, expected = (t[t["ImageId"] != lacking].reset_index(drop=True) for t in (table, everything))
+    pd.testing.assert_frame_equal(other_photos, expected)
 
 
 def test_scores_by_hand_where_a_file_lacks_a_photo(tmp_path, monkeypatch):
-    """Looked and found nothing: counts as 0. Did not look: counts not at all. In no file: said."""
+    """A photo predicted without cars counts as score 0, one not predicted does not count; one in no file is
+    noted."""
     monkeypatch.chdir(tmp_path)
     write_submission("a.csv", car("p", score=0.6), ["p", "q"])
     write_submission("b.csv", car("p", score=0.4), ["p", "q"])
@@ -161,22 +162,22 @@ def test_scores_by_hand_where_a_file_lacks_a_photo(tmp_path, monkeypatch):
     assert order == ["q", "p", "r", "s"] and table["ImageId"].tolist() == ["q", "p"]
     assert table["score"].tolist() == pytest.approx([0.3, 0.5])
     assert "c.csv: no row for 1 of 2 photos, first p" in notes
-    assert "sample.csv: 2 of 4 photos are in none of the inputs, first r; they stay without cars" in notes
+    assert "sample.csv: 2 of 4 photos are in none of the inputs, first r; they get no cars" in notes
 
 
-def test_members_that_did_not_look_are_told_by_photo(views):
+def test_members_that_did_not_predict_a_photo_are_left_out_there(views):
     """Several files lack several photos, in several combinations, with a fit."""
     fit = Fit(members=dict.fromkeys(views, NEUTRAL))
     ids = sorted(views["a"]["ImageId"].unique())
     missing = {"a": ids[:2], "b": ids[1:3], "c": ["elsewhere"]}
-    seen = {name: table[~table["ImageId"].isin(missing[name])] for name, table in views.items()}
-    table = fuse_looked_at(seen, missing, fit)
-    for image_id, looked in zip(ids[:4], ("bc", "c", "ac", "abc"), strict=True):
-        expected = fuse({name: views[name][views[name]["ImageId"] == image_id] for name in looked}, fit)
+    predicted = {name: table[~table["ImageId"].isin(missing[name])] for name, table in views.items()}
+    table = fuse_with_missing(predicted, missing, fit)
+    for image_id, names in zip(ids[:4], ("bc", "c", "ac", "abc"), strict=True):
+        expected = fuse({name: views[name][views[name]["ImageId"] == image_id] for name in names}, fit)
         pd.testing.assert_frame_equal(
             table[table["ImageId"] == image_id].reset_index(drop=True), expected, rtol=1e-9
         )
-    pd.testing.assert_frame_equal(fuse_looked_at(views, {}, fit), fuse(views, fit))
+    pd.testing.assert_frame_equal(fuse_with_missing(views, {}, fit), fuse(views, fit))
 
 
 def test_submissions_as_the_competition_takes_them_are_fused(tmp_path, monkeypatch):
@@ -201,22 +202,22 @@ def test_submissions_as_the_competition_takes_them_are_fused(tmp_path, monkeypat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--output", "fused.txt"), "fused.txt: .txt is no format; name it .csv or .parquet"),
-        (("--output", "fused"), "fused: no suffix is no format; name it .csv or .parquet"),
+        (("--output", "fused.txt"), "fused.txt: .txt is not a known format; name it .csv or .parquet"),
+        (("--output", "fused"), "fused: the name has no suffix; name it .csv or .parquet"),
         (("--output", "folder.csv"), "folder.csv: is a folder; name a file"),
         (("--output", "a.csv/fused.csv"), "a.csv: File exists"),
         (("--inputs", "nowhere.parquet"), "nowhere.parquet: there is no such file"),
         (("--inputs", "behind.csv"), "behind.csv, line 2, image ID_a: a car is not in front of the camera"),
         (("--inputs", "behind.parquet"), "behind.parquet, image ID_a: a car is not in front of the camera"),
         (("--sample", "nowhere.csv"), "nowhere.csv: cannot be read"),
-        (("--output", "f.parquet --sample a.csv"), "--sample a.csv: is for a submission; name the output"),
-        (("--inputs", "a.csv b.csv --strict"), "a.csv: 1 of 2 photos were not predicted, first ID_b; add"),
+        (("--output", "f.parquet --sample a.csv"), "--sample a.csv: it applies to a CSV output only; name"),
+        (("--inputs", "a.csv b.csv --strict"), "a.csv: 1 of 2 photos were not predicted, first ID_b; give"),
         (
             ("--inputs", "a.parquet b.csv"),
             "a.parquet: 1 of 2 photos were not predicted, first ID_b; predict",
         ),
-        (("--fit", "nowhere.json"), "nowhere.json: there is no such file"),
-        (("--fit", "fit.json"), "fit.json: not a fit of carpose.fuse.fit (KeyError: 'bias'); fit it"),
+        (("--fit", "nowhere.json"), "nowhere.json: no such file; make it with carpose.fuse.fit"),
+        (("--fit", "fit.json"), "fit.json: not a file of carpose.fuse.fit (KeyError: 'bias'); fit the"),
     ],
 )
 def test_what_fuse_cannot_read_or_write(tmp_path, monkeypatch, options, message):

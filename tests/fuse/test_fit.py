@@ -1,4 +1,4 @@
-"""The fit of a fusion: parts that pay, no leak between folds, damaged members, its JSON."""
+"""The fit of a fusion: which parts are used, no leak between folds, damaged members, its JSON."""
 
 import json
 from dataclasses import asdict
@@ -44,13 +44,14 @@ def test_fused_beats_members_and_baselines(truth, views, nested):
 
 def test_nested_gains_add_up(truth, views, nested):
     fitted, _ = nested
-    total = sum(part.nested_gain for name, part in fitted.parts.items() if name != "writing")
+    total = sum(part.nested_gain for name, part in fitted.parts.items() if name != "angle_range")
     assert total == pytest.approx(fitted.mAP["fused"] - fitted.mAP["equal_weights"])
     assert fitted.mAP["equal_weights"] == pytest.approx(value_by_folds(truth, fuse(views)))
 
 
 def test_the_best_member_is_compared_by_the_same_fit(truth, views, nested):
-    """Alone it is calibrated too: what the fusion is better by is no calibration."""
+    """The best member alone is calibrated too, so that the fusion's gain over it is not due to
+    calibration."""
     scores = nested[0].mAP
     best = max(scores["members"], key=scores["members"].get)
     alone = fit_nested(truth, folds_of(truth, 2), {best: views[best]}, "given")[0]
@@ -66,7 +67,7 @@ def test_weights_and_bias_pay_where_members_differ(truth):
         "poor": noisy_view(truth, rng, depth_noise=0.1),
     }
     fitted, _ = fit_nested(truth, folds_of(truth, 2), members, "given")
-    for part in ("bias", "weights"):
+    for part in ("bias", "member_weights"):
         assert fitted.parts[part].on and fitted.parts[part].nested_gain > 0.01
     assert fitted.members["biased"].bias[0] == pytest.approx(0.06, abs=0.015)
     assert fitted.members["poor"].sigma > 2 * fitted.members["good"].sigma
@@ -85,8 +86,8 @@ def test_members_that_drag_the_others_down_are_left_out(truth, views):
     fitted, fused = fit_nested(truth, folds_of(truth, 2), members, "given")
     assert fitted.parts["members"].on and fitted.used == ["a"]
     assert value(truth, fused) > 0.97 * value(truth, views["a"])
-    # What leaving them out is worth is its own gain, not that of the weights after it.
-    assert fitted.parts["members"].nested_gain > 0.05 > abs(fitted.parts["weights"].nested_gain)
+    # The gain of leaving them out is counted for this part, not for the member weights after it.
+    assert fitted.parts["members"].nested_gain > 0.05 > abs(fitted.parts["member_weights"].nested_gain)
     # The fit is for all members; those left out do not reach the result.
     pd.testing.assert_frame_equal(fuse(members, fitted), fuse({"a": views["a"]}, fitted))
 
@@ -189,7 +190,7 @@ def test_duplicated_members_cost_little(truth, views, nested):
     doubled = {**views, "c2": views["c"], "c3": views["c"]}
     fitted = fit_nested(truth, folds_of(truth, 2), doubled, "given")[0]
     assert fitted.mAP["fused"] > nested[0].mAP["fused"] - 0.02
-    assert fitted.members["c2"].share < 0.6 < fitted.members["a"].share
+    assert fitted.members["c2"].correlation_weight < 0.6 < fitted.members["a"].correlation_weight
 
 
 def test_what_is_fitted_for_a_photo_knows_nothing_of_its_near_duplicates(truth, views):
@@ -268,13 +269,13 @@ def test_a_file_that_is_no_fit_is_named(tmp_path, nested):
         {**content, "members": {"a": {**content["members"]["a"], "sigma": "x"}}},
         {**content, "members": {"a": {**content["members"]["a"], "bias": 0.1}}},
         {**content, "unheard_of": 1},
-        *({key: value for key, value in content.items() if key != lost} for lost in ("score", "used")),
+        *({key: value for key, value in content.items() if key != lost} for lost in ("score_model", "used")),
     ]
     path = tmp_path / "bad.json"
     for text in [json.dumps(bad).encode() for bad in damaged] + [bytes([255]) * 5000]:
         path.write_bytes(text)
         with pytest.raises(
-            UserError, match="bad.json: not a fit of carpose.fuse.fit .*; fit it again"
+            UserError, match="bad.json: not a file of carpose.fuse.fit .*; fit the fusion again"
         ) as error:
             read_fit(path)
         assert len(str(error.value)) < 300
@@ -301,7 +302,7 @@ def fit_command(folder, *more):
 def test_command_lines(files, truth, views, mode):
     """Fit, fuse, and the two submissions, each with what it is for."""
     done, named = fit_command(files, "--mode", mode)
-    assert done.returncode == 0 and "by a fit on the other folds" in done.stdout
+    assert done.returncode == 0 and "each fold by a fit on the other folds" in done.stdout
     assert "fold" in cars.read(files / "oof.parquet")
     fitted = ("--fit", files / "fusion.json")
     run_module("carpose.fuse", "--inputs", *named, *fitted, "--output", files / "fused.parquet")
@@ -320,17 +321,19 @@ def test_command_lines(files, truth, views, mode):
         assert len(read_submission(files / f"{name}.csv")[0]) == len(expected) > 0
     of_all, of_kept = done.stdout.splitlines()[-2:]
     scores = json.loads((files / "fusion.json").read_text())["mAP"]["submissions"]
-    assert "all.csv: every car" in of_all and of_all.endswith("send it to a scoring by confidences")
+    assert "all.csv: every car" in of_all and of_all.endswith(
+        "best for a scoring that ranks cars by confidence"
+    )
     assert "thresholded.csv: the cars above the threshold" in of_kept
-    assert of_kept.endswith("send it to the leaderboard, which ignores them")
+    assert of_kept.endswith("best for the leaderboard, which ignores confidences")
     for line, name in ((of_all, "all"), (of_kept, "thresholded")):
         assert f"{scores[name]['given']:.4f} given, {scores[name]['leaderboard']:.4f} leaderboard" in line
     cars.write(files / "fused.parquet", fused.drop(columns="above_threshold"))
     failed = run_module("carpose.fuse.write", files / "fused.parquet", *more, check=False)
-    assert failed.returncode == 2 and "fused.parquet: no column above_threshold" in failed.stderr
+    assert failed.returncode == 2 and "fused.parquet: column above_threshold is missing" in failed.stderr
     unknown = ("--inputs", f"other={files}/a.parquet", *fitted, "--output", files / "x.csv")
     failed = run_module("carpose.fuse", *unknown, check=False)
-    assert failed.returncode == 2 and "the fit knows no member other" in failed.stderr
+    assert failed.returncode == 2 and "other is not a member of the fit" in failed.stderr
 
 
 def test_predictions_of_other_folds_are_not_fitted_to(files, views):

@@ -29,7 +29,7 @@ def test_against_the_metric_of_copied_photos():
     predictions = pd.concat([predictions, wrong, outside], ignore_index=True)
     picks = bootstrap.draw_images(len(ids), 5, rng)
     assert (picks.sum(axis=1) == len(ids)).all()
-    values = bootstrap.resampled(truth, predictions, ids, picks)
+    values = bootstrap.resampled_scores(truth, predictions, ids, picks)
     for value, pick in zip(values, picks, strict=True):
         tables = [copies(table, ids, pick) for table in (truth, predictions)]
         assert value == pytest.approx(metric.evaluate(*tables)["mAP"], abs=1e-12)

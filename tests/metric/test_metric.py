@@ -261,7 +261,7 @@ def test_images_that_a_submission_leaves_out_are_said(tmp_path):
     submission.write_text(f"ImageId,PredictionString\na,{car} 0.9\n")
     done = run_module(*command)
     assert json.loads(done.stdout)["truths"] == 1
-    assert "s.csv is not about 1 of the truth's 2 images, such as b; they are not counted" in done.stderr
+    assert "s.csv does not cover 1 of the truth's 2 images, such as b; they are not counted" in done.stderr
     (tmp_path / "images.csv").write_text("ImageId\na\n")
     assert not run_module(*command, "--images", tmp_path / "images.csv").stderr  # it was asked for
     submission.write_text(f"ImageId,PredictionString\nc,{car} 0.9\n")

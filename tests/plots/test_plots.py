@@ -12,9 +12,12 @@ from carpose.plots.figures import draw, evaluation_figure, history_figure
 from tests.helpers import POSES, rendered, run_module
 
 
-@pytest.mark.parametrize("name, suffix", [("figure", "no suffix"), ("figure.doc", "doc")])
-def test_pictures_need_a_format(tmp_path, name, suffix):
-    with pytest.raises(UserError, match=f"{name}: {suffix} is no format of pictures; name it .png"):
+@pytest.mark.parametrize(
+    "name, reason",
+    [("figure", "the name has no suffix"), ("figure.doc", "doc is not a known format of images")],
+)
+def test_figures_need_a_known_suffix(tmp_path, name, reason):
+    with pytest.raises(UserError, match=f"{name}: {reason}; name it .png"):
         draw(tmp_path / name, Figure, lenient=True)
     assert not list(tmp_path.iterdir())
 

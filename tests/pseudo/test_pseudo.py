@@ -11,7 +11,7 @@ from carpose.config.sections import Pseudo
 from carpose.core import cars, parquet
 from carpose.core.errors import UserError
 from carpose.pseudo.__main__ import read_with_fold
-from carpose.pseudo.labels import COLUMNS, against_truth, by_distance, drift, make_fold
+from carpose.pseudo.labels import COLUMNS, by_distance, compare_with_truth, drift, make_fold
 from tests.helpers import folds_of, noisy_view, run_module, scene
 
 
@@ -50,14 +50,18 @@ def make(world, fold=0, mode="soft", positive=0.8, ignore=0.2):
 
 def test_roles_and_weights(world):
     table, report = make(world)
-    sure = table["role"] == "positive"
+    positive = table["role"] == "positive"
     assert set(table["role"]) == {"positive", "ignore"}
-    assert (table.loc[~sure, "weight"] == 0).all()
-    np.testing.assert_array_equal(table.loc[sure, "weight"], table.loc[sure, "score"])
-    assert table.loc[sure, "score"].min() >= report["threshold_positive"] > table.loc[~sure, "score"].max()
+    assert (table.loc[~positive, "weight"] == 0).all()
+    np.testing.assert_array_equal(table.loc[positive, "weight"], table.loc[positive, "score"])
+    assert (
+        table.loc[positive, "score"].min()
+        >= report["threshold_positive"]
+        > table.loc[~positive, "score"].max()
+    )
     assert table["score"].min() >= report["threshold_ignore"]
     assert (table["depth_sigma"] > 0).all() and (table["fold"] == 0).all()
-    assert (report["positive"], report["ignore"]) == (sure.sum(), (~sure).sum())
+    assert (report["positive"], report["ignore"]) == (positive.sum(), (~positive).sum())
 
 
 def test_hard_labels_weigh_one(world):
@@ -129,15 +133,15 @@ def test_poor_data_give_few_labels_and_no_crash(world, case):
     assert np.isfinite(table[[*cars.POSE, "score", "weight"]].to_numpy(float)).all()
 
 
-def test_against_truth():
+def test_compare_with_truth():
     truth = scene(10, np.random.default_rng(9), per_image=1)
     far = truth.iloc[:1].assign(x=truth["x"] + truth["z"])
     table = pd.concat([truth.iloc[:6], far, truth.iloc[6:8]], ignore_index=True)
     table = table.assign(role=["positive"] * 7 + ["ignore"] * 2, score=0.9)
-    measures = against_truth(truth, table)
+    measures = compare_with_truth(truth, table)
     assert measures["precision"] == pytest.approx(6 / 7) and measures["recall"] == pytest.approx(0.6)
     assert measures["ignored_hits"] == 1 and measures["as_background"] == pytest.approx(0.2)
-    assert against_truth(truth, table.iloc[:0])["precision"] is None
+    assert compare_with_truth(truth, table.iloc[:0])["precision"] is None
 
 
 def test_drift():
@@ -211,7 +215,7 @@ def test_test_members_have_the_networks_of_all_folds(files, world):
     wrong = run(2, check=False)
     assert (
         wrong.returncode == 2
-        and "test0.parquet: is of the networks of folds 0 instead of 0, 1" in wrong.stderr
+        and "test0.parquet: has predictions of the networks of folds 0 instead of 0, 1" in wrong.stderr
     )
     cars.write(folder / "test0.parquet", table.assign(fold=table["fold"] + 1), image_ids=ids)
     wrong = run(2, check=False)
@@ -224,7 +228,7 @@ def test_test_members_have_the_networks_of_all_folds(files, world):
 
 def test_members_need_their_fold(tmp_path):
     cars.write(tmp_path / "a.parquet", scene(2, np.random.default_rng(0)).assign(score=0.5))
-    with pytest.raises(UserError, match="no column fold"):
+    with pytest.raises(UserError, match="column fold is missing"):
         read_with_fold([f"a={tmp_path}/a.parquet"], "--fit-members")
 
 

@@ -168,7 +168,7 @@ def test_table_of_two_studies_with_one_base(world, tmp_path):
     lines = [line for line in text.splitlines() if line.startswith("|") and ("1.2" in line)]
     assert [line.split("|")[1].strip() for line in lines] == ["", "first", "second"], "the base stands once"
     assert "| gain |" in lines[1] and "| inconclusive |" in lines[2]
-    assert "| mAP, hidden truth (does not choose) |" in text and "50 photos to measure on" in text
+    assert "| mAP, test photos (not for the verdict) |" in text and "measured on 50 held-out photos" in text
     p = {row["study"]: (row["p"], row["p_holm"]) for row in json.loads((tmp_path / "t.json").read_text())}
     assert p["first"][1] == pytest.approx(2 * p["first"][0], abs=1e-6) and p[""] == (None, None)
     assert (tmp_path / "p.png").stat().st_size > 5000
@@ -213,5 +213,7 @@ def test_a_result_that_pooled_hidden_truth_is_to_be_measured_again(world, tmp_pa
     for entry in content["variants"].values():
         entry["mAP"] = np.mean([entry["held_out"], entry["test"]], axis=0).tolist()
     (tmp_path / "old.json").write_text(json.dumps(content))
-    with pytest.raises(UserError, match=r"old\.json: was measured on hidden truth, too.* -R measure"):
+    with pytest.raises(
+        UserError, match=r"old\.json: an old version measured its gains on the test photos.* -R measure"
+    ):
         read_table([tmp_path / "old.json"])

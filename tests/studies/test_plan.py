@@ -59,7 +59,7 @@ def test_a_study_s_view_must_be_in_its_own_cache(config):
         ({"variants": {"a": {"lr": 0.1}}}, "either change: .* or variants:"),
         (
             {"change": {"radius": 0.4, "lr": 0.1}},
-            "at once.*change one key, or say under together",
+            "at once.*change one key, or explain with the key together",
         ),
         ({"change": {"radius": 0.4, "predict": {"flip": False}}}, "predict.flip, radius change at once"),
         ({"together": "because"}, "together: only one key is changed"),
@@ -81,7 +81,7 @@ def test_what_is_no_study_at_all(tmp_path, text):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"base": "resnet"}, "study mine: no base resnet; known are hourglass, plain"),
+        ({"base": "resnet"}, "study mine: unknown base resnet; the bases are hourglass, plain"),
         ({"change": {"radius": 0.2}}, "study mine: radius is 0.2 in the base hourglass already"),
         ({"change": {"norm": "batch"}}, "norm is batch in the base"),
         ({"change": {"predict": {"flip": True}}}, "predict.flip is True in the base"),
@@ -141,7 +141,7 @@ def test_selection(tmp_path):
     written(tmp_path, {**RADIUS, "on_request": "it needs the internet"}, "b")
     assert [study.name for study in plan.select(tmp_path, "all")] == ["a"]
     assert [study.name for study in plan.select(tmp_path, ["b", "a"])] == ["b", "a"]
-    with pytest.raises(UserError, match=r"no c\.yaml in .*; known are a, b"):
+    with pytest.raises(UserError, match=r"no c\.yaml in .*; the studies are a, b"):
         plan.select(tmp_path, ["a", "c"])
 
 

@@ -93,4 +93,4 @@ def test_published_weights_are_fetched_for_the_base_that_begins_with_them(tmp_pa
 
 def test_a_wrong_study_stops_at_once(tmp_path):
     text = studies(tmp_path, "-n", "studies", "--config", "studies=[radios]", check=False)
-    assert "there is no radios.yaml in" in text
+    assert "no radios.yaml in" in text

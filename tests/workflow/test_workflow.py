@@ -232,8 +232,10 @@ def test_analysis_after_it(finished):
     oracles = pd.read_csv(results / "analysis" / "oracles.csv")
     assert set(oracles["name"]) == set(pd.read_csv(results / "evaluation.csv")["name"])
     scores = pd.read_csv(results / "evaluation.csv").set_index("name")["oof_mAP"]
-    as_it_is = oracles[oracles["if"] == "as it is"].set_index("name")["mAP"]
-    pd.testing.assert_series_equal(as_it_is.sort_index(), scores.sort_index(), check_names=False, rtol=1e-4)
+    as_predicted = oracles[oracles["oracle"] == "as predicted"].set_index("name")["mAP"]
+    pd.testing.assert_series_equal(
+        as_predicted.sort_index(), scores.sort_index(), check_names=False, rtol=1e-4
+    )
     fields = pd.read_csv(results / "analysis" / "receptive_field.csv")
     assert fields["name"].tolist() == ["round0/dla34/fold0", "round0/hourglass/fold0"]
     for picture in ("groups", "causes", "calibration", "worst", "receptive_field"):

@@ -1,1 +1,1 @@
-"""Where the score is lost; what a network sees."""
+"""Causes of lost score; receptive fields of networks."""

@@ -1,8 +1,8 @@
-"""Where the score is lost: errors by kind of car, by threshold, by cause; scores and uncertainties against
-what came true; the worst images. And how much of the picture a network sees: the receptive field.
+"""Error analysis: mAP by group of cars, by threshold and by cause; how well scores and predicted
+uncertainties are calibrated; the worst images. And the receptive field of networks.
 
     python -m carpose.analysis errors           tables and pictures of predictions whose truth is known
-    python -m carpose.analysis receptive-field  theoretical and effective field of networks
+    python -m carpose.analysis receptive-field  theoretical and effective receptive field of networks
 
 In (errors): the checked tables, tables of predicted cars. Out: a folder of CSV tables and PNG pictures.
 """
@@ -31,10 +31,13 @@ def main() -> None:
     sub = add("errors", "tables and pictures of the errors of predictions", analyse_errors)
     sub.add_argument("--labels", type=Path, required=True, help="labels.parquet of the check")
     sub.add_argument("--images", type=Path, required=True, help="images.parquet of the check")
-    sub.add_argument("--folds", type=Path, required=True, help="folds.parquet: which images count")
+    sub.add_argument("--folds", type=Path, required=True, help="folds.parquet: the images to analyse")
     sub.add_argument("--data", type=Path, required=True, help="folder of the competition's layout")
     sub.add_argument(
-        "--members", required=True, **NAME_PATHS, help="out-of-fold cars; pictures show the first"
+        "--members",
+        required=True,
+        **NAME_PATHS,
+        help="out-of-fold cars; most pictures are of the first member only",
     )
     sub.add_argument(
         "--worst", type=int_at_least(1), default=6, help="how many of the worst images are drawn"
@@ -42,14 +45,14 @@ def main() -> None:
     sub.add_argument("--output", type=Path, required=True, help="folder for the tables and pictures")
     add_lenient(sub)
 
-    sub = add("receptive-field", "what a network's cells see", measure_receptive_fields)
+    sub = add("receptive-field", "receptive field of a cell of the output maps", measure_receptive_fields)
     sub.add_argument("--checkpoints", type=Path, nargs="+", required=True, help="model.pt of the networks")
-    sub.add_argument("--cache", type=Path, required=True, help="folder of the picture cache")
+    sub.add_argument("--cache", type=Path, required=True, help="folder of the image cache")
     sub.add_argument("--labels", type=Path, required=True, help="labels.parquet of the check")
     sub.add_argument(
         "--photos", type=int_at_least(1), default=8, help="photos over which gradients are averaged"
     )
-    sub.add_argument("--threads", type=int_at_least(1), default=1, help="torch threads")
+    sub.add_argument("--threads", type=int_at_least(1), default=1, help="threads of PyTorch")
     sub.add_argument("--output", type=Path, required=True, help="CSV table to write")
     sub.add_argument("--picture", type=Path, required=True, help="PNG to write")
     add_lenient(sub)
@@ -70,9 +73,9 @@ def analyse_errors(args: argparse.Namespace) -> None:
         predictions = member.cars[member.cars["ImageId"].isin(folds["ImageId"])]
         tables_of[name] = errors(truth, predictions, folds, intrinsics, photo_size)
     shown, tables = next(iter(tables_of.items()))
-    for kind in tables:
-        stacked = pd.concat([tables[kind].assign(name=name) for name, tables in tables_of.items()])
-        write(args.output / f"{kind}.csv", stacked[["name", *tables[kind].columns]])
+    for table_name in tables:
+        stacked = pd.concat([tables[table_name].assign(name=name) for name, tables in tables_of.items()])
+        write(args.output / f"{table_name}.csv", stacked[["name", *tables[table_name].columns]])
 
     models = {name: member.cars for name, member in members.items() if name != shown}
     write(args.output / "member_pairs.csv", member_pairs(truth, models))
@@ -88,21 +91,21 @@ def analyse_errors(args: argparse.Namespace) -> None:
     }
     for name, make in figures.items():
         draw(args.output / f"{name}.png", make, args.lenient)
-    print(f"{shown}: mAP if one thing alone were right")
+    print(f"{shown}: mAP if a single error were corrected, and the gain over the predictions")
     print(tables["oracles"].to_string(index=False, float_format="{:.4f}".format))
-    print(f"\n{shown}: what becomes of the true cars at each pair of thresholds")
+    print(f"\n{shown}: share of the true cars with each outcome, by pair of thresholds")
     print(tables["thresholds"].to_string(index=False, float_format="{:.3f}".format))
 
 
 def submitted(predictions: pd.DataFrame) -> pd.DataFrame:
-    """What would be submitted; of a model that was not fused, what is more likely there than not."""
+    """The cars above the fusion's threshold; of a table that was not fused, those with a score above 0.5."""
     return predictions[
         predictions["above_threshold"] if "above_threshold" in predictions else predictions["score"] > 0.5
     ]
 
 
 def measure_receptive_fields(args: argparse.Namespace) -> None:
-    import torch  # the errors can do without
+    import torch  # here, because the command `errors` works without
 
     from .receptive_field import NEAR_QUANTILES, measure
 
@@ -111,8 +114,8 @@ def measure_receptive_fields(args: argparse.Namespace) -> None:
     write(args.output, table)
     draw(args.picture, lambda: receptive_figure(gradients, table, near), args.lenient)
     print(table.to_string(index=False, float_format="{:.1f}".format))
-    for share, distance in zip(NEAR_QUANTILES[:2], near["metres"], strict=False):
-        print(f"{100 * share:.0f} % of all cars are nearer than {distance:.1f} m")
+    for quantile, distance in zip(NEAR_QUANTILES[:2], near["metres"], strict=False):
+        print(f"{100 * quantile:.0f} % of all cars are nearer than {distance:.1f} m")
 
 
 def write(path: Path, table: pd.DataFrame) -> None:

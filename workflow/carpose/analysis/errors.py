@@ -1,4 +1,4 @@
-"""The errors of predictions as tables: true and predicted cars of the same images go in."""
+"""Tables of the errors of predictions. In: true and predicted cars of the same images."""
 
 import numpy as np
 import pandas as pd
@@ -8,57 +8,58 @@ from carpose.core import cars
 from carpose.geometry import camera, meshes, rotation
 from carpose.metric.score import BAND_NAMES, LOOSEST, MIDDLE, ROTATION_DEG, TRANSLATION, band_of, quaternion
 
-LATERAL, LOG_RANGE = 2.0, np.log(1.5)  # across and along the ray: farther apart it is another car
-HIDDEN = [0.1, 0.5]  # shares at which a group ends
+MAX_ACROSS, MAX_LOG_RANGE = 2.0, np.log(1.5)  # metres, ratio: a prediction farther from a car is not of it
+HIDDEN = [0.1, 0.5]  # shares of a hidden car: edges of the groups
 GROUPS = {
     "distance": BAND_NAMES,
     "seen side": ["rear", "45°", "90°", "135°", "front", "−135°", "−90°", "−45°"],
     "hidden": ["under 10 %", "10–50 %", "over 50 %"],
     "centre": ["in the photo", "outside"],
 }
-IN_FRONT = 0.9  # of a car's distance: what is nearer can hide it
+IN_FRONT = 0.9  # a car nearer than this fraction of another's distance can hide it
 SCORE_BINS, SIGMA_BINS = 10, 5
 
 
-def pair(truth: pd.DataFrame, predictions: pd.DataFrame) -> np.ndarray:
-    """(N,) the row in `truth` that each prediction means, −1 for none; each truth is meant once.
+def pair_with_truth(truth: pd.DataFrame, predictions: pd.DataFrame) -> np.ndarray:
+    """(N,) the row in `truth` that each prediction is paired with, −1 for none; each truth is paired once.
 
-    Wider than the metric's thresholds, so that what fails them can be told from what is not there: a
-    pair is at most 2 m apart across the ray or a factor of 1.5 along it (an ellipse of both). The best
-    scores choose first, each the nearest truth that is left.
+    Pairs may be farther apart than the metric's thresholds, to tell inaccurate predictions from false ones:
+    by up to 2 m across the ray or a factor of 1.5 along it (an ellipse of both). Predictions choose by
+    descending score, each the nearest truth that is left.
     """
     pairs = _pairs(predictions, truth)
-    at = predictions[cars.POSITION].to_numpy(float)[pairs["p"]]
+    predicted = predictions[cars.POSITION].to_numpy(float)[pairs["p"]]
     true = truth[cars.POSITION].to_numpy(float)[pairs["t"]]
-    reach, true_reach = np.linalg.norm(at, axis=1), np.linalg.norm(true, axis=1)
-    cosine = (at * true).sum(axis=1) / (reach * true_reach)
-    across = np.arccos(np.clip(cosine, -1, 1)) * true_reach / LATERAL
-    pairs["cost"] = np.hypot(across, np.log(reach / true_reach) / LOG_RANGE)
+    distance, true_distance = np.linalg.norm(predicted, axis=1), np.linalg.norm(true, axis=1)
+    cosine = (predicted * true).sum(axis=1) / (distance * true_distance)
+    across = np.arccos(np.clip(cosine, -1, 1)) * true_distance / MAX_ACROSS
+    pairs["cost"] = np.hypot(across, np.log(distance / true_distance) / MAX_LOG_RANGE)
     pairs["score"] = predictions["score"].to_numpy(float)[pairs["p"]]
     pairs = pairs[pairs["cost"] < 1].sort_values(["score", "p", "cost"], ascending=[False, True, True])
-    matched_truth, taken = np.full(len(predictions), -1), np.zeros(len(truth), bool)
+    matched_truth, used = np.full(len(predictions), -1), np.zeros(len(truth), bool)
     for p, t in zip(pairs["p"].to_numpy(), pairs["t"].to_numpy(), strict=True):
-        if matched_truth[p] < 0 and not taken[t]:
-            matched_truth[p], taken[t] = t, True
+        if matched_truth[p] < 0 and not used[t]:
+            matched_truth[p], used[t] = t, True
     return matched_truth
 
 
 def _pairs(predictions: pd.DataFrame, truth: pd.DataFrame) -> pd.DataFrame:
-    """All pairs of a row p of one table and a row t of another that are of the same image."""
+    """All pairs of a row p of `predictions` and a row t of `truth` with the same ImageId."""
     left = pd.DataFrame({"ImageId": predictions["ImageId"].to_numpy(), "p": np.arange(len(predictions))})
     right = pd.DataFrame({"ImageId": truth["ImageId"].to_numpy(), "t": np.arange(len(truth))})
     return left.merge(right, on="ImageId")
 
 
 def seen_side(table: pd.DataFrame) -> np.ndarray:
-    """Eighths of the turn between the line of sight and the heading: 0 is seen from the rear."""
+    """(N,) angle between the line of sight and the heading in steps of 45°, 0 … 7: 0 is seen from the
+    rear."""
     heading = rotation.matrix(table[cars.ANGLES])[:, :, 2]
-    turn = np.arctan2(heading[:, 0], heading[:, 2]) - np.arctan2(table["x"], table["z"]).to_numpy()
-    return np.round(turn / (np.pi / 4)).astype(int) % 8
+    angle = np.arctan2(heading[:, 0], heading[:, 2]) - np.arctan2(table["x"], table["z"]).to_numpy()
+    return np.round(angle / (np.pi / 4)).astype(int) % 8
 
 
 def rectangles(table: pd.DataFrame, intrinsics: np.ndarray, photo_size: tuple[int, int]) -> np.ndarray:
-    """(N, 4) left, top, right, bottom in pixels of a box of a car's size at each pose, cut to the photo."""
+    """(N, 4) left, top, right, bottom in pixels of a typical car's box at each pose, clipped to the photo."""
     corners = np.einsum("nij,kj->nki", rotation.matrix(table[cars.ANGLES]), meshes.CAR_CORNERS)
     corners = corners + table[cars.POSITION].to_numpy(float)[:, None]
     corners[..., 2] = np.maximum(corners[..., 2], meshes.NEAR)
@@ -70,14 +71,14 @@ def rectangles(table: pd.DataFrame, intrinsics: np.ndarray, photo_size: tuple[in
 def hidden_share(
     table: pd.DataFrame, truth: pd.DataFrame, intrinsics: np.ndarray, photo_size: tuple[int, int]
 ) -> np.ndarray:
-    """(N,) share of each car's rectangle that the rectangles of clearly nearer true cars cover, 0 … 1.
+    """(N,) share of each car's rectangle that is covered by rectangles of true cars clearly nearer, 0 … 1.
 
-    Shares of several are added: an upper bound where these overlap each other.
+    The shares of several nearer cars are added, which counts their overlap twice.
     """
     boxes, true_boxes = (rectangles(rows, intrinsics, photo_size) for rows in (table, truth))
-    reach, true_reach = (np.linalg.norm(rows[cars.POSITION], axis=1) for rows in (table, truth))
+    distance, true_distance = (np.linalg.norm(rows[cars.POSITION], axis=1) for rows in (table, truth))
     i, j = _pairs(table, truth)[["p", "t"]].to_numpy().T
-    nearer = true_reach[j] < IN_FRONT * reach[i]
+    nearer = true_distance[j] < IN_FRONT * distance[i]
     i, j = i[nearer], j[nearer]
     overlap = np.minimum(boxes[i, 2:], true_boxes[j, 2:]) - np.maximum(boxes[i, :2], true_boxes[j, :2])
     covered = np.bincount(i, overlap.clip(0).prod(axis=1), minlength=len(table))
@@ -88,23 +89,24 @@ def hidden_share(
 def groups(
     table: pd.DataFrame, truth: pd.DataFrame, intrinsics: np.ndarray, photo_size: tuple[int, int]
 ) -> pd.DataFrame:
-    """The name of each car's group by distance (metres of z), seen side, hidden share and place."""
+    """Names of the groups that each car is in, one column per division of GROUPS: distance (metres of z),
+    seen side, hidden share, and whether its centre is in the photo."""
     uv = camera.project(intrinsics, table[cars.POSITION].to_numpy(float))
     inside = ((uv > -0.5) & (uv < np.array(photo_size) - 0.5)).all(axis=1)
     share = hidden_share(table, truth, intrinsics, photo_size)
     numbers = band_of(table), seen_side(table), np.searchsorted(HIDDEN, share), np.where(inside, 0, 1)
-    names = zip(GROUPS.items(), numbers, strict=True)
-    return pd.DataFrame({kind: np.array(named)[number] for (kind, named), number in names})
+    divisions = zip(GROUPS.items(), numbers, strict=True)
+    return pd.DataFrame({division: np.array(names)[number] for (division, names), number in divisions})
 
 
 def by_group(
     truth: pd.DataFrame, predictions: pd.DataFrame, intrinsics: np.ndarray, photo_size: tuple[int, int]
 ) -> pd.DataFrame:
-    """mAP and recall of each group of cars.
+    """mAP and recall of each group of cars: by (the division), group, truths (number of true cars), mAP,
+    recall as the mean over the ten pairs of thresholds, at the loosest and at the middle pair.
 
-    A prediction that hits a car of another group counts neither way; one that hits none is a false car of
-    the group that its own pose puts it in (as COCO treats sizes). A model type cannot be told from a pose:
-    for it there is recall alone.
+    A prediction that hits a car of another group is ignored; one that hits none is a false car of the group
+    of its predicted pose (as COCO treats sizes). Model types have recall only, since predictions have none.
     """
     assigned = metric.assign(truth, predictions)
     scores = predictions["score"].to_numpy(float)
@@ -113,21 +115,23 @@ def by_group(
     )
     rows = []
 
-    def add(kind, name, members, false):
-        hits = [np.isin(np.flatnonzero(members), assigned[:, level]) for level in range(10)]
-        levels = range(10) if false is not None and members.any() else []
-        ap = 0.0 if levels else np.nan
+    def add(division, name, in_group, predicted_in_group):
+        hits = [np.isin(np.flatnonzero(in_group), assigned[:, level]) for level in range(10)]
+        levels = range(10) if predicted_in_group is not None and in_group.any() else []
+        mean_ap = 0.0 if levels else np.nan
         for level in levels:
             hit = assigned[:, level] >= 0
-            counts = np.where(hit, members[assigned[:, level]], false)
-            ap += metric.average_precision(hit[counts, None], scores[counts], members.sum())[0] / 10
+            counts = np.where(hit, in_group[assigned[:, level]], predicted_in_group)
+            ap = metric.average_precision(hit[counts, None], scores[counts], in_group.sum())[0]
+            mean_ap += ap / 10
         recall = [hit.mean() if len(hit) else np.nan for hit in hits]
         recalls = np.mean(recall), recall[LOOSEST], recall[MIDDLE]
-        rows.append((kind, name, int(members.sum()), ap, *recalls))
+        rows.append((division, name, int(in_group.sum()), mean_ap, *recalls))
 
-    for kind, names in GROUPS.items():
+    for division, names in GROUPS.items():
         for name in names:
-            add(kind, name, (of_truth[kind] == name).to_numpy(), (of_predictions[kind] == name).to_numpy())
+            in_group = (of_truth[division] == name).to_numpy()
+            add(division, name, in_group, (of_predictions[division] == name).to_numpy())
     if "model_type" in truth:
         for model_type in sorted(truth["model_type"].unique()):
             add("model type", str(model_type), (truth["model_type"] == model_type).to_numpy(), None)
@@ -138,36 +142,38 @@ def by_group(
 def by_threshold(truth: pd.DataFrame, predictions: pd.DataFrame, matched_truth: np.ndarray) -> pd.DataFrame:
     """For each pair of thresholds, the share of the true cars that is hit, fails one or both, or is missed.
 
-    meant: from `pair`. The metric's own matching can differ from it by a few cars.
+    matched_truth: of `pair_with_truth`. The metric's own matching can differ from it by a few cars.
     """
     paired = matched_truth >= 0
-    at = predictions[cars.POSITION].to_numpy(float)[paired]
+    predicted = predictions[cars.POSITION].to_numpy(float)[paired]
     true = truth[cars.POSITION].to_numpy(float)[matched_truth[paired]]
-    distance = np.linalg.norm(at - true, axis=1) / np.linalg.norm(true, axis=1)
+    distance = np.linalg.norm(predicted - true, axis=1) / np.linalg.norm(true, axis=1)
     angle = rotation.distance(quaternion(predictions)[paired], quaternion(truth)[matched_truth[paired]])
     near = distance[:, None] < TRANSLATION
-    turned = np.degrees(angle)[:, None] < ROTATION_DEG
-    shares = {"hit": near & turned, "fails_distance": ~near & turned}
-    shares |= {"fails_rotation": near & ~turned, "fails_both": ~near & ~turned}
+    aligned = np.degrees(angle)[:, None] < ROTATION_DEG
+    outcomes = {"hit": near & aligned, "fails_distance": ~near & aligned}
+    outcomes |= {"fails_rotation": near & ~aligned, "fails_both": ~near & ~aligned}
     table = pd.DataFrame({"distance_%": 100 * TRANSLATION, "rotation_deg": ROTATION_DEG})
-    for name, share in shares.items():
-        table[name] = share.sum(axis=0) / max(len(truth), 1)
+    for name, has_outcome in outcomes.items():
+        table[name] = has_outcome.sum(axis=0) / max(len(truth), 1)
     return table.assign(missed=1 - paired.sum() / max(len(truth), 1))
 
 
 def oracles(
     truth: pd.DataFrame, predictions: pd.DataFrame, folds: pd.DataFrame, matched_truth: np.ndarray
 ) -> pd.DataFrame:
-    """mAP, each fold by itself, if one thing alone were right; and the gain of each, which do not add up.
+    """Out-of-fold mAP if a single error were corrected (column oracle), and its gain. Gains do not add up.
 
-    True depth moves a car along its own ray, true centre moves the ray and keeps z. No misses leaves
-    the truths that no prediction means out (as TIDE does: Bolya et al. 2020); no false cars drops the
-    predictions that mean none, the second one of a car included. Best order scores each prediction by
-    the number of thresholds that it passes.
+    matched_truth: of `pair_with_truth`. True depth moves a car along its predicted ray; true centre moves the
+    ray and keeps z. No misses removes the truths without a prediction (as TIDE does: Bolya et al. 2020); no
+    false cars removes the predictions without a truth, duplicates included. Best order scores each prediction
+    by the number of thresholds that it passes.
     """
     rows = np.flatnonzero(matched_truth >= 0)
     true = truth.iloc[matched_truth[rows]]
-    at, goal = (table[cars.POSITION].to_numpy(float) for table in (predictions.iloc[rows], true))
+    position, true_position = (
+        table[cars.POSITION].to_numpy(float) for table in (predictions.iloc[rows], true)
+    )
 
     def changed(columns, values):
         table = predictions.copy()
@@ -175,36 +181,39 @@ def oracles(
         return truth, table
 
     cases = {
-        "as it is": (truth, predictions),
-        "true depth": changed(cars.POSITION, at * (goal[:, 2:] / at[:, 2:])),
-        "true centre": changed(cars.POSITION, goal * (at[:, 2:] / goal[:, 2:])),
-        "true depth and centre": changed(cars.POSITION, goal),
+        "as predicted": (truth, predictions),
+        "true depth": changed(cars.POSITION, position * (true_position[:, 2:] / position[:, 2:])),
+        "true centre": changed(cars.POSITION, true_position * (position[:, 2:] / true_position[:, 2:])),
+        "true depth and centre": changed(cars.POSITION, true_position),
         "true rotation": changed(cars.ANGLES, true[cars.ANGLES].to_numpy(float)),
         "true pose": changed(cars.POSE, true[cars.POSE].to_numpy(float)),
         "no misses": (truth.iloc[np.sort(matched_truth[rows])], predictions),
         "no false cars": (truth, predictions.iloc[rows]),
         "best order": (truth, predictions.assign(score=metric.match(truth, predictions).mean(axis=1))),
     }
-    values = [metric.evaluate_folds(*tables, folds) for tables in cases.values()]
-    table = pd.DataFrame({"if": list(cases), "mAP": values})
+    scores = [metric.evaluate_folds(*tables, folds) for tables in cases.values()]
+    table = pd.DataFrame({"oracle": list(cases), "mAP": scores})
     return table.assign(gain=table["mAP"] - table["mAP"][0])
 
 
 def score_bins(truth: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
-    """By tenths of the score: how many cars, their mean score, how many hit, loosest and over all pairs."""
+    """By bins of the score, .1 wide: mean score, share of hits at the loosest pair of thresholds and as the
+    mean over all pairs, and number of cars."""
     hits = metric.match(truth, predictions)
     scores = predictions["score"].to_numpy(float)
-    share = {"hit_10%_50deg": hits[:, LOOSEST].astype(float), "hit_mean": hits.mean(axis=1)}
+    columns = {"hit_10%_50deg": hits[:, LOOSEST].astype(float), "hit_mean": hits.mean(axis=1)}
     bins = (scores * SCORE_BINS).astype(int).clip(0, SCORE_BINS - 1)
-    grouped = pd.DataFrame({"score": scores, **share}).groupby(bins)
+    grouped = pd.DataFrame({"score": scores, **columns}).groupby(bins)
     return grouped.mean().assign(cars=grouped.size()).rename_axis("bin").reset_index()
 
 
 def depth_bins(truth: pd.DataFrame, predictions: pd.DataFrame, matched_truth: np.ndarray) -> pd.DataFrame:
-    """By fifths of the predicted σ of log z: mean σ, the error's root mean square, and the share of errors
-    within one and two σ (Laplace: .757 and .941; normal: .683 and .954).
+    """By quintiles of the predicted σ of log z: mean σ, root mean square error of log z, share of errors
+    within one and two σ (expected of a Laplace distribution: .757 and .941; normal: .683 and .954), number of
+    cars.
 
-    Empty where no σ is predicted. Errors beyond a factor of 1.5 are not seen: `pair` ends there.
+    matched_truth: of `pair_with_truth`, which pairs no car with an error beyond a factor of 1.5. Empty where
+    no σ is predicted.
     """
     rows = np.flatnonzero(matched_truth >= 0)
     sigma = predictions["depth_sigma"].to_numpy(float)[rows] if "depth_sigma" in predictions else np.array([])
@@ -222,8 +231,9 @@ def depth_bins(truth: pd.DataFrame, predictions: pd.DataFrame, matched_truth: np
 
 
 def worst_images(truth: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
-    """ImageId and what was lost in it, worst first: true cars not hit (a car hit at six of ten pairs is lost
-    by .4) plus the scores of predictions that hit nothing at all."""
+    """One row per image, worst first: truths (number of true cars), found (of these, a car hit at six of ten
+    pairs of thresholds counts .6), false (sum of scores of the predictions that hit nothing), and lost =
+    truths − found + false."""
     hits = metric.match(truth, predictions)
     hit_share = pd.Series(hits.mean(axis=1)).groupby(predictions["ImageId"].to_numpy()).sum()
     false = predictions["score"].where(~hits[:, LOOSEST], 0.0).groupby(predictions["ImageId"]).sum()
@@ -243,11 +253,11 @@ def errors(
 ) -> dict[str, pd.DataFrame]:
     """All tables of one member by name: groups, thresholds, oracles, scores, depth, worst.
 
-    truth, predictions: cars of the images of folds; intrinsics: 3×3 of the photo of this size (width,
-    height).
+    truth, predictions: cars of the images of folds; intrinsics: 3×3 of the photo; photo_size: its width and
+    height in pixels.
     """
     truth, predictions = truth.reset_index(drop=True), predictions.reset_index(drop=True)
-    matched_truth = pair(truth, predictions)
+    matched_truth = pair_with_truth(truth, predictions)
     return {
         "groups": by_group(truth, predictions, intrinsics, photo_size),
         "thresholds": by_threshold(truth, predictions, matched_truth),

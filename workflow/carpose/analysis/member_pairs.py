@@ -7,11 +7,11 @@ import pandas as pd
 
 from carpose.geometry import rotation
 
-from .errors import pair
+from .errors import pair_with_truth
 
 
 def member_pairs(truth: pd.DataFrame, members: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """One row per pair of members, of the true cars that both found (`pair`).
+    """One row per pair of members, of the true cars that both found (`pair_with_truth`).
 
     depth_correlation, yaw_correlation: of the errors of log z, and of yaw where both are off by less than
     50°. depth_sd, other_depth_sd: standard deviation of the errors of log z; fused_depth_sd: that of the best
@@ -44,7 +44,7 @@ def member_pairs(truth: pd.DataFrame, members: dict[str, pd.DataFrame]) -> pd.Da
 
 def _errors(truth: pd.DataFrame, predictions: pd.DataFrame) -> np.ndarray:
     """(T, 2) errors of log z and yaw (radians) for each true car, NaN where the member did not find it."""
-    matched_truth = pair(truth, predictions)
+    matched_truth = pair_with_truth(truth, predictions)
     rows = np.flatnonzero(matched_truth >= 0)
     at = matched_truth[rows]
     result = np.full((len(truth), 2), np.nan)

@@ -1,7 +1,7 @@
-"""How much of the picture one cell of the output maps sees, against the size of near cars.
+"""Receptive field of one cell of the output maps, compared with the size of near cars.
 
-Theoretical: what could matter at all. Effective: where 90 % of the gradient comes from (after Luo et al.
-2016, "Understanding the Effective Receptive Field", who show that it is far smaller).
+Theoretical: all pixels that can influence the cell. Effective: the part that 90 % of the gradient comes from
+(after Luo et al. 2016, "Understanding the Effective Receptive Field", who show that it is far smaller).
 """
 
 import copy
@@ -17,13 +17,16 @@ from carpose.data.samples import Photos, network_input
 from carpose.geometry import camera, meshes
 from carpose.network.checkpoint import load_checkpoint
 
-STRIP = (2048, 128)  # width, height of the picture on which the theoretical field is measured
-MASS = 0.9  # of the gradient, across and down each
-NEAR_QUANTILES = [0.01, 0.1, 0.5]  # of the labels' depth
+STRIP = (2048, 128)  # width, height in pixels of the image on which the theoretical field is measured
+MASS = 0.9  # share of the gradient within the effective field, horizontally and vertically each
+NEAR_QUANTILES = [0.01, 0.1, 0.5]  # of the labels' depth z
 
 
 def gradient(model: nn.Module, inputs: torch.Tensor) -> np.ndarray:
-    """(H, W): the mean over the batch of |∂ depth in the middle cell / ∂ input|, summed over channels."""
+    """(H, W) of |∂ depth at the central cell / ∂ input|, mean over the batch, summed over channels.
+
+    inputs: (B, C, H, W), a batch of the network's input.
+    """
     inputs = inputs.detach().requires_grad_()
     depth = model(inputs)[-1]["depth"]
     depth[:, 0, depth.shape[2] // 2, depth.shape[3] // 2].sum().backward()
@@ -31,11 +34,11 @@ def gradient(model: nn.Module, inputs: torch.Tensor) -> np.ndarray:
 
 
 def theoretical(model: nn.Module, channels: int) -> int:
-    """Width in pixels of what can reach one cell, and height: all kernels are square. At most STRIP[0],
-    which stands for the whole picture.
+    """Width in pixels of the region that can influence one cell; as all kernels are square, also its height.
+    At most STRIP[0], which stands for the full image.
 
-    Measured on a copy in which nothing cancels: positive weights, no normalisation, maxima as means. In
-    double precision, as the edges get there by one path of a great many.
+    Measured on a copy in which no contributions cancel: constant positive network weights, no normalisation,
+    mean instead of maximum pooling. In double precision, since the edges contribute very little.
     """
     model = copy.deepcopy(model).double()
     for parent in list(model.modules()):
@@ -43,7 +46,7 @@ def theoretical(model: nn.Module, channels: int) -> int:
             if isinstance(child, nn.MaxPool2d):
                 setattr(parent, name, nn.AvgPool2d(child.kernel_size, child.stride, child.padding))
             elif isinstance(child, nn.BatchNorm2d | nn.GroupNorm):
-                # timm's batch norm holds its activation, which is as good as none for what is positive.
+                # timm's batch norm includes its activation; removing it changes nothing for positive values.
                 setattr(parent, name, nn.Identity())
     for parameter in model.parameters():
         nn.init.constant_(parameter, 0 if parameter.dim() == 1 else 1 / parameter[0].numel())
@@ -52,7 +55,7 @@ def theoretical(model: nn.Module, channels: int) -> int:
 
 
 def effective(field: np.ndarray) -> tuple[int, int]:
-    """Width and height of the middle part that holds MASS of the gradient across, and down."""
+    """Width and height in pixels of the central part with the share MASS of the gradient, along each axis."""
     sizes = []
     for axis in (0, 1):
         profile = field.sum(axis=axis)
@@ -68,8 +71,9 @@ def measure(
 ) -> tuple[pd.DataFrame, dict[str, np.ndarray], pd.DataFrame]:
     """The receptive fields of networks, on `count` photos spread over the cache.
 
-    Returns a table with one row per network; its gradients by name, (H, W); and at the distances that are
-    NEAR_QUANTILES of the labels (metres) the width and height of a car in pixels of the last network's input.
+    Returns a table with one row per network (sizes in pixels of its input); the gradients by network, (H, W);
+    and a table of metres, the NEAR_QUANTILES of the labels' depth, with the width and height of a car there
+    in pixels of the last network's input.
     """
     distances = labels["z"].quantile(NEAR_QUANTILES).to_numpy()
     _, height, length = meshes.CAR_SIZE
@@ -92,7 +96,7 @@ def measure(
             "theoretical": theoretical(model, inputs.shape[1]),
             "effective_width": effective_width,
             "effective_height": effective_height,
-            # Nearer than this a car from the side is longer than what the cell in its middle sees.
+            # A car seen from the side that is nearer than this is wider than the effective field.
             "fits_beyond_metres": focal * length / effective_width,
         }
         rows.append(row)

@@ -1,1 +1,1 @@
-"""Cars on photos and from above."""
+"""Figures of cars on photos and from above."""

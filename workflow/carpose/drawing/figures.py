@@ -16,19 +16,19 @@ from .cars import draw_cars, draw_from_above
 DPI = 150
 PREDICTED, TRUE = "#E69F00", "#56B4E9"
 LABELS = {PREDICTED: "predicted", TRUE: "true"}
-THICKNESS = {PREDICTED: 2, TRUE: 4}  # pixels: what is true, drawn first, shines through
-SHOWN_CROP = [0.0, 0.42, 1.0, 0.85]  # left, top, right, bottom of the photo: where the cars are
-SHOWN_WIDTH = 1200  # pixels of a photo in the grid
+THICKNESS = {PREDICTED: 2, TRUE: 4}  # pixels: true cars are drawn first, and wider so that they stay visible
+SHOWN_CROP = [0.0, 0.42, 1.0, 0.85]  # left, top, right, bottom as fractions of the photo: where the cars are
+SHOWN_WIDTH = 1200  # pixels, to which a photo is resized
 
 
 def predictions_figure(
     data: Path, image_ids: list[str], predicted: pd.DataFrame, truth: pd.DataFrame | None, count: int
 ) -> Figure:
-    """Test photos with predicted (and true) cars as boxes, a view from above beside each.
+    """Test photos with predicted (and true) cars as boxes, and beside each photo its cars from above.
 
-    data: the competition's folder; image_ids: the photos to choose from, `count` of them, spread from few
-    cars to many; predicted, truth: tables of cars. Of a fused table, only cars above the threshold are
-    drawn.
+    data: the competition's folder; image_ids: the photos to choose from; count: how many are shown, evenly
+    spread from few cars to many; predicted, truth: tables of cars. Of a fused table, only cars above the
+    threshold are drawn.
     """
     intrinsics = camera.read_intrinsics(camera.intrinsics_file(data))
     if "above_threshold" in predicted:
@@ -42,26 +42,26 @@ def predictions_figure(
 def cars_figure(
     photos: dict[str, Path], intrinsics: np.ndarray, layers: list[tuple[pd.DataFrame, str]]
 ) -> Figure:
-    """One row per photo: the photo with cars as boxes, and the view from above.
+    """One row per photo: the photo with cars as boxes, and its cars from above.
 
-    photos: ImageId → file; intrinsics: 3×3 of the whole photo; layers: tables of cars and their colours,
-    what is drawn first comes first.
+    photos: ImageId → file; intrinsics: 3×3 of the full-size photo; layers: tables of cars and their colours
+    (keys of LABELS), in the order in which they are drawn.
     """
     figure = Figure(figsize=(10, 2.6 * len(photos) + 0.4), dpi=DPI, layout="constrained")
     grid = figure.subplots(len(photos), 2, squeeze=False, width_ratios=[2, 1])
     for (left, right), (image_id, path) in zip(grid, photos.items(), strict=True):
-        photo = pictures.read(path)
-        photo_size = photo.shape[1::-1]
+        image = pictures.read(path)
+        photo_size = image.shape[1::-1]
         crop_width, crop_height = (SHOWN_CROP[i + 2] - SHOWN_CROP[i] for i in (0, 1))
         height = round(SHOWN_WIDTH * crop_height * photo_size[1] / (crop_width * photo_size[0]))
         view = camera.crop_and_resize(photo_size, SHOWN_CROP, (SHOWN_WIDTH, height))
-        photo = cv2.warpPerspective(photo, view, (SHOWN_WIDTH, height), flags=cv2.INTER_AREA)
+        image = cv2.warpPerspective(image, view, (SHOWN_WIDTH, height), flags=cv2.INTER_AREA)
         photo_layers = [(table[table["ImageId"] == image_id], colour) for table, colour in layers]
         for table, colour in photo_layers:
-            photo = draw_cars(photo, view @ intrinsics, table, colour, THICKNESS[colour])
-        left.imshow(photo)
-        counted = ", ".join(f"{len(table)} {LABELS[colour]}" for table, colour in reversed(photo_layers))
-        left.set_title(f"{image_id}: {counted}")
+            image = draw_cars(image, view @ intrinsics, table, colour, THICKNESS[colour])
+        left.imshow(image)
+        counts = ", ".join(f"{len(table)} {LABELS[colour]}" for table, colour in reversed(photo_layers))
+        left.set_title(f"{image_id}: {counts} cars")
         left.set_axis_off()
         draw_from_above(right, photo_layers, intrinsics, photo_size[0])
     handles = [Line2D([], [], color=colour, linewidth=2, label=LABELS[colour]) for _, colour in layers]
@@ -70,8 +70,8 @@ def cars_figure(
 
 
 def spread(counts: pd.Series, number: int) -> list[str]:
-    """`number` of the ImageIds that index `counts`, evenly spread from few cars to many."""
+    """`number` of the ImageIds, evenly spread from few cars to many. counts: number of cars by ImageId."""
     order = counts.rename_axis("ImageId").reset_index(name="cars").sort_values(["cars", "ImageId"])["ImageId"]
     number = min(number, len(order))
-    places = ((np.arange(number) + 0.5) * len(order) / number).astype(int)
-    return order.iloc[places].tolist()
+    rows = ((np.arange(number) + 0.5) * len(order) / number).astype(int)
+    return order.iloc[rows].tolist()

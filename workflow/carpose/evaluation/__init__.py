@@ -1,1 +1,1 @@
-"""The table of scores."""
+"""The table of scores of all models, rounds and the fused result."""

@@ -1,4 +1,4 @@
-"""Scores of members, out of fold and on test photos whose truth is known, and by bands of distance."""
+"""Scores of members, out of fold and on test photos whose truth is known, and by bands of depth."""
 
 from collections.abc import Iterable
 
@@ -9,23 +9,25 @@ from carpose import metric
 from carpose.metric import bootstrap
 from carpose.metric.score import BAND_NAMES, LOOSEST, MIDDLE, band_of
 
-SAMPLES = 200  # resamples of the photos, by which a standard deviation is known to a twentieth
+SAMPLES = 200  # resamples of the photos; the relative error of the standard deviation is then 5 %
 
 
 def score_test(
     truth: pd.DataFrame, predictions: pd.DataFrame, image_ids: Iterable[str], threshold: float, samples: int
 ) -> dict:
-    """Scores of a member on test photos, as `score_member` has them of the folds."""
+    """Scores of one member on test photos: keys and values of `_scores`, with prefix test.
+
+    image_ids: all test photos, also those without a car; threshold: for the leaderboard; samples: resamples.
+    """
     fold = pd.DataFrame({"ImageId": list(image_ids), "fold": 0})
     return _scores("test", truth, predictions, fold, threshold, samples)
 
 
 def score_member(truth: pd.DataFrame, predictions: pd.DataFrame, folds: pd.DataFrame, samples: int) -> dict:
-    """Out-of-fold scores of one member: the mean of the folds, each by itself, then fold by fold.
+    """Out-of-fold scores of one member: means over the folds, each scored alone, then the mAP of each fold.
 
-    folds: table of ImageId and fold; the images of a fold without a predicted car count too. Of a table
-    without `above_threshold`, `threshold` is the best one for the leaderboard: one number, fitted on
-    these very cars.
+    folds: table of ImageId and fold; photos without a predicted car count too. For a table without
+    `above_threshold`, `threshold` is the best one for the leaderboard, fitted on these same cars.
     """
     truth, predictions = (table[table["ImageId"].isin(folds["ImageId"])] for table in (truth, predictions))
     threshold = -np.inf
@@ -47,19 +49,20 @@ def _scores(
     threshold: float,
     samples: int,
 ) -> dict:
-    """mAP of all cars, its standard deviation over so many resamples of each fold's photos, mAP of the
-    leaderboard's mode, and the number of cars; keys begun with `prefix`. For the leaderboard the cars that
-    the fusion keeps (`above_threshold`) count, else those from `threshold` on."""
+    """mAP of all cars, its standard deviation over `samples` resamples of each fold's photos, mAP in mode
+    leaderboard, and the number of cars; keys start with `prefix`. The leaderboard's mAP is of the cars above
+    the threshold: of the fusion (column above_threshold) or, without that column, `threshold`."""
     kept = (
         predictions["above_threshold"].astype(bool)
         if "above_threshold" in predictions
         else predictions["score"] >= threshold
     )
-    rng, resampled, cars = np.random.default_rng(0), np.zeros(samples), 0  # the same draws for all members
+    # The same seed for all members, so that their resamples are paired.
+    rng, resampled, cars = np.random.default_rng(0), np.zeros(samples), 0
     for _, images in folds.groupby("fold")["ImageId"]:
         picks = bootstrap.draw_images(len(images), samples, rng)
         count = truth["ImageId"].isin(images).sum()
-        resampled += count * bootstrap.resampled(truth, predictions, images.tolist(), picks)
+        resampled += count * bootstrap.resampled_scores(truth, predictions, images.tolist(), picks)
         cars += count
     values = {
         "mAP": metric.evaluate_folds(truth, predictions, folds),
@@ -71,8 +74,9 @@ def _scores(
 
 
 def bands(truth: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
-    """Per band of true depth z: truths, recall at the loosest and the middle pair of thresholds, and the
-    median relative depth error |z − z_true|/z_true of the cars matched at the loosest.
+    """Per band of true depth z (column metres): number of true cars, recall at the loosest and the middle
+    pair of thresholds, and median relative depth error |z − z_true|/z_true of the cars that hit at the
+    loosest.
     """
     band, assigned = band_of(truth), metric.assign(truth, predictions)
 
@@ -103,21 +107,21 @@ def evaluate(
     test_members: dict[str, pd.DataFrame] | None = None,
     samples: int = SAMPLES,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(table of scores, table of distance bands), one row or set of rows per member.
+    """A table of scores with one row per member, and the table of `bands` of each member.
 
-    members, test_members: name → table of cars; samples: resamples of the photos. The scores are sorted by
-    out-of-fold mAP, best first; a member known only by its test cars comes last, all of them kept unless the
-    fusion says which.
+    members, test_members: name → table of cars; test_ids: the test photos; samples: resamples of the photos.
+    Rows are sorted by out-of-fold mAP, best first; members with test cars only come last, and all their cars
+    count in mAP_leaderboard unless they have the column above_threshold.
     """
-    rows, distance = {}, []
+    rows, band_tables = {}, []
 
-    def add(name, images, truth, predictions, image_ids, row):
+    def add(name, photos, truth, predictions, image_ids, row):
         rows.setdefault(name, {"name": name}).update(row)
         truth, predictions = (table[table["ImageId"].isin(image_ids)] for table in (truth, predictions))
         table = bands(truth, predictions)
         table.insert(0, "name", name)
-        table.insert(1, "images", images)
-        distance.append(table)
+        table.insert(1, "images", photos)
+        band_tables.append(table)
 
     for name, predictions in members.items():
         row = score_member(labels, predictions, folds, samples)
@@ -128,4 +132,6 @@ def evaluate(
         add(name, "test", test_truth, predictions, test_ids, row)
     table = pd.DataFrame(list(rows.values()))
     by = [column for column in ("oof_mAP", "test_mAP") if column in table]
-    return table.sort_values(by, ascending=False, ignore_index=True), pd.concat(distance, ignore_index=True)
+    return table.sort_values(by, ascending=False, ignore_index=True), pd.concat(
+        band_tables, ignore_index=True
+    )

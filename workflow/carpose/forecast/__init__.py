@@ -1,1 +1,1 @@
-"""What a run asks of a cluster."""
+"""Resources that a run will use on a cluster."""

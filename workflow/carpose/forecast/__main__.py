@@ -1,9 +1,11 @@
-"""What a run will ask of a cluster, by stage: from Snakemake's dry run, and what such jobs took before.
+"""Resources that a run will use on a cluster, by rule: from Snakemake's dry run and the times of earlier
+jobs.
 
     snakemake -n submission --profile workflow/profiles/slurm | python -m carpose.forecast
 
-"At most" are the requested run times; "expected" the benchmark files of earlier jobs: of the same job, else
-the median of its other folds, else of its other rounds.
+hours, gpu_hours: at most, by the requested run times. hours_expected, gpu_hours_expected: by the benchmark
+files of earlier jobs, of the same job, else the median of its other folds, else of its other rounds; "?"
+where there are none. measured: number of jobs with such files, the only ones in the expected hours.
 """
 
 import sys

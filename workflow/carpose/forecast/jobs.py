@@ -1,4 +1,4 @@
-"""The jobs of a dry run, what they ask for, and what such jobs took before."""
+"""The jobs of a dry run, the resources they request, and the times of earlier jobs like them."""
 
 import re
 from pathlib import Path
@@ -9,27 +9,27 @@ from carpose.core.errors import UserError
 
 
 def planned_jobs(text: str) -> pd.DataFrame:
-    """The jobs of a dry run's text: rule, threads, gpu, mem_mb, runtime (minutes), benchmark (path or "").
-
-    Raises UserError where there are none.
+    """The jobs in the output of a dry run, one per row: rule, threads, gpu, mem_mb, runtime (minutes),
+    benchmark (path or ""). Raises UserError where there are none.
     """
     rows = []
     for block in re.split(r"^(?=(?:local)?rule \w+:$)", text, flags=re.M)[1:]:
         rule = re.match(r"(?:local)?rule (\w+):", block)[1]
         fields = dict(re.findall(r"^    (\w+): (.*)$", block, re.M))
-        asked = dict(re.findall(r"(\w+)=([^,]+)", fields.get("resources", "")))
-        numbers = {name: int(asked.get(name, 0)) for name in ("gpu", "mem_mb", "runtime")}
+        requested = dict(re.findall(r"(\w+)=([^,]+)", fields.get("resources", "")))
+        numbers = {name: int(requested.get(name, 0)) for name in ("gpu", "mem_mb", "runtime")}
         row = {"rule": rule, "threads": int(fields.get("threads", 1)), **numbers}
         rows.append(row | {"benchmark": fields.get("benchmark", "")})
-    rows = [row for row in rows if row["runtime"]]  # a mere target asks for nothing
+    rows = [row for row in rows if row["runtime"]]  # target rules request nothing
     if not rows:
-        reason = "this is no dry run with jobs (pipe `snakemake -n TARGET` into it); it ends with"
+        reason = "no jobs of a dry run in the input; pipe `snakemake -n TARGET` into it. The input ends with"
         raise UserError("\n  ".join([reason, *text.strip().splitlines()[-5:]]))
     return pd.DataFrame(rows)
 
 
 def expected_seconds(benchmark: str) -> float:
-    """What the job with this benchmark file, or one like it, took; NaN if there is none."""
+    """Seconds that the job with this benchmark file, or the median job like it, took; NaN if there is
+    none."""
     if not benchmark:
         return float("nan")
     path = Path(benchmark)
@@ -41,17 +41,19 @@ def expected_seconds(benchmark: str) -> float:
 
 
 def forecast(jobs: pd.DataFrame) -> pd.DataFrame:
-    """One row per rule and a sum: jobs, what one asks for, hours and GPU hours, at most and expected.
+    """One row per rule, and their sum: number of jobs, resources of one job, hours and GPU hours, at most and
+    expected.
 
-    Expected hours are of the jobs that have been measured before; `measured` says how many.
+    jobs: of `planned_jobs`. Expected hours include only jobs that were measured before; measured: their
+    number.
     """
     hours, expected = jobs["runtime"] / 60, jobs["benchmark"].map(expected_seconds) / 3600
     table = jobs.assign(hours=hours, hours_expected=expected, measured=expected.notna())
     table = table.assign(gpu_hours=hours * jobs["gpu"], gpu_hours_expected=expected * jobs["gpu"])
     groups = table.groupby("rule", sort=False)
-    asked = groups[["threads", "gpu", "mem_mb"]].max()
+    requested = groups[["threads", "gpu", "mem_mb"]].max()
     sums = groups[["hours", "gpu_hours", "hours_expected", "gpu_hours_expected", "measured"]].sum()
-    result = pd.concat([groups.size().rename("jobs"), asked, sums], axis=1)
+    result = pd.concat([groups.size().rename("jobs"), requested, sums], axis=1)
     result.loc["sum"] = result.sum()
     result.loc["sum", ["threads", "gpu", "mem_mb"]] = 0
     counts = ["jobs", "threads", "gpu", "mem_mb", "measured"]

@@ -1,1 +1,1 @@
-"""Fusion of several tables of cars: association, combination, calibration, and the fit of all that."""
+"""Fusion of several tables of cars: association, combination, calibration, and their fit."""

@@ -1,6 +1,6 @@
-"""From features or scores to probabilities: ridge logistic regression and precision by score.
+"""From features or scores to probabilities: ridge logistic regression, and score thresholds by precision.
 
-In: arrays of features or scores and what came true. Out: a model, ready for JSON, and floats.
+In: arrays of features or scores, and of hits. Out: a model, ready for JSON; thresholds.
 """
 
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class Logistic:
 
 
 def logit(probability: np.ndarray) -> np.ndarray:
-    """log(p / (1−p)), with p kept within 0.01 … 0.99: one score must not outweigh everything."""
+    """log(p / (1−p)), with p clipped to 0.01 … 0.99 so that a single score cannot outweigh all others."""
     probability = np.clip(probability, 0.01, 0.99)
     return np.log(probability / (1 - probability))
 
@@ -38,9 +38,10 @@ def sigmoid(value: np.ndarray) -> np.ndarray:
 def fit_logistic(features: np.ndarray, target: np.ndarray, ridge: float = 3.0, steps: int = 25) -> Logistic:
     """Logistic regression by Newton's method.
 
-    features (N, F); target (N,) in 0 … 1 (shares are welcome); ridge: penalty on the coefficients of the
-    standardised features, in units of observations; features that never vary get none.
-    Half a hit and half a miss are added, so that data without any hit, or no data at all, stay finite.
+    features (N, F); target (N,) in 0 … 1, fractions included; ridge: L2 penalty on the coefficients of the
+    standardised features, in units of observations; steps: at most so many. A constant feature gets the
+    coefficient 0. Half a hit and half a miss are added, so that the model stays finite without any hit and
+    without any data.
     """
     features = np.asarray(features, float)
     mean = features.mean(axis=0) if len(features) else np.zeros(features.shape[1])
@@ -67,11 +68,11 @@ def fit_logistic(features: np.ndarray, target: np.ndarray, ridge: float = 3.0, s
 
 
 def threshold_for_precision(scores: np.ndarray, hits: np.ndarray, target: float, at_least: float) -> float:
-    """The lowest score above which a share of at least `target` are hits.
+    """The lowest score such that at least a share `target` of the cars from it on are hits.
 
-    at_least: share of the cars (0–1) that must lie above a threshold for it to count, since the precision of
-    a few is chance; where none reaches the target, it is that share of the highest scores. Without cars it
-    is 1.
+    scores (N,), hits (N,) bool. at_least: share of the cars (0–1) that a threshold must keep, since the
+    precision of a few cars is chance; where no threshold reaches the target, it keeps just that share.
+    Without cars it is 1.
     """
     if not len(scores):
         return 1.0
@@ -84,13 +85,13 @@ def threshold_for_precision(scores: np.ndarray, hits: np.ndarray, target: float,
 
 
 def threshold_for_probability(scores: np.ndarray, hits: np.ndarray, target: float) -> float:
-    """The lowest score at which a car is itself a hit with probability `target` (isotonic regression).
+    """The lowest score at which the single car is a hit with probability `target` (isotonic regression).
 
-    Above all scores (∞) where none is that sure.
+    scores (N,), hits (N,) bool. ∞ where no car is that probable; 1 without cars.
     """
     if not len(scores):
         return 1.0
     order = np.argsort(scores, kind="stable")
     probability = isotonic_regression(hits[order].astype(float)).x
-    sure = np.flatnonzero(probability >= target)
-    return float(scores[order[sure[0]]]) if len(sure) else float("inf")
+    reached = np.flatnonzero(probability >= target)
+    return float(scores[order[reached[0]]]) if len(reached) else float("inf")

@@ -1,7 +1,7 @@
-"""Fit what the fusion needs on out-of-fold predictions: which members, and the parts of carpose.fuse.
+"""Fit the fusion on out-of-fold predictions: which members are fused, and the parts of the fit.
 
-In: labels, folds and the members' oof.parquet. Out: a JSON for carpose.fuse, with the honest gain of each
-part, and the fused out-of-fold cars, each fold fused by what was fitted on the other folds.
+In: labels, folds and the members' oof.parquet. Out: a JSON for carpose.fuse, with the nested gain of each
+part, and the fused out-of-fold cars, each fold fused by the fit on the other folds.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,7 +22,16 @@ from carpose.kaggle.read import check_out_of_fold, check_same_photos, read_membe
 from .combine import fuse
 from .fitted import PARTS, Fit
 from .members import Members, of_images
-from .trial import fit, fit_as_it_is, score
+from .trial import fit, fit_single_member, score
+
+DESCRIPTIONS = {
+    "members": "leave out the worst members",
+    "bias": "correct each member's depth by distance",
+    "member_weights": "weigh members by their errors",
+    "ground": "move cars onto the photo's ground",
+    "calibration": "calibrate the scores",
+    "angle_range": "choose the 2π range of angles",
+}
 
 
 def fit_nested(
@@ -30,103 +39,110 @@ def fit_nested(
 ) -> tuple[Fit, pd.DataFrame]:
     """The fit on all folds, and the fused cars of each fold by the fit on the others.
 
-    Returns the fit and the fused table with `fold`. Its `mAP` are honest, each fold by itself: `fused` and
-    `best_fitted`, the best member alone through the same fit, come from fits that never saw the fold,
-    `equal_weights` and the `members` as they are need none (for the leaderboard, but for a threshold).
-    `submissions` has those of all fused cars and of those above the threshold, in either mode.
+    Returns the fit and the fused table with `fold`. The fit's `mAP` holds scores of `trial.score` in this
+    mode. `fused`, and `best_fitted` (the same with the best member alone), are by fits on the other folds.
+    `members` (each alone, unchanged) and `equal_weights` (all fused, nothing fitted) need no fit; only the
+    members' thresholds in mode leaderboard are fitted on the same cars. `submissions` has the mAP of all
+    fused cars and of those above the threshold, in either mode.
 
-    Of the parts, `gain` is the one by which the part was chosen, fitted on one half of the images and
-    measured on the other, and `nested_gain` the honest one: what the part adds on top of those before it,
-    chosen and fitted on the other folds. The nested gains sum to `fused` − `equal_weights`, but for the
-    writing's: it is of the leaderboard's metric in any mode.
+    Of each part, `gain` is the difference in mAP by which it was chosen, and `nested_gain` the unbiased one:
+    what the part adds to those before it, chosen and fitted on the other folds. The nested gains sum to
+    `fused` − `equal_weights`, except that of angle_range, which is of the leaderboard's metric in any mode.
 
-    Where the fused cars score less than the best member as it is, the fit is to use that one as it is.
+    Where the fused cars score less than the best member alone, the fit is to use that member unchanged.
+    Raises UserError where there is a single fold.
     """
 
-    def value(table, mode=mode):
+    def mean_ap(table, mode=mode):
         return score(labels, table, folds, mode)
 
-    def learn(members):
+    def fit_of(members):
         return lambda folds: fit(labels, members, folds, mode)[0]
 
-    final, ablation = learn(members)(folds), _fuse_by_others(folds, members, learn(members))
-    alone = {name: value(_for_leaderboard(labels, table, folds)) for name, table in members.items()}
+    final, ablation = fit_of(members)(folds), _fuse_by_others(folds, members, fit_of(members))
+    alone = {name: mean_ap(_with_best_threshold(labels, table, folds)) for name, table in members.items()}
     best = max(alone, key=alone.get)
     best_alone = {best: members[best]}
-    best_fitted = value(_fuse_by_others(folds, best_alone, learn(best_alone))[-1])
-    if value(ablation[-1]) < alone[best]:
+    best_fitted = mean_ap(_fuse_by_others(folds, best_alone, fit_of(best_alone))[-1])
+    if mean_ap(ablation[-1]) < alone[best]:
 
-        def learn_best(folds):
-            return fit_as_it_is(labels, members, folds["ImageId"], best, mode)
+        def fit_best(folds):
+            return fit_single_member(labels, members, folds["ImageId"], best, mode)
 
-        final, ablation = learn_best(folds), _fuse_by_others(folds, members, learn_best)
-    values = [value(table) for table in ablation]
-    gains = dict(zip(PARTS, np.diff(values), strict=True))
-    gains["writing"] = value(ablation[-1], "leaderboard") - value(ablation[-2], "leaderboard")
+        final, ablation = fit_best(folds), _fuse_by_others(folds, members, fit_best)
+    scores = [mean_ap(table) for table in ablation]
+    gains = dict(zip(PARTS, np.diff(scores), strict=True))
+    gains["angle_range"] = mean_ap(ablation[-1], "leaderboard") - mean_ap(ablation[-2], "leaderboard")
     parts = {name: replace(part, nested_gain=float(gains[name])) for name, part in final.parts.items()}
     fused = ablation[-1]
     files = {"all": fused, "thresholded": fused[fused["above_threshold"].astype(bool)]}
-    expected = {
+    submissions = {
         name: {mode: metric.evaluate_folds(labels, table, folds, mode) for mode in ("given", "leaderboard")}
         for name, table in files.items()
     }
-    scores = {"fused": values[-1], "equal_weights": values[0], "members": alone, "best_fitted": best_fitted}
-    scores["submissions"] = expected
-    return replace(final, parts=parts, mAP=scores), ablation[-1]
+    summary = {"fused": scores[-1], "equal_weights": scores[0], "members": alone, "best_fitted": best_fitted}
+    summary["submissions"] = submissions
+    return replace(final, parts=parts, mAP=summary), ablation[-1]
 
 
-def _for_leaderboard(labels: pd.DataFrame, table: pd.DataFrame, folds: pd.DataFrame) -> pd.DataFrame:
-    """A member's cars with `above_threshold`, by the threshold that is best for these very cars."""
+def _with_best_threshold(labels: pd.DataFrame, table: pd.DataFrame, folds: pd.DataFrame) -> pd.DataFrame:
+    """A member's cars with `above_threshold`, by the threshold that is best for these same cars."""
     truth, of_folds = (cars_[cars_["ImageId"].isin(folds["ImageId"])] for cars_ in (labels, table))
     threshold = metric.best_threshold(truth, of_folds, "leaderboard")
     return table.assign(above_threshold=table["score"] >= threshold)
 
 
 def _fuse_by_others(
-    folds: pd.DataFrame, members: Members, learn: Callable[[pd.DataFrame], Fit]
+    folds: pd.DataFrame, members: Members, fit_on: Callable[[pd.DataFrame], Fit]
 ) -> list[pd.DataFrame]:
-    """The cars of each fold, with `fold`, by what is learnt of the other folds: with the first 0, 1 …
-    of PARTS, those of them that paid."""
+    """Tables of the cars of all folds, with `fold`, each fold fused by the fit on the other folds.
+
+    Table i uses, of the first i PARTS, those that the fit enables. fit_on: folds → their fit.
+    """
     steps = [[] for _ in range(len(PARTS) + 1)]
     for fold in np.unique(folds["fold"]):
-        inside = (folds["fold"] == fold).to_numpy()
-        if inside.all():
+        in_fold = (folds["fold"] == fold).to_numpy()
+        if in_fold.all():
             raise UserError("the folds table has one fold only; at least two are needed to fit on the others")
-        learnt = learn(folds[~inside])
-        fold_members = of_images(members, folds.loc[inside, "ImageId"])
+        fold_fit = fit_on(folds[~in_fold])
+        fold_members = of_images(members, folds.loc[in_fold, "ImageId"])
         for step, tables in enumerate(steps):
-            on = [part for part in learnt.enabled_parts() if part in PARTS[:step]]
-            tables.append(fuse(fold_members, learnt, on).assign(fold=int(fold)))
+            enabled = [part for part in fold_fit.enabled_parts() if part in PARTS[:step]]
+            tables.append(fuse(fold_members, fold_fit, enabled).assign(fold=int(fold)))
     return [cars.concat(tables) for tables in steps]
 
 
 def _report(final: Fit) -> Iterator[str]:
     """Lines for the log."""
-    yield f"mAP ({final.mode}) out of fold:"
+    yield f"out-of-fold mAP (metric's mode {final.mode}), without a fit:"
     ranked = sorted(final.mAP["members"].items(), key=lambda item: -item[1])
     for name, single in ranked:
         yield f"  {single:.4f}  {name}"
-    yield f"  {final.mAP['equal_weights']:.4f}  fused, equal weights"
-    yield "and by a fit on the other folds:"
-    yield f"  {final.mAP['best_fitted']:.4f}  {ranked[0][0]} alone"
-    yield f"  {final.mAP['fused']:.4f}  fused"
-    yield f"used: {', '.join(final.used)}"
+    yield f"  {final.mAP['equal_weights']:.4f}  all members fused with equal weights"
+    yield "out-of-fold mAP, each fold by a fit on the other folds:"
+    yield f"  {final.mAP['best_fitted']:.4f}  {ranked[0][0]}, the best member, alone"
+    yield f"  {final.mAP['fused']:.4f}  the fusion"
+    yield f"members that are fused: {', '.join(final.used)}"
+    yield "mAP gain of each part of the fit over the parts before it (nested: chosen and fitted on other"
+    yield "folds; halves: fitted and measured on different halves of the images, by which it was chosen):"
     for name, part in final.parts.items():
-        state = "on" if part.on else "off: does not pay"
-        unit = " (leaderboard)" if name == "writing" else ""
-        yield f"  {name:12s} {part.nested_gain:+.4f} nested, {part.gain:+.4f} when chosen{unit}  {state}"
+        text = DESCRIPTIONS[name] + (" (mAP of mode leaderboard)" if name == "angle_range" else "")
+        state = "used" if part.on else "not used"
+        yield f"  {part.nested_gain:+.4f} nested  {part.gain:+.4f} halves  {state:8s}  {name}: {text}"
 
 
 def main() -> None:
     parser = program("carpose.fuse.fit", __doc__)
     parser.add_argument("--labels", required=True, help="labels.parquet: the true cars")
-    parser.add_argument("--folds", required=True, help="folds.parquet: which images are used")
+    parser.add_argument("--folds", required=True, help="folds.parquet: the images to fit on")
     parser.add_argument(
         "--members", required=True, **NAME_PATHS, help="out-of-fold predictions (oof.parquet)"
     )
     add_options(parser, Fuse, only=("mode",))
     parser.add_argument("--output", required=True, help="JSON for carpose.fuse --fit")
-    parser.add_argument("--fused-output", required=True, help="Parquet: fused, each fold by the others' fit")
+    parser.add_argument(
+        "--fused-output", required=True, help="Parquet: the fused cars, each fold by the fit on the others"
+    )
     args = parser.parse_args()
     members, folds = read_members(args.members), parquet.read_folds(args.folds)
     labels = cars.read(args.labels)

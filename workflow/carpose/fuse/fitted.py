@@ -1,4 +1,4 @@
-"""What a fusion knows: of each member, of the ground, which parts of it are used. To and from JSON."""
+"""The fit of a fusion: of each member, of the ground, and which parts are used. To and from JSON."""
 
 import json
 from collections.abc import Iterable
@@ -11,10 +11,12 @@ from carpose.core.errors import UserError
 from carpose.core.keyed import load_json
 from carpose.geometry.ground import DEFAULT_SIGMA
 
+from .angle_range import AngleRange
 from .calibration import Logistic
-from .writing import Writing
 
-PARTS = ["members", "bias", "weights", "ground", "calibration", "writing"]
+# In this order they are tried: leave members out, correct their depth, weigh them by their fitted errors,
+# move cars onto the photo's ground, calibrate scores, choose the range of angles.
+PARTS = ["members", "bias", "member_weights", "ground", "calibration", "angle_range"]
 
 
 @dataclass(frozen=True)
@@ -22,9 +24,9 @@ class MemberFit:
     """How far a member's cars lie from the true ones.
 
     bias: coefficients of 1 and log(range/40 m) of the error of log-range; sigma: standard deviation of log z
-    where the member says none, sigma_scale: what its own depth_sigma is multiplied with; direction_sigma,
+    where the member predicts none; sigma_scale: factor of the depth_sigma it predicts; direction_sigma,
     rotation_sigma: radians; reliability: logit(probability of a true car) is the first plus the second times
-    logit(score); share: how much it counts beside members with like errors, 1 if alone.
+    logit(score); correlation_weight: 1 if its errors are independent of other members', less if correlated.
     """
 
     bias: tuple[float, float] = (0.0, 0.0)
@@ -33,24 +35,25 @@ class MemberFit:
     direction_sigma: float = 0.005
     rotation_sigma: float = 0.1
     reliability: tuple[float, float] = (0.0, 1.0)
-    share: float = 1.0
+    correlation_weight: float = 1.0
 
     @classmethod
     def from_json(cls, content: dict) -> "MemberFit":
-        """Raises KeyError where a number is missing, ValueError or TypeError where it is none."""
+        """Raises KeyError where a number is missing, ValueError or TypeError where it is invalid."""
         values = {item.name: np.array(content[item.name], float) for item in fields(cls)}
-        wrong = [name for name, value in values.items() if value.shape != np.shape(getattr(NEUTRAL, name))]
-        if wrong:
-            raise ValueError(f"{wrong[0]}: {content[wrong[0]]}")
+        invalid = [name for name, value in values.items() if value.shape != np.shape(getattr(NEUTRAL, name))]
+        if invalid:
+            raise ValueError(f"{invalid[0]}: {content[invalid[0]]}")
         return cls(**{name: tuple(v.tolist()) if v.ndim else v.item() for name, v in values.items()})
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the fit that is used or not.
+    """Whether a part of the fit is used, and its gain.
 
-    gain: of mAP when it was chosen, fitted on one half of the images and measured on the other; nested_gain:
-    what it adds on top of the parts before it, chosen and fitted on other folds.
+    gain: difference in mAP by which it was chosen, fitted on one half of the images and measured on the
+    other; nested_gain: difference in mAP on folds that it was neither chosen nor fitted on, on top of the
+    parts before it.
     """
 
     on: bool
@@ -65,57 +68,59 @@ NEUTRAL = MemberFit()
 class Fit:
     """All that was fitted.
 
-    mode: of the metric that it is for, given or leaderboard; members: by name; used: those worth using;
-    ground: the planes to expect (carpose.geometry.ground); score, hit: models of a car's features for the
-    mean share of the metric's ten thresholds it passes, and for a hit at the loosest; thresholds: the score
-    from which a car is kept for the leaderboard, of plain and of calibrated scores; writing: in which range
-    angles are written; fused_sigma_scale: what the fused depth_sigma is multiplied with; mAP: out of fold.
+    mode: of the metric that it was fitted for, given or leaderboard; members: by name; used: names of the
+    members to fuse; ground: prior of a photo's plane (carpose.geometry.ground.fit_prior); score_model,
+    hit_model: from a fused car's features to the mean share of the metric's ten threshold pairs it passes,
+    and to the probability of a hit at the loosest; thresholds: scores from which on a car is kept for the
+    leaderboard, for plain and for calibrated scores; fused_sigma_scale: factor of the fused depth_sigma; mAP:
+    out of fold, as `fit.fit_nested` has it.
     """
 
     mode: str = "given"
     members: dict[str, MemberFit]
     ground: dict | None = None
     used: list[str] = field(default_factory=list)
-    score: Logistic | None = None
-    hit: Logistic | None = None
+    score_model: Logistic | None = None
+    hit_model: Logistic | None = None
     thresholds: dict[str, float] = field(default_factory=dict)
-    writing: Writing | None = None
+    angle_range: AngleRange | None = None
     fused_sigma_scale: float = 1.0
     parts: dict[str, Part] = field(default_factory=dict)
     mAP: dict | None = None
 
     def enabled_parts(self) -> list[str]:
-        """The parts that were found to pay."""
+        """The parts that are used, in the order of PARTS."""
         return [part for part in PARTS if part in self.parts and self.parts[part].on]
 
     def member(self, name: str, parts: Iterable[str]) -> MemberFit:
-        """What is used of a member: nothing but its bias where `weights` is not among the parts."""
+        """The fit of a member; all but its bias is NEUTRAL where `member_weights` is not among the parts."""
         fitted = self.members[name]
-        return fitted if "weights" in parts else replace(NEUTRAL, bias=fitted.bias)
+        return fitted if "member_weights" in parts else replace(NEUTRAL, bias=fitted.bias)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> "Fit":
-        """Raises KeyError, ValueError, TypeError or AttributeError where it is none."""
+        """Raises KeyError, ValueError, TypeError or AttributeError where the text is not that of
+        `to_json`."""
         content = load_json(text)
         content["members"] = {name: MemberFit.from_json(entry) for name, entry in content["members"].items()}
         content["parts"] = {name: Part(**part) for name, part in content["parts"].items()}
-        for name, kind in {"ground": dict, "used": list, "thresholds": dict}.items():
-            content[name] = kind(content[name])
-        for name in ("score", "hit"):
+        for name, value_type in {"ground": dict, "used": list, "thresholds": dict}.items():
+            content[name] = value_type(content[name])
+        for name in ("score_model", "hit_model"):
             content[name] = Logistic(**content[name])
-        content["writing"] = Writing.from_json(content["writing"])
+        content["angle_range"] = AngleRange.from_json(content["angle_range"])
         return cls(**content)
 
 
 def read_fit(path: str | Path) -> Fit:
-    """fusion.json of carpose.fuse.fit. Raises UserError where it is none."""
+    """Reads fusion.json of carpose.fuse.fit. Raises UserError where the file is missing or invalid."""
     try:
         return Fit.from_json(Path(path).read_text())
     except FileNotFoundError:
-        raise UserError(f"{path}: there is no such file") from None
+        raise UserError(f"{path}: no such file; make it with carpose.fuse.fit") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}"
-        raise UserError(f"{path}: not a fit of carpose.fuse.fit ({reason}); fit it again") from error
+        raise UserError(f"{path}: not a file of carpose.fuse.fit ({reason}); fit the fusion again") from error

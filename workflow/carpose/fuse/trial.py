@@ -1,4 +1,4 @@
-"""What the fusion learns of some images, and which of its parts pay, tried on halves of them."""
+"""Fits the fusion on some images, and decides on halves of them which of its parts are used."""
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
@@ -11,19 +11,19 @@ from carpose.core import cars
 from carpose.geometry import ground
 from carpose.metric.score import LOOSEST
 
+from .angle_range import fit_angle_range
 from .calibration import fit_logistic
 from .clustering import rays
-from .combine import combine, finish, stack
+from .combine import combine, postprocess, stack
 from .fitted import NEUTRAL, PARTS, Fit, Part
 from .members import MAD, Members, fit_members, of_images, pair_with_truth, shrunk_scale
-from .writing import fit_writing
 
-MIN_RELATIVE_GAIN = 0.003  # in mAP, from which on a part is used
+MIN_RELATIVE_GAIN = 0.003  # a part is used if it raises the mAP by more than this fraction
 
 
 def score(truth: pd.DataFrame, predictions: pd.DataFrame, folds: pd.DataFrame, mode: str) -> float:
-    """mAP in this mode, each fold by itself. In the mode leaderboard only cars above the threshold count,
-    where the table has that column."""
+    """mAP in this mode, as `metric.evaluate_folds` has it. In mode leaderboard only the cars above the
+    threshold are scored, where the table has the column above_threshold."""
     if mode == "leaderboard" and "above_threshold" in predictions:
         predictions = predictions[predictions["above_threshold"].astype(bool)]
     return metric.evaluate_folds(truth, predictions, folds, mode)
@@ -31,7 +31,7 @@ def score(truth: pd.DataFrame, predictions: pd.DataFrame, folds: pd.DataFrame, m
 
 @dataclass(frozen=True)
 class Trial:
-    """What is tried by fitting on one half of the images and measuring on the other.
+    """Two-fold cross-validation: fitted on one half of the images, measured on the other, and vice versa.
 
     truth: true cars of these images; halves: table of ImageId and fold, 0 or 1; mode: of the metric.
     """
@@ -40,36 +40,38 @@ class Trial:
     halves: pd.DataFrame
     mode: str
 
-    def value(self, tables: Iterable[pd.DataFrame], mode: str | None = None) -> float:
-        """mAP of the cars of all these tables together, each half by itself."""
+    def score(self, tables: Iterable[pd.DataFrame], mode: str | None = None) -> float:
+        """mAP of the cars of all these tables together, each half by itself; mode: default, that of the
+        trial."""
         return score(self.truth, cars.concat(list(tables)), self.halves, mode or self.mode)
 
-    def geometry(self, members: Members, image_ids: Iterable[str]) -> Fit:
-        """What these images say of members and ground."""
+    def fit_geometry(self, members: Members, image_ids: Iterable[str]) -> Fit:
+        """A fit of the members' errors and of the ground on these images, without models of scores."""
         prior = ground.fit_prior(self.truth[self.truth["ImageId"].isin(image_ids)])
         fitted = fit_members(self.truth, members, image_ids)
         return Fit(mode=self.mode, members=fitted, ground=prior)
 
-    def split(self, members: Members) -> list[tuple[Fit, pd.DataFrame, np.ndarray]]:
-        """Of each half: what the other says of members and ground, its own cars, the other's images."""
+    def fit_halves(self, members: Members) -> list[tuple[Fit, pd.DataFrame, np.ndarray]]:
+        """For each half: the geometry fitted on the other half, the members' cars on this half (of `stack`),
+        and the ImageIds of the other half."""
         result = []
         for side in (0, 1):
             half_ids, other_ids = (self.halves["ImageId"][self.halves["fold"] == s] for s in (side, 1 - side))
-            geometry = self.geometry(members, other_ids)
+            geometry = self.fit_geometry(members, other_ids)
             result.append((geometry, stack(of_images(members, half_ids)), other_ids))
         return result
 
-    def fused(self, split: list, names: list[str], parts: Collection[str]) -> float:
-        """mAP of both halves, each fused with these parts by what the other half says."""
-        return self.value(combine(table, fit, names, parts)[0] for fit, table, _ in split)
+    def score_fused(self, halves: list, names: list[str], parts: Collection[str]) -> float:
+        """mAP of both halves (of `fit_halves`), each fused with these parts of the fit on the other half."""
+        return self.score(combine(table, fit, names, parts)[0] for fit, table, _ in halves)
 
-    def scored(
-        self, members: Members, split: list, parts: Collection[str]
+    def fuse_halves(
+        self, members: Members, halves: list, parts: Collection[str]
     ) -> list[tuple[Fit, pd.DataFrame, np.ndarray]]:
-        """Of each half: what the other says, also of scores; its cars, fused by that with these parts; their
-        features. `finish` makes scores of it."""
+        """For each half: the complete fit on the other half, and this half's fused cars and their features,
+        as `combine` returns them; `postprocess` takes these three."""
         result = []
-        for geometry, table, other_ids in split:
+        for geometry, table, other_ids in halves:
             fit = fit_scores(self.truth, members, other_ids, geometry, parts)
             result.append((fit, *combine(table, fit, list(members), parts)))
         return result
@@ -78,79 +80,89 @@ class Trial:
 def fit_scores(
     labels: pd.DataFrame, members: Members, image_ids: Iterable[str], geometry: Fit, parts: Collection[str]
 ) -> Fit:
-    """`geometry` with calibration, threshold, uncertainty and writing of the cars that it fuses with these
-    parts."""
+    """`geometry` with what is fitted to the cars that it fuses with these parts: models of scores,
+    thresholds, range of angles and scale of depth_sigma."""
     truth, table = labels[labels["ImageId"].isin(image_ids)], stack(of_images(members, image_ids))
     fused, features = combine(table, geometry, list(members), parts)
-    pair, at = pair_with_truth(truth, fused.assign(member=0))
-    writing = fit_writing(fused, truth.iloc[at], pair)
-    if "writing" in parts:
-        fused = writing.apply(fused)
+    rows, true_rows = pair_with_truth(truth, fused.assign(member=0))
+    angle_range = fit_angle_range(fused, truth.iloc[true_rows], rows)
+    if "angle_range" in parts:
+        fused = angle_range.apply(fused)
     hits = metric.match(truth, fused, geometry.mode)
-    # The metric pays for the mean over the ten thresholds; the loosest alone says "there is a car".
-    score = fit_logistic(features, hits.mean(axis=1))
-    kinds = {"plain": fused, "calibrated": fused.assign(score=score.predict(features))}
-    thresholds = {name: metric.best_threshold(truth, table, "leaderboard") for name, table in kinds.items()}
-    error = np.abs(rays(fused)[1][pair] - rays(truth)[1][at])
+    # mAP is the mean over ten pairs of thresholds, so the score predicts the mean over them; `hit_model`
+    # predicts the loosest pair alone, that is, whether there is a car.
+    score_model = fit_logistic(features, hits.mean(axis=1))
+    by_score = {"plain": fused, "calibrated": fused.assign(score=score_model.predict(features))}
+    thresholds = {
+        name: metric.best_threshold(truth, table, "leaderboard") for name, table in by_score.items()
+    }
+    error = np.abs(rays(fused)[1][rows] - rays(truth)[1][true_rows])
     return replace(
         geometry,
-        score=score,
-        hit=fit_logistic(features, hits[:, LOOSEST].astype(float)),
+        score_model=score_model,
+        hit_model=fit_logistic(features, hits[:, LOOSEST].astype(float)),
         thresholds=thresholds,
-        writing=writing,
-        fused_sigma_scale=shrunk_scale(MAD * error / fused["depth_sigma"].to_numpy(float)[pair], 1.0),
+        angle_range=angle_range,
+        fused_sigma_scale=shrunk_scale(MAD * error / fused["depth_sigma"].to_numpy(float)[rows], 1.0),
     )
 
 
 def choose_members(trial: Trial, members: Members) -> tuple[Members, list, Part]:
-    """The best k members, in their own order, and the split of them: k where their calibrated fusion is best,
-    each k with what was fitted for it."""
-    alone = {name: trial.value([table], "given") for name, table in members.items()}
+    """The k best members (in the order of `members`), their halves of `Trial.fit_halves`, and the gain over
+    using all members.
+
+    Several k are tried, each with a fit of its own; that of the best calibrated fusion is taken.
+    """
+    alone = {name: trial.score([table], "given") for name, table in members.items()}
     ranked = sorted(members, key=lambda name: -alone[name])
     counts = [len(ranked)]
-    while counts[-1] > 1:  # a third fewer each time: with many members one more or less is no matter
+    while counts[-1] > 1:  # a third fewer each time: among many members one hardly matters
         counts.append(max(counts[-1] * 2 // 3, 1))
 
-    trials = []
+    candidates = []
     for count in counts:
         best = {name: table for name, table in members.items() if name in ranked[:count]}
-        split = trial.split(best)
-        scored = trial.scored(best, split, ["bias", "weights"])
-        trials.append((trial.value(finish(*half, ["calibration"]) for half in scored), best, split))
-    value, best, split = max(trials, key=lambda entry: entry[0])
-    part = _part(value - trials[0][0], trials[0][0])
-    return (best, split, part) if part.on else (*trials[0][1:], part)
+        halves = trial.fit_halves(best)
+        fused = trial.fuse_halves(best, halves, ["bias", "member_weights"])
+        mean_ap = trial.score(postprocess(*half, ["calibration"]) for half in fused)
+        candidates.append((mean_ap, best, halves))
+    mean_ap, best, halves = max(candidates, key=lambda candidate: candidate[0])
+    part = _part(mean_ap - candidates[0][0], candidates[0][0])
+    return (best, halves, part) if part.on else (*candidates[0][1:], part)
 
 
-def choose_parts(trial: Trial, split: list, names: list[str], tried: list[str]) -> dict[str, Part]:
-    """Whether these parts pay, each on top of those before it that do."""
-    parts, on, best = {}, [], trial.fused(split, names, [])
+def choose_parts(trial: Trial, halves: list, names: list[str], candidates: list[str]) -> dict[str, Part]:
+    """Which of the candidate parts are used, each on top of the used ones before it."""
+    parts, used, best = {}, [], trial.score_fused(halves, names, [])
     start = best
-    for part in tried:
-        gain = trial.fused(split, names, [*on, part]) - best
+    for part in candidates:
+        gain = trial.score_fused(halves, names, [*used, part]) - best
         parts[part] = _part(gain, start)
         if parts[part].on:
-            on, best = [*on, part], best + gain
+            used, best = [*used, part], best + gain
     return parts
 
 
-def choose_calibration(trial: Trial, scored: list, parts: Collection[str]) -> Part:
-    """Whether calibrated scores pay."""
+def choose_calibration(trial: Trial, fused_halves: list, parts: Collection[str]) -> Part:
+    """Whether calibrated scores are used. fused_halves: of `Trial.fuse_halves`."""
     plain, calibrated = (
-        trial.value(finish(*half, on) for half in scored) for on in (parts, [*parts, "calibration"])
+        trial.score(postprocess(*half, used) for half in fused_halves)
+        for used in (parts, [*parts, "calibration"])
     )
     return _part(calibrated - plain, plain)
 
 
-def choose_writing(trial: Trial, scored: list, parts: Collection[str]) -> Part:
-    """Whether the writing pays, by the leaderboard's metric of the cars that are kept for it, in any mode."""
-    values = []
-    for on in (parts, [*parts, "writing"]):
-        values.append(trial.value((finish(*half, on) for half in scored), "leaderboard"))
-    return _part(values[1] - values[0], values[0])
+def choose_angle_range(trial: Trial, fused_halves: list, parts: Collection[str]) -> Part:
+    """Whether the range of angles is changed, by the leaderboard's metric in any mode, since no other metric
+    depends on it."""
+    scores = []
+    for used in (parts, [*parts, "angle_range"]):
+        scores.append(trial.score((postprocess(*half, used) for half in fused_halves), "leaderboard"))
+    return _part(scores[1] - scores[0], scores[0])
 
 
 def _part(gain: float, start: float) -> Part:
+    """gain: of mAP; start: the mAP that it is relative to."""
     return Part(on=bool(gain > MIN_RELATIVE_GAIN * start), gain=gain)
 
 
@@ -160,28 +172,32 @@ def fit(labels: pd.DataFrame, members: Members, folds: pd.DataFrame, mode: str) 
     labels: true cars; members: predictions by name; folds: the images to use, as in folds.parquet; mode: of
     the metric, given or leaderboard.
 
-    Which parts are used is decided on halves: fitted on one, measured on the other, one part after the
-    other, each with what was fitted for it. Returns what `combine.fuse` takes as `fit`, and the cars of all
-    images, each half fused by the fit on the other half, with their probability `hit` of a hit at the loosest
-    thresholds and whether they did hit (`is_hit`).
+    Which parts are used is decided by two-fold cross-validation (`Trial`), one part after the other. Returns
+    what `combine.fuse` takes as `fit`, and the cars of all images, each half fused by the fit on the other
+    half, with their probability `hit` of a hit at the loosest thresholds and whether they are one (`is_hit`).
     """
     image_ids = folds["ImageId"].to_numpy(object)
     truth = labels[labels["ImageId"].isin(image_ids)]
     members = of_images(members, image_ids)
     halves = pd.DataFrame({"ImageId": image_ids, "fold": _halves(folds)})
     trial = Trial(truth, halves, mode)
-    used, split, chosen = choose_members(trial, members)
-    parts = {"members": chosen, **choose_parts(trial, split, list(used), ["bias", "weights", "ground"])}
-    geometric = _enabled(parts)
-    scored = trial.scored(used, split, geometric)
-    parts["calibration"] = choose_calibration(trial, scored, geometric)
-    parts["writing"] = choose_writing(trial, scored, _enabled(parts))
+    used, fitted_halves, members_part = choose_members(trial, members)
+    geometric_parts = choose_parts(trial, fitted_halves, list(used), ["bias", "member_weights", "ground"])
+    parts = {"members": members_part, **geometric_parts}
+    enabled = _enabled(parts)
+    fused_halves = trial.fuse_halves(used, fitted_halves, enabled)
+    parts["calibration"] = choose_calibration(trial, fused_halves, enabled)
+    parts["angle_range"] = choose_angle_range(trial, fused_halves, _enabled(parts))
 
-    kept = [part for part in _enabled(parts) if part != "writing"]
-    tables = [finish(half, fused.assign(hit=half.hit.predict(x)), x, kept) for half, fused, x in scored]
+    # These cars keep their angles within −π … π: they are for pseudo labels, not for the leaderboard.
+    kept = [part for part in _enabled(parts) if part != "angle_range"]
+    tables = []
+    for half_fit, fused, features in fused_halves:
+        fused = fused.assign(hit=half_fit.hit_model.predict(features))
+        tables.append(postprocess(half_fit, fused, features, kept))
     oof = cars.concat(tables)
-    geometry = trial.geometry(used, image_ids)
-    if len(used) < len(members):  # a fit knows all that it may be given
+    geometry = trial.fit_geometry(used, image_ids)
+    if len(used) < len(members):  # the fit has all members, so that `fuse` accepts the unused ones as well
         geometry = replace(geometry, members=fit_members(truth, members, image_ids) | geometry.members)
     geometry = replace(geometry, used=list(used))
     result = fit_scores(truth, used, image_ids, geometry, _enabled(parts))
@@ -193,17 +209,17 @@ def _enabled(parts: dict[str, Part]) -> list[str]:
 
 
 def _halves(folds: pd.DataFrame) -> np.ndarray:
-    """0 or 1 for each image: whole folds where there are several, else every other group of near-duplicates
-    by name; of a table without groups every other image."""
+    """(N,) 0 or 1 for each image: alternating folds where there are several, else alternating groups of
+    near-duplicates; alternating images where the table has no groups."""
     by_name = folds["group"] if "group" in folds else folds["ImageId"]
     together = folds["fold"] if folds["fold"].nunique() > 1 else by_name
     return np.unique(together, return_inverse=True)[1] % 2
 
 
-def fit_as_it_is(
+def fit_single_member(
     labels: pd.DataFrame, members: Members, image_ids: Iterable[str], name: str, mode: str
 ) -> Fit:
-    """A fit that uses the cars of one member as they are."""
+    """A fit that uses one member alone and leaves its cars unchanged."""
     prior = ground.fit_prior(labels[labels["ImageId"].isin(image_ids)])
     geometry = Fit(mode=mode, members=dict.fromkeys(members, NEUTRAL), ground=prior, used=[name])
     result = fit_scores(labels, {name: members[name]}, image_ids, geometry, [])

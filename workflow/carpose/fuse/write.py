@@ -1,6 +1,6 @@
-"""Write two submissions, of all fused cars and of those above the threshold; say which scoring each is for.
+"""Write two submissions, of all fused cars and of those above the threshold; print which scoring each is for.
 
-In: the fused cars of the test photos, fusion.json, images.parquet. Out: two files, validated.
+In: the fused cars of the test photos, fusion.json, images.parquet. Out: two validated CSV files.
 """
 
 from pathlib import Path
@@ -15,7 +15,10 @@ from carpose.kaggle.submission import print_validation, write_submission
 from .fitted import Fit, read_fit
 
 FILES = {"all": "every car, with its confidence", "thresholded": "the cars above the threshold"}
-MODES = {"given": "a scoring by confidences", "leaderboard": "the leaderboard, which ignores them"}
+MODES = {
+    "given": "a scoring that ranks cars by confidence",
+    "leaderboard": "the leaderboard, which ignores confidences",
+}
 
 
 def main() -> int:
@@ -41,7 +44,7 @@ def main() -> int:
         read_test_images(args.images),
     )
     if "above_threshold" not in table:
-        raise UserError(f"{args.cars}: no column above_threshold; this is for what carpose.fuse writes")
+        raise UserError(f"{args.cars}: column above_threshold is missing; pass a table of carpose.fuse")
     for name, path in outputs.items():
         written = table if name == "all" else table[table["above_threshold"].astype(bool)]
         write_submission(path, written, image_ids)
@@ -53,8 +56,11 @@ def main() -> int:
 
 
 def advice(fit: Fit, outputs: dict[str, Path]) -> list[str]:
-    """Which file is for which scoring, with the scores to expect by the out-of-fold cars."""
-    lines = ["expected mAP, by the out-of-fold cars:"]
+    """Lines that say which file is for which scoring, with the mAP of the out-of-fold cars in each mode.
+
+    outputs: `all` and `thresholded` → path.
+    """
+    lines = ["mAP to expect, measured on the out-of-fold cars:"]
     expected = fit.mAP["submissions"]
     for name, path in outputs.items():
         best = [
@@ -62,7 +68,7 @@ def advice(fit: Fit, outputs: dict[str, Path]) -> list[str]:
         ]
         scores = ", ".join(f"{expected[name][mode]:.4f} {mode}" for mode in MODES)
         use = " and ".join(MODES[mode] for mode in best)
-        lines.append(f"{path}: {FILES[name]}: {scores}" + f"; send it to {use}" * bool(best))
+        lines.append(f"{path}: {FILES[name]}: {scores}" + f"; best for {use}" * bool(best))
     return lines
 
 

@@ -1,1 +1,1 @@
-"""Pictures of trainings, scores and predictions."""
+"""Figures of trainings, scores and predictions."""

@@ -1,4 +1,4 @@
-"""Pictures of a run: predictions, the course of trainings, the table of scores."""
+"""Figures of a run: predictions, learning curves of trainings, the table of scores."""
 
 import argparse
 from pathlib import Path
@@ -25,17 +25,17 @@ from .figures import add_lenient, draw, evaluation_figure, history_figure
 def main() -> None:
     parser = program("carpose.plots", __doc__)
     add = commands(parser)
-    sub = add("predictions", "test photos with predicted and true cars, front and above", predictions)
+    sub = add("predictions", "test photos with predicted and true cars, and these from above", predictions)
     add_lenient(sub)
     sub.add_argument("--data", type=Path, required=True, help="folder of the competition's layout")
     sub.add_argument("--images", type=Path, required=True, help="images.parquet of the check")
     sub.add_argument("--cars", type=Path, required=True, help="Parquet table of predicted cars")
     sub.add_argument("--truth", type=Path, help="true cars of the test photos, CSV like train.csv or Parquet")
     sub.add_argument(
-        "--count", type=int_at_least(1), default=6, help="how many photos, from few cars to many"
+        "--count", type=int_at_least(1), default=6, help="number of photos, spread from few cars to many"
     )
     sub.add_argument("--output", type=Path, required=True, help="PNG to write")
-    sub = add("history", "the course of trainings: losses, rate, mAP and time by epoch", history)
+    sub = add("history", "learning curves: losses, learning rate, mAP and time by epoch", history)
     add_lenient(sub)
     sub.add_argument("--histories", required=True, **NAME_PATHS, help="history.csv of carpose.train")
     sub.add_argument("--output", type=Path, required=True, help="PNG to write")
@@ -71,7 +71,7 @@ def read_csv(path: str | Path) -> pd.DataFrame:
     try:
         return pd.read_csv(path)
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as a table ({error})") from error
+        raise UserError(f"{path}: cannot be read as a CSV table ({error})") from error
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Figures of a run: the course of trainings, the table of scores, differences of studies.
+"""Figures of a run: learning curves of trainings, the table of scores, differences of studies.
 
-In: tables. Out: figures, and the file of one.
+In: tables. Out: figures, and `draw`, which writes one to a file.
 """
 
 import argparse
@@ -19,27 +19,27 @@ from carpose.core.files import atomic
 from carpose.drawing.figures import DPI
 from carpose.registry.heads import HEADS
 
-# Okabe and Ito's colours, which the colour-blind can tell apart.
+# Okabe and Ito's colours, which colour-blind people can tell apart.
 PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 HISTORY = {
     "loss": "total loss",
     **{name: f"{name} loss" for name in HEADS},
     "mAP": "mAP, validation fold",
     "lr": "learning rate",
-    "seconds": "seconds per epoch",
+    "seconds": "time per epoch [s]",
 }
 
 
 def history_figure(histories: dict[str, pd.DataFrame]) -> Figure:
     """One small panel per column of the histories, one line per training.
 
-    histories: name (round0/dla34/fold1) → table with column epoch and any of HISTORY's; NaN where a value was
-    not measured. All but the fold decides a line's colour, so that folds of one model look alike.
-    Raises UserError where a table has no column epoch.
+    histories: name (round0/dla34/fold1) → table with column epoch and any keys of HISTORY; NaN where a value
+    was not measured. The model sets a line's colour and the round its dashes; all folds look the same. Raises
+    UserError where a table has no column epoch.
     """
     for name, table in histories.items():
         if "epoch" not in table:
-            raise UserError(f"history {name}: no column epoch; it must be a history.csv of carpose.train")
+            raise UserError(f"history {name}: column epoch is missing; pass a history.csv of carpose.train")
     shown = [c for c in HISTORY if any(c in t and t[c].notna().any() for t in histories.values())]
     groups = list(dict.fromkeys(_group(name) for name in histories))
     models = list(dict.fromkeys(group.rpartition("/")[2] for group in groups))
@@ -85,39 +85,41 @@ def evaluation_figure(table: pd.DataFrame) -> Figure:
 
     Raises UserError where the table has neither oof_mAP nor test_mAP.
     """
-    kinds = {"oof_mAP": ("out of fold", PALETTE[0]), "test_mAP": ("test, hidden truth", PALETTE[4])}
-    kinds = {column: kind for column, kind in kinds.items() if column in table}
-    if "name" not in table or not kinds:
-        raise UserError("the table of scores needs the columns name and oof_mAP or test_mAP")
-    table = table.sort_values(next(iter(kinds)), ascending=False, na_position="last")
+    bars = {"oof_mAP": ("out of fold", PALETTE[0]), "test_mAP": ("test photos", PALETTE[4])}
+    bars = {column: style for column, style in bars.items() if column in table}
+    if "name" not in table or not bars:
+        raise UserError(
+            "the table of scores lacks the columns name and oof_mAP or test_mAP; pass evaluation.csv"
+        )
+    table = table.sort_values(next(iter(bars)), ascending=False, na_position="last")
     folds = table.filter(regex=r"^fold\d+_mAP$").to_numpy(float)
-    places, thick = np.arange(len(table)), 0.8 / len(kinds)
-    figure = Figure(figsize=(9, 0.3 * len(table) * len(kinds) + 1.3), dpi=DPI, layout="constrained")
+    ticks, thickness = np.arange(len(table)), 0.8 / len(bars)
+    figure = Figure(figsize=(9, 0.3 * len(table) * len(bars) + 1.3), dpi=DPI, layout="constrained")
     axes = figure.subplots()
-    for i, (column, (label, colour)) in enumerate(kinds.items()):
-        values, at = table[column].to_numpy(float), places + (i - (len(kinds) - 1) / 2) * thick
-        axes.barh(at, np.nan_to_num(values), thick * 0.92, color=colour, label=label)
+    for i, (column, (label, colour)) in enumerate(bars.items()):
+        lengths, y = table[column].to_numpy(float), ticks + (i - (len(bars) - 1) / 2) * thickness
+        axes.barh(y, np.nan_to_num(lengths), thickness * 0.92, color=colour, label=label)
         dots = folds if column == "oof_mAP" else folds[:, :0]
         if dots.size:
-            axes.plot(dots, at, "o", color="white", markeredgecolor="black", markersize=4)
-        right = np.fmax(values, np.nanmax(dots, axis=1, initial=0))
-        for place, value, end in zip(at, values, right, strict=True):
-            if np.isfinite(value):
-                axes.annotate(f"{value:.3f}", (end, place), (5, 0), textcoords="offset points", va="center")
-    axes.set_yticks(places, table["name"])
+            axes.plot(dots, y, "o", color="white", markeredgecolor="black", markersize=4)
+        right = np.fmax(lengths, np.nanmax(dots, axis=1, initial=0))
+        for bar_y, mean_ap, end in zip(y, lengths, right, strict=True):
+            if np.isfinite(mean_ap):
+                axes.annotate(f"{mean_ap:.3f}", (end, bar_y), (5, 0), textcoords="offset points", va="center")
+    axes.set_yticks(ticks, table["name"])
     axes.invert_yaxis()
     axes.set_xlabel("mAP (dots: single folds)" if folds.size else "mAP")
     axes.margins(x=0.12)
     axes.set_xlim(left=0)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside lower center", ncols=len(kinds), frameon=False)
+    figure.legend(loc="outside lower center", ncols=len(bars), frameon=False)
     return figure
 
 
 def differences_figure(table: pd.DataFrame) -> Figure:
-    """Each variant's difference of mAP to its base with its 95 % interval, one line per row of the table.
+    """Difference in mAP of each variant to its base with the 95 % interval, one line per row of the table.
 
-    table: columns study, base, change, gain, low, high, detectable, verdict (of carpose.studies).
+    table: columns study, base, change, gain, low, high, detectable, verdict, of carpose.studies.table.judge.
     """
     colours = {"gain": PALETTE[2], "loss": PALETTE[1], "inconclusive": "0.5"}
     height = np.arange(len(table))[::-1]
@@ -130,33 +132,37 @@ def differences_figure(table: pd.DataFrame) -> Figure:
         style = {"fmt": "o", "color": colour, "markersize": 4, "label": verdict}
         axes.errorbar(gain, height[rows], xerr=[gain - low, high - gain], **style)
     axes.axvline(0, color="0.3", linewidth=0.8)
-    axes.use_sticky_edges = False  # of the bars, which would end at the frame
+    axes.use_sticky_edges = False  # otherwise the bars would touch the frame
     against = " (" + table["base"] + ")" if table["base"].nunique() > 1 else ""
     names = table["study"] + against + "  " + table["change"].str.slice(0, 60)
     axes.set_yticks(height, names, fontsize=7)
     axes.set_ylim(-0.7, len(table) - 0.3)
-    axes.set_xlabel("gain in mAP over the base, 95 % interval\ngrey: below the minimum detectable effect")
+    text = (
+        "difference in mAP to the base, with 95 % intervals; grey: smaller than the minimum detectable effect"
+    )
+    axes.set_xlabel(text)
     figure.legend(loc="outside upper right", ncols=3, frameon=False)
     return figure
 
 
 def add_lenient(parser: argparse.ArgumentParser) -> None:
-    """The option of a program that draws in a run."""
-    text = "a picture that cannot be drawn is a warning, and says why itself"
+    """Adds --lenient, for commands whose figure must not stop a run."""
+    text = "if the figure cannot be drawn, print a warning and write an image with the reason instead"
     parser.add_argument("--lenient", action="store_true", help=text)
 
 
 def draw(path: str | Path, make: Callable[[], Figure], lenient: bool = False) -> None:
-    """Make a figure and write it, the format by the suffix. Raises UserError where that is none.
+    """Make a figure and write it in the format of the suffix. Raises UserError where the suffix is unknown.
 
-    lenient: whatever goes wrong with the figure is a warning, and the picture says what.
+    lenient: an error while making the figure becomes a warning, and the file shows the reason.
     """
     suffix = Path(path).suffix.lstrip(".").lower()
     if suffix not in Figure().canvas.get_supported_filetypes():
-        raise UserError(f"{path}: {suffix or 'no suffix'} is no format of pictures; name it .png")
+        reason = f"{suffix} is not a known format of images" if suffix else "the name has no suffix"
+        raise UserError(f"{path}: {reason}; name it .png")
     try:
         save(make(), path)
-    except Exception as error:  # a picture is worth no run
+    except Exception as error:  # a missing figure must not stop a run
         if not lenient:
             raise
         reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"

@@ -1,4 +1,5 @@
-"""Pseudo labels, fold by fold, from models that never saw the fold's validation photos.
+"""Pseudo labels of the unlabelled photos, for each fold by networks that were not trained on the fold's
+photos.
 
 In: labels, folds, the members' oof.parquet (to fit fusion, calibration and thresholds on the other folds) and
 test_folds.parquet. Out: a table of cars with fold, score, weight, depth_sigma and role, and a JSON report.
@@ -14,22 +15,40 @@ from carpose.core.files import run_main, write_text
 from carpose.core.options import NAME_PATHS, program
 from carpose.kaggle import read
 
-from .labels import against_truth, drift, make_fold
+from .labels import compare_with_truth, drift, make_fold
+
+# How the log writes the measures of a fold.
+MEASURES = {
+    "kept": "{:.3f} of the last round's positives kept",
+    "new": "{:.3f} of the positives new",
+    "median_shift": "median shift {:.3f} of the distance",
+    "precision": "precision {:.3f} against the truth",
+    "recall": "recall {:.3f}",
+    "ignored_hits": "{:.3f} of the ignored cars are hits",
+    "as_background": "{:.3f} of the true cars have no pseudo label",
+}
 
 
 def main() -> None:
     parser = program("carpose.pseudo", __doc__)
     parser.add_argument("--labels", required=True, help="labels.parquet: the true cars")
     parser.add_argument("--folds", required=True, help="folds.parquet: ImageId, fold")
-    parser.add_argument("--fit-members", required=True, **NAME_PATHS, help="out-of-fold predictions")
     parser.add_argument(
-        "--test-members", required=True, **NAME_PATHS, help="their test_folds.parquet, same names"
+        "--fit-members", required=True, **NAME_PATHS, help="out-of-fold predictions (oof.parquet)"
+    )
+    parser.add_argument(
+        "--test-members",
+        required=True,
+        **NAME_PATHS,
+        help="test_folds.parquet of the same members, same names",
     )
     add_options(parser, Pseudo)
-    parser.add_argument("--previous", help="pseudo.parquet of the round before: report the drift")
-    parser.add_argument("--test-truth", help="true cars of the unlabelled photos, for the report alone")
+    parser.add_argument("--previous", help="pseudo.parquet of the round before, to report what changed")
+    parser.add_argument("--test-truth", help="true cars of the unlabelled photos, only for the report")
     parser.add_argument("--output", required=True, help="Parquet: the pseudo labels of all folds")
-    parser.add_argument("--report", required=True, help="JSON: thresholds, counts, precision, drift per fold")
+    parser.add_argument(
+        "--report", required=True, help="JSON: thresholds, counts, precision and drift of each fold"
+    )
     args = parser.parse_args()
     settings = from_options(args, Pseudo)
 
@@ -37,8 +56,8 @@ def main() -> None:
     fit_members = read_with_fold(args.fit_members, "--fit-members")
     test_members = read_with_fold(args.test_members, "--test-members")
     if list(fit_members) != list(test_members):
-        names = f"--fit-members names {', '.join(fit_members)} and --test-members {', '.join(test_members)}"
-        raise UserError(f"{names}; name the same members in the same order")
+        names = f"--fit-members has {', '.join(fit_members)}, but --test-members {', '.join(test_members)}"
+        raise UserError(f"{names}; give the same members in the same order")
     read.check_same_photos(args.labels, labels, folds["ImageId"])
     read.check_out_of_fold(fit_members, folds)
     read.check_coverage(test_members, read.images_of(test_members))
@@ -57,46 +76,48 @@ def main() -> None:
             earlier = previous[(previous["fold"] == fold) & (previous["role"] == "positive")]
             report["drift"] = drift(earlier, table[table["role"] == "positive"])
         if truth is not None:
-            report["hidden_truth"] = against_truth(truth, table)
+            report["hidden_truth"] = compare_with_truth(truth, table)
         tables.append(table)
         reports[str(fold)] = report
-        print(line(fold, report, settings))
+        print(describe(fold, report, settings))
     cars.write(args.output, cars.concat(tables), read.images_of(test_members), numbers)
-    used = {name: getattr(settings, name) for name in ("mode", "precision_positive", "precision_ignore")}
-    summary = {"hit": "relative distance < 10 %, rotation < 50°", **used, "folds": reports}
+    options = {name: getattr(settings, name) for name in ("mode", "precision_positive", "precision_ignore")}
+    summary = {"hit": "relative distance < 10 %, rotation < 50°", **options, "folds": reports}
     write_text(args.report, json.dumps(summary, indent=1, ensure_ascii=False))
 
 
 def read_with_fold(arguments: list[str], option: str) -> dict[str, read.Predictions]:
-    """Raises UserError where a table does not say which fold's models made it."""
+    """Tables by member name. Raises UserError where one has no column fold (which fold's network made the
+    car)."""
     members = read.read_members(arguments)
     for name, member in members.items():
         if "fold" not in member.cars:
-            raise UserError(f"{option} {name}: no column fold; predict writes it, make the table again")
+            text = "column fold is missing; make the table again with carpose.predict"
+            raise UserError(f"{option} {name}: {member.path}: {text}")
     return members
 
 
 def check_all_folds(members: dict[str, read.Predictions], folds: list[int]) -> None:
-    """Raises UserError where a table lacks one of these folds, which would get no labels and learn that the
-    photos are empty; or where it has others."""
+    """Raises UserError where a table is not of just these folds. A fold that is missing would get no pseudo
+    labels, and training would take its photos for empty."""
     for member in members.values():
         predicted = set(member.cars["fold"] if member.folds is None else member.folds)
         if member.folds is None:
-            predicted |= set(folds)  # it does not say: one whose networks found no car has no row
+            predicted |= set(folds)  # no list of folds: one whose network predicted no car has no row
         if predicted != set(folds):
-            of, expected = (", ".join(f"{fold:g}" for fold in sorted(ids)) for ids in (predicted, folds))
-            text = f"is of the networks of folds {of} instead of {expected}"
+            actual, expected = (", ".join(f"{fold:g}" for fold in sorted(ids)) for ids in (predicted, folds))
+            text = f"has predictions of the networks of folds {actual} instead of {expected}"
             raise UserError(f"{member.path}: {text}; predict again with the models of all folds")
 
 
-def line(fold: int, report: dict, settings: Pseudo) -> str:
-    """What the log says of one fold."""
+def describe(fold: int, report: dict, settings: Pseudo) -> str:
+    """The log's line of one fold."""
     text = f"fold {fold}: {report['positive']} positives (score ≥ {report['threshold_positive']:.3f}), "
-    text += f"{report['ignore']} ignored (≥ {report['threshold_ignore']:.3f})"
+    text += f"{report['ignore']} ignored (score ≥ {report['threshold_ignore']:.3f})"
     if not report["target_reached"]:
-        text += f"; precision {settings.precision_positive} was not reached"
+        text += f"; the target precision {settings.precision_positive} was not reached out of fold"
     measures = report.get("drift", {}) | report.get("hidden_truth", {})
-    return text + "".join(f"; {k.replace('_', ' ')} {v:.3f}" for k, v in measures.items() if v is not None)
+    return text + "".join(f"; {MEASURES[k].format(v)}" for k, v in measures.items() if v is not None)
 
 
 if __name__ == "__main__":

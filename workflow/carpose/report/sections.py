@@ -23,9 +23,10 @@ UNUSUAL = 4.0  # spreads between folds by which a loss may differ from the media
 PARTS = {
     "members": "leave out members that lower the score",
     "bias": "correct each member's depth bias",
-    "weights": "weight members by their errors",
+    "member_weights": "weigh members by their errors",
     "ground": "compare cars with the ground of their photo",
     "calibration": "recompute scores from agreement and uncertainty",
+    "angle_range": "write angles on the better side of ±π; the gain is in the leaderboard's mAP",
 }
 
 
@@ -53,7 +54,7 @@ def fusion_gains(run: Run) -> pd.DataFrame:
     rows = [
         {
             "part": name,
-            "what it does": PARTS.get(name, "write angles on the better side of ±π (leaderboard's metric)"),
+            "what it does": PARTS[name],
             "used": "yes" if part.on else "no",
             "mAP gain, nested folds": f"{part.nested_gain:+.4f}",
         }

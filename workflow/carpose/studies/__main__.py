@@ -1,7 +1,7 @@
 """Measure studies and put them into one table.
 
-`measure`: the predictions of all runs of one study → its JSON. `table`: the JSONs of many studies → one
-table (JSON, Markdown) and a picture. docs/extending.md explains how to read it.
+`measure`: the predictions of all runs of one study → a JSON file. `table`: these files of many studies → one
+table (JSON, Markdown) and a figure. docs/lab/studies.md explains how to read it.
 """
 
 import argparse
@@ -19,9 +19,9 @@ from carpose.kaggle import read
 from carpose.plots.figures import add_lenient, differences_figure, draw
 
 from . import plan
-from .table import CHOOSING, compare, markdown, read_table
+from .table import HELD_OUT, compare, markdown, read_table
 
-NO_LOSS = {"epoch", "lr", "norm", "seconds", "cpu_seconds", "mAP"}  # columns of history.csv
+NOT_LOSSES = {"epoch", "lr", "norm", "seconds", "cpu_seconds", "mAP"}  # columns of history.csv
 
 
 def main() -> None:
@@ -32,16 +32,16 @@ def main() -> None:
     sub.add_argument("--images", type=Path, required=True, help="images.parquet of the check")
     sub.add_argument("--labels", type=Path, required=True, help="labels.parquet of the check")
     sub.add_argument("--folds", type=Path, required=True, help="folds.parquet")
-    sub.add_argument("--fold", type=int_at_least(0), default=0, help="the fold that no run has learnt from")
-    sub.add_argument("--test-truth", type=Path, help="true cars of the test photos, CSV or Parquet")
-    text = "folder with oof.parquet and test.parquet, folder with model.pt and history.csv; "
-    text += f"VARIANT {plan.BASE} is what the others are compared with"
+    sub.add_argument("--fold", type=int_at_least(0), default=0, help="the fold that no run was trained on")
+    sub.add_argument("--test-truth", type=Path, help="true cars of the test photos: CSV or Parquet")
+    text = "PREDICTED: folder with oof.parquet and test.parquet; TRAINED: folder with model.pt and "
+    text += f"history.csv; the other variants are compared with VARIANT {plan.BASE}"
     names = ("VARIANT", "SEED", "PREDICTED", "TRAINED")
     sub.add_argument("--run", nargs=4, action="append", required=True, metavar=names, help=text)
     sub.add_argument("--samples", type=int_at_least(1), default=500, help="resamples of the photos")
     sub.add_argument("--output", type=Path, required=True, help="JSON to write")
-    sub = add("table", "studies side by side: differences, intervals, verdicts, losses", tabulate)
-    sub.add_argument("studies", type=Path, nargs="+", help="JSONs of `measure`")
+    sub = add("table", "one table of studies: differences, intervals, verdicts, losses", tabulate)
+    sub.add_argument("studies", type=Path, nargs="+", help="JSON files of `measure`")
     sub.add_argument("--output", type=Path, required=True, help="JSON to write")
     sub.add_argument("--markdown", type=Path, help="Markdown to write")
     sub.add_argument("--picture", type=Path, help="PNG to write: the differences with their intervals")
@@ -55,7 +55,7 @@ def measure(args: argparse.Namespace) -> None:
     truth = cars.read(args.labels)
     read.check_same_photos(args.labels, truth, folds["ImageId"])
     held_out = folds[folds["fold"] == args.fold]
-    image_ids = {CHOOSING: held_out["ImageId"].tolist()}
+    image_ids = {HELD_OUT: held_out["ImageId"].tolist()}
     if args.test_truth:
         image_ids["test"] = read.read_test_images(args.images, excluded=False)
         test_truth = read.read_truth(args.test_truth)
@@ -91,7 +91,8 @@ def measure(args: argparse.Namespace) -> None:
 def predictions(folder: Path, held_out: pd.DataFrame, test_ids: list[str]) -> pd.DataFrame:
     """The cars of one run, out of fold and on the test photos: oof.parquet and test.parquet of a folder.
 
-    held_out: the photos of the fold, as in folds.parquet.
+    held_out: the photos of the fold, as in folds.parquet. Raises UserError where a photo was not predicted,
+    or by a network that was trained on it.
     """
     members = read.read_members(f"{name}={folder / name}.parquet" for name in ("oof", "test"))
     read.check_out_of_fold({"oof": members["oof"]}, held_out)
@@ -100,16 +101,17 @@ def predictions(folder: Path, held_out: pd.DataFrame, test_ids: list[str]) -> pd
 
 
 def digest_of(image_ids: list[str]) -> str:
-    """The same for the same photos in any order."""
+    """A digest of a set of photos, independent of their order."""
     return hashlib.sha256("\n".join(sorted(image_ids)).encode()).hexdigest()[:16]
 
 
 def training(seed: int, folder: Path, fold: int) -> dict:
-    """What a result says of a training, from its folder with model.pt and history.csv.
+    """The entry of one training in the JSON file, from its folder with model.pt and history.csv.
 
-    fold: which it must not have learnt from.
+    fold: raises UserError where the network was trained on it.
     """
-    from carpose.network.checkpoint import load_checkpoint  # torch takes seconds; a table can do without
+    # Here, because importing torch takes seconds and the command `table` works without.
+    from carpose.network.checkpoint import load_checkpoint
 
     _, train_config, provenance = load_checkpoint(folder / "model.pt", fold)
     history = pd.read_csv(folder / "history.csv")
@@ -117,7 +119,7 @@ def training(seed: int, folder: Path, fold: int) -> dict:
         "seed": seed,
         "train_config": train_config.digest(),
         **provenance,
-        "losses": history.iloc[-1].drop(NO_LOSS, errors="ignore").to_dict(),
+        "losses": history.iloc[-1].drop(NOT_LOSSES, errors="ignore").to_dict(),
         "cpu_minutes": history["cpu_seconds"].sum() / 60,
     }
 
