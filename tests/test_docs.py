@@ -1,5 +1,4 @@
-"""The pages: relative links lead to files and to headings of theirs; pages that code names exist, and code that
-pages name."""
+"""The pages: relative links lead to files and headings; pages that code names exist, and code that pages name."""
 
 import re
 import subprocess
