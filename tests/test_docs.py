@@ -1,4 +1,4 @@
-"""The pages: relative links lead to files and headings; pages that code names exist, and code that pages name."""
+"""The pages: links lead to files and headings; pages that code names exist, and code that pages name."""
 
 import re
 import subprocess
