@@ -1,4 +1,4 @@
-"""The pages: relative links lead to files and to headings of theirs, and pages that code names exist."""
+"""The pages: links lead to files and headings; pages that code names exist, and code that pages name."""
 
 import re
 import subprocess
@@ -9,6 +9,9 @@ from tests.helpers import REPOSITORY
 
 FENCED = re.compile(r"^```.*?^```$", re.M | re.S)
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)")
+# Code such as `heads/depth.py:DepthHead.depth`: under workflow/carpose unless it begins with one of ROOTS.
+CODE = re.compile(r"`([\w.]+/[\w/.]+\.(?:py|smk))(?::([\w.]+))?`")
+ROOTS = ("models/", "tests/", "workflow/")
 NAMED = re.compile(r"\bdocs/[\w/-]+\.(?:md|png|svg|jpg)\b")
 
 
@@ -48,3 +51,17 @@ def test_pages_that_code_names_exist():
         for page in NAMED.findall((REPOSITORY / name).read_text(encoding="utf-8"))
     }
     assert not {(name, page) for name, page in named if not (REPOSITORY / page).exists()}
+
+
+@pytest.mark.parametrize("page", ["method.md", "extending.md"])
+def test_the_files_and_functions_that_a_page_names_exist(page):
+    text = (REPOSITORY / "docs" / page).read_text(encoding="utf-8")
+    made = set(re.findall(r"^```python (\S+)$", text, re.M))  # files that the page itself shows
+    references = [reference for reference in CODE.findall(text) if reference[0] not in made]
+    assert len(references) > 20
+    for name, function in references:
+        path = REPOSITORY / name if name.startswith(ROOTS) else REPOSITORY / "workflow" / "carpose" / name
+        assert path.is_file(), name
+        code = path.read_text(encoding="utf-8")
+        for part in filter(None, function.split(".")):
+            assert re.search(rf"^ *(def|class) {part}\b", code, re.M), f"{name}:{function}"
