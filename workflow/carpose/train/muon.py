@@ -11,9 +11,7 @@ from collections.abc import Iterable
 
 import torch
 
-MOMENTUM = (
-    0.9  # the published 0.95 learns more slowly in short trainings such as the demo's (docs/lab/studies.md)
-)
+MOMENTUM = 0.9  # the published 0.95 learns more slowly in short trainings (docs/lab/studies.md)
 # Five Newton-Schulz steps p(x) = a·x + b·x³ + c·x⁵ map singular values 0.01 … 1 to about 1. Coefficients of
 # https://github.com/KellerJordan/modded-nanogpt, also timm's default.
 COEFFICIENTS = (
