@@ -95,7 +95,7 @@ def made_up_cars(image_ids: list[str], per_image: int, seed: int = 0) -> pd.Data
 
 
 def made_up_cache(folder: Path, count: int, crop: list[float], scale: float) -> list[str]:
-    """A picture cache of `count` photos of noise. Returns the ImageIds."""
+    """A image cache of `count` photos of noise. Returns the ImageIds."""
     (width, height), (left, top, right, bottom) = camera.PHOTO_SIZE, crop
     size = (round((right - left) * width * scale), round((bottom - top) * height * scale))
     folder.mkdir(parents=True, exist_ok=True)

@@ -40,7 +40,7 @@ def main() -> None:
 
     sub = add("receptive-field", "what a network's cells see", measure_receptive_fields)
     sub.add_argument("--checkpoints", type=Path, nargs="+", required=True, help="model.pt of the networks")
-    sub.add_argument("--cache", type=Path, required=True, help="folder of the picture cache")
+    sub.add_argument("--cache", type=Path, required=True, help="folder of the image cache")
     sub.add_argument("--labels", type=Path, required=True, help="labels.parquet of the check")
     sub.add_argument("--photos", type=whole(1), default=8, help="photos over which gradients are averaged")
     sub.add_argument("--threads", type=whole(1), default=1, help="torch threads")

@@ -1,7 +1,7 @@
 """Study files and the trainings that follow from them.
 
 In: configs/studies/*.yaml, which name a base and what is changed, and the configuration. Out: for every
-variant and seed the recipe, the settings of the prediction and of the picture cache, by the name of the run.
+variant and seed the recipe, the settings of the prediction and of the image cache, by the name of the run.
 docs/extending.md explains the format.
 """
 
