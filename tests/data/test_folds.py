@@ -168,7 +168,7 @@ def test_the_command_line(tmp_path):
     command = ["carpose.data", "folds", "--count", "3", "--output", tmp_path / "folds.parquet"]
     command += ["--images", tmp_path / "images.parquet", "--labels", tmp_path / "labels.parquet"]
     shown = run_module(*command).stdout
-    assert "15 photos, 1 groups of near-duplicates, the largest has 2" in shown
+    assert "15 photos, 1 groups of near-duplicates (largest: 2)" in shown
     table = pd.read_parquet(tmp_path / "folds.parquet")
     assert sorted(table["ImageId"]) == sorted(set(names[:16]) - {"ID_2"})
     fold = table.set_index("ImageId")["fold"]

@@ -49,7 +49,7 @@ def write_folds(args: argparse.Namespace) -> None:
 
     sizes = table["group"].value_counts()
     duplicates, largest = (sizes > 1).sum(), sizes.max()
-    print(f"{len(table)} photos, {duplicates} groups of near-duplicates, the largest has {largest} photos")
+    print(f"{len(table)} photos, {duplicates} groups of near-duplicates (largest: {largest})")
     car_counts = labels["ImageId"].map(table.set_index("ImageId")["fold"]).value_counts()
     for fold, count in table["fold"].value_counts().sort_index().items():
         print(f"fold {fold}: {count} photos, {car_counts.get(fold, 0)} cars")
