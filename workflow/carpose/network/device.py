@@ -127,6 +127,6 @@ def autocast_dtype(device: torch.device, amp: str) -> torch.dtype | None:
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     cpu = torch.cpu.get_capabilities()
-    # Intel's AVX-512 multiplies bf16 no faster than float32, and conversion costs time (docs/lab/profiles.md).
+    # Intel's AVX-512 multiplies bf16 no faster than float32, and conversion is slow (docs/lab/profiles.md).
     fast = cpu.get("amx_bf16") or (cpu.get("avx512_bf16") and "Intel" not in cpu.get("cpu_name", ""))
     return torch.bfloat16 if fast else None

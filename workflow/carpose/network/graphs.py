@@ -1,8 +1,8 @@
 """CUDA graphs: the operations of a function on a GPU are recorded once and replayed as one call.
 
 A training step has 1000 to 3000 operations. Launching one takes Python and the driver longer than most take
-on a fast GPU, which was idle for half of the time or more (docs/lab/profiles.md). A graph launches all at once.
-The operations and their order stay the same, and so do the results, bit for bit.
+on a fast GPU, which was idle for half of the time or more (docs/lab/profiles.md). A graph launches all of them
+at once. The operations and their order stay the same, and so do the results, bit for bit.
 """
 
 from collections import Counter
