@@ -1,4 +1,4 @@
-"""build_model: a backbone's builder, a neck and a few numbers → the network."""
+"""build_model builds a network from a backbone's builder, a neck and a few options."""
 
 from collections.abc import Callable
 
@@ -23,17 +23,17 @@ class EncoderNet(nn.Module):
         return self.heads
 
     def backbone_state(self) -> dict[str, torch.Tensor]:
-        """The tensors that published weights can be copied into."""
+        """The tensors that pretrained weights can be copied into."""
         return self.encoder.state_dict()
 
     def features(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """What the heads read, as the only entry of a list."""
+        """(B, C, H, W) → the heads' input (B, neck_channels, ⌈H/4⌉, ⌈W/4⌉), in a list of one."""
         height, width = x.shape[2:]
-        ragged = height % 32 or width % 32
-        if ragged:
+        needs_padding = height % 32 or width % 32
+        if needs_padding:
             x = nn.functional.pad(x, (0, -width % 32, 0, -height % 32))
         features = self.neck(self.encoder(x))
-        if ragged:
+        if needs_padding:
             features = features[:, :, : -(-height // 4), : -(-width // 4)]
         return [features]
 
@@ -54,14 +54,14 @@ def build_model(
     hub_name: str | None = None,
     **options,
 ) -> nn.Module:
-    """The network of this backbone.
+    """Build a network.
 
     builder: builder(width, in_channels, **options) → an encoder with feature maps of strides 4, 8, 16 and 32;
-    or, where neck is None, → the whole network (it also takes `heads`, and neck_channels as `hidden`);
-    neck: one of models.necks; heads: output channels by name; width: factor on all channels of the backbone;
-    neck_channels: of the neck's output and within the heads; norm: batch or group; in_channels: 3, or 4 with
-    the mask; pretrained: none, hub (weights of timm's network `hub_name`) or the path of a file of weights.
-    Raises ValueError that says what would be right where weights cannot be had.
+    or, if neck is None, → the complete network (called also with `heads`, and neck_channels as `hidden`);
+    neck: a class of models.necks; heads: output channels by name; width: factor on all channels of the
+    backbone; neck_channels: of the neck's output and of the heads' hidden layer; norm: batch or group;
+    in_channels: 3, or 4 with the mask; pretrained: none, hub (the weights of timm's network `hub_name`) or
+    the path of a weights file. Raises ValueError for invalid options, and if weights cannot be loaded.
     """
     if neck is None:
         network = builder(width, in_channels, heads=heads, hidden=neck_channels, **options)

@@ -1,4 +1,4 @@
-"""DLA34 at any width: picture → feature maps of strides 4, 8, 16 and 32."""
+"""DLA-34 at any width: image → feature maps of strides 4, 8, 16 and 32."""
 
 from torch import nn
 
@@ -13,7 +13,7 @@ CHANNELS = (16, 32, 64, 128, 256, 512)  # of the published network, strides 1 to
 def dla34(width: float, in_channels: int) -> nn.Module:
     """Deep layer aggregation with basic blocks (Yu et al. 2018); width: factor on all channels.
 
-    H and W must be multiples of 32: its pooling rounds down where its convolutions round up.
+    H and W must be multiples of 32, because its pooling rounds sizes down and its convolutions round up.
     """
     channels = [scaled(c, width) for c in CHANNELS]
     return create_model(

@@ -1,6 +1,6 @@
-"""EfficientNet b0–b7 and lite0–lite4 at any width: picture → feature maps of strides 4, 8, 16 and 32.
+"""EfficientNet b0–b7 and lite0–lite4 at any width: image → feature maps of strides 4, 8, 16 and 32.
 
-At width 1 each has exactly the tensors of the network whose published weights timm has.
+At width 1 each has exactly the tensors of timm's network, so that the published weights fit.
 """
 
 from functools import partial
@@ -27,8 +27,8 @@ STAGES = [
 
 
 class SiLU(nn.SiLU):
-    """In place in a prediction, but not in a training, whose autograd copies the input first: a thirteenth
-    of all that such a step moves through memory."""
+    """SiLU that is in place only at inference. In training, autograd would copy the input first, which is a
+    thirteenth of the memory traffic of a step."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return nn.functional.silu(x, inplace=self.inplace and not torch.is_grad_enabled())
@@ -37,9 +37,12 @@ class SiLU(nn.SiLU):
 def efficientnet(
     width: float, in_channels: int, *, channels: float, depth: float, lite: bool, tensorflow: bool
 ) -> nn.Module:
-    """width: factor on all channels; channels, depth: factors of compound scaling, which make b0 … b7;
-    lite: no squeeze-and-excitation, ReLU6, and compound scaling leaves stem, first and last stage alone;
-    tensorflow: its padding and the epsilon of its batch norm."""
+    """An EfficientNet encoder (Tan & Le 2019).
+
+    width: factor on all channels; channels, depth: factors of compound scaling, which define b0 … b7; lite:
+    no squeeze-and-excitation, ReLU6, and a stem, first and last stage without compound scaling; tensorflow:
+    the padding and batch-norm epsilon of TensorFlow's weights.
+    """
     stages = [[stage.removesuffix("_se0.25") if lite else stage] for stage in STAGES]
     return EfficientNetFeatures(
         decode_arch_def(stages, depth, fix_first_last=lite),

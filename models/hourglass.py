@@ -1,6 +1,6 @@
-"""Stacked hourglass network (Newell et al. 2016) as CornerNet has it (Law & Deng 2018): Hourglass-104.
+"""Stacked hourglass network (Newell et al. 2016) as in CornerNet (Law & Deng 2018): Hourglass-104.
 
-Picture → one dict of output maps of stride 4 per stack; any count of stacks, blocks and channels.
+Image → one dict of output maps of stride 4 per stack; any number of stacks, residual blocks and channels.
 """
 
 from collections.abc import Sequence
@@ -15,14 +15,16 @@ STEM = 128  # of Hourglass-104, at stride 2
 
 
 def residuals(inputs: int, outputs: int, count: int, stride: int = 1) -> nn.Sequential:
+    """`count` residual blocks, the first with this stride."""
     first = Residual(inputs, outputs, stride)
     return nn.Sequential(first, *(Residual(outputs, outputs) for _ in range(count - 1)))
 
 
 class Hourglass(nn.Module):
-    """One scale and everything below it: a path at full size beside one that shrinks and enlarges again.
+    """One scale and, recursively, all coarser ones: a skip path plus a path of lower resolution.
 
-    channels and modules (residual blocks) are per scale, finest first. Any size goes in and comes out.
+    channels, modules: channels and residual blocks per scale, finest first. The output has the input's size,
+    which can be any.
     """
 
     def __init__(self, channels: Sequence[int], modules: Sequence[int]):
@@ -33,7 +35,7 @@ class Hourglass(nn.Module):
         self.down = residuals(outer, inner, count, stride=2)
         deeper = len(channels) > 2
         self.inner = Hourglass(channels[1:], modules[1:]) if deeper else residuals(inner, inner, modules[1])
-        # CornerNet's way up keeps the channels until its last block.
+        # As in CornerNet, only the last block changes the number of channels.
         self.up = nn.Sequential(*(Residual(inner, inner) for _ in range(count - 1)), Residual(inner, outer))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -42,7 +44,7 @@ class Hourglass(nn.Module):
 
 
 class HourglassNet(nn.Module):
-    """Input → stem (stride 4) → `stacks` hourglasses, each with heads of its own; by default Hourglass-104,
+    """Stem (stride 4), then `stacks` hourglasses, each with its own heads. The defaults are Hourglass-104:
     187.7 M parameters without heads.
     """
 
@@ -56,8 +58,8 @@ class HourglassNet(nn.Module):
         stacks: int = 2,
         modules: int = 2,
     ):
-        """width: factor on all channels; heads: output channels by name; hidden: channels within the heads;
-        modules: residual blocks per scale (twice as many at the innermost, as CornerNet has it)."""
+        """width: factor on all channels; heads: output channels by name; hidden: channels of the heads'
+        hidden layer; modules: residual blocks per scale (twice as many at the coarsest, as in CornerNet)."""
         super().__init__()
         stem, channels = scaled(STEM, width), [scaled(c, width) for c in CHANNELS]
         outer, blocks = channels[0], [modules] * (len(channels) - 1) + [2 * modules]
@@ -75,11 +77,11 @@ class HourglassNet(nn.Module):
         return self.heads[-1]
 
     def backbone_state(self) -> dict[str, torch.Tensor]:
-        """The tensors that published weights can be copied into: all but the heads."""
+        """The tensors that pretrained weights can be copied into: all but the heads."""
         return {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("heads.")}
 
     def features(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """What the heads of each stack read."""
+        """(B, C, H, W) → the features that the heads of each stack read, (B, channels, ⌈H/4⌉, ⌈W/4⌉) each."""
         x, outputs = self.stem(x), []
         for index, (hourglass, after) in enumerate(zip(self.hourglasses, self.after, strict=True)):
             outputs.append(after(hourglass(x)))

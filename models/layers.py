@@ -1,4 +1,4 @@
-"""Small pieces that all networks share."""
+"""Layers and functions that the networks share."""
 
 import math
 
@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-DENSE = "heatmap"  # the head that learns at every cell
-# Probability at which the heat map starts everywhere (Lin et al. 2017, RetinaNet), else the many negatives
-# drown the first steps.
-PEAK = 0.01
+DENSE = "heatmap"  # the only head that is computed and learnt at every cell
+# The heat map's initial probability at every cell (RetinaNet, Lin et al. 2017): otherwise the many negatives
+# dominate the first steps.
+PRIOR_PROBABILITY = 0.01
 
 
 def scaled(channels: int, width: float) -> int:
@@ -18,7 +18,7 @@ def scaled(channels: int, width: float) -> int:
 
 
 def conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, act: bool = True) -> nn.Sequential:
-    """Convolution, batch norm and (if `act`) ReLU; keeps the size but for the stride."""
+    """Convolution, batch norm and (if `act`) ReLU; same padding."""
     parts = [nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(outputs)]
     return nn.Sequential(*parts, *([nn.ReLU(inplace=True)] if act else []))
 
@@ -37,7 +37,7 @@ class Residual(nn.Module):
 
 
 class Head(nn.Module):
-    """3×3 convolution, ReLU, 1×1 convolution; the last in float32, where bf16 would cost pixels."""
+    """3×3 convolution, ReLU, 1×1 convolution. The last is in float32: bf16 is too coarse for positions."""
 
     def __init__(self, inputs: int, hidden: int, outputs: int):
         super().__init__()
@@ -50,7 +50,7 @@ class Head(nn.Module):
             return self.output(x.to(torch.promote_types(x.dtype, torch.float32)))
 
     def at(self, around: torch.Tensor) -> torch.Tensor:
-        """The same for single cells: their neighbourhoods (N, 9·inputs) → (N, outputs)."""
+        """The same at single cells: their neighbourhoods (N, 9·inputs) → (N, outputs)."""
         inner, output = self.hidden[0], self.output
         weight = inner.weight.permute(0, 2, 3, 1).flatten(1)
         x = torch.relu(F.linear(around, weight, inner.bias))
@@ -60,66 +60,69 @@ class Head(nn.Module):
 
 
 class Heads(nn.ModuleDict):
-    """One Head per name over the same features; `hidden` channels within."""
+    """One Head per name, all on the same features; heads: output channels by name."""
 
     def __init__(self, inputs: int, hidden: int, heads: dict[str, int]):
         super().__init__({name: Head(inputs, hidden, channels) for name, channels in heads.items()})
         for name, head in self.items():
             nn.init.normal_(head.output.weight, std=1e-3)
-            nn.init.constant_(head.output.bias, math.log(PEAK / (1 - PEAK)) if name == DENSE else 0.0)
+            nn.init.constant_(
+                head.output.bias,
+                math.log(PRIOR_PROBABILITY / (1 - PRIOR_PROBABILITY)) if name == DENSE else 0.0,
+            )
 
     def forward(self, features: torch.Tensor, cells: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
         """Features (B, C, H, W) → a map (B, channels, H, W) per head.
 
-        cells (N,), counted row by row through the batch: all but the heat map are computed there alone, each
-        (N, channels). A training learns a pose at some hundred of ten thousand cells; the others' outputs
-        cost half of a small network's step and have no gradient.
+        cells (N,), indices that count row by row through the batch: all heads but the heat map are computed
+        at these cells alone, (N, channels). In training a few hundred of ten thousand cells learn a pose;
+        computing the heads at all cells would take half of a small network's step.
         """
         if cells is None:
             return {name: head(features) for name, head in self.items()}
         return {DENSE: self[DENSE](features), **self.at(features, cells)}
 
     def at(self, features: torch.Tensor, cells: torch.Tensor) -> dict[str, torch.Tensor]:
-        """All but the heat map, at these cells alone."""
+        """The outputs (N, channels) of all heads but the heat map at cells (N,)."""
         around = neighbourhoods(features, cells)
         return {name: head.at(around) for name, head in self.items() if name != DENSE}
 
 
 def neighbourhoods(features: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
-    """(B, C, H, W) and cells (N,) counted through the batch → (N, 9·C): what a 3×3 convolution sees there,
-    row by row, the channels of a place together, zero beyond the edge."""
+    """Features (B, C, H, W) and cell indices (N,) → (N, 9·C): the inputs of a 3×3 convolution at these cells,
+    row by row, channels last, zero beyond the edge."""
     _, channels, height, width = features.shape
-    places, inside = around(cells, height, width)
+    indices, inside = around(cells, height, width)
     flat = features.permute(0, 2, 3, 1).reshape(-1, channels)
-    picked = flat.index_select(0, places.reshape(-1)) * inside.reshape(-1, 1)
+    picked = flat.index_select(0, indices.reshape(-1)) * inside.reshape(-1, 1)
     return picked.reshape(len(cells), 9 * channels)
 
 
 def around(cells: torch.Tensor, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cells (N,) counted through a batch of maps → (N, 9) the nine about each, row by row, itself in the
-    middle, and whether they are on its map; those beyond the edge are the cell itself."""
+    """Cell indices (N,) of a batch of maps → indices (N, 9) of the 3×3 cells around each, row by row, and
+    whether they are inside its map (N, 9). Outside the map the index is that of the cell itself."""
     step = torch.arange(-1, 2, device=cells.device)
     rows = (cells // width % height)[:, None] + step
     columns = (cells % width)[:, None] + step
     inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None]
-    places = cells[:, None, None] + step[:, None] * width + step
-    return torch.where(inside, places, cells[:, None, None]).flatten(1), inside.flatten(1)
+    indices = cells[:, None, None] + step[:, None] * width + step
+    return torch.where(inside, indices, cells[:, None, None]).flatten(1), inside.flatten(1)
 
 
 def upsample_to(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """Nearest-neighbour enlargement to the size of `like`.
+    """Nearest-neighbour upsampling to the size of `like`.
 
-    Where that size is odd (2n − 1 from n) this is enlarging twofold and cropping the last row or column:
-    the cells stay aligned, and no map has to be padded for it.
+    For an odd size (n → 2n − 1) this equals upsampling by two and cropping the last row or column, so cells
+    stay aligned without padding.
     """
     return F.interpolate(x, size=like.shape[-2:], mode="nearest")
 
 
 def batch_to_group_norm(module: nn.Module) -> nn.Module:
-    """Replace every BatchNorm2d (timm's, with its activation inside, too) by GroupNorm, in place.
+    """Replace every BatchNorm2d by GroupNorm (Wu & He 2018), in place; activations inside timm's are kept.
 
-    Groups of 16 channels where that divides them, else of the greatest divisor below. Scale and shift,
-    which may be pretrained, are kept.
+    Groups have 16 channels, or the largest smaller number that divides the channels. Scale and shift, which
+    may be pretrained, are kept.
     """
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm2d):

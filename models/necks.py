@@ -7,7 +7,7 @@ from .layers import conv, upsample_to
 
 
 class Fpn(nn.Module):
-    """Top-down: the coarser map is enlarged and added to the finer one (Lin et al. 2017)."""
+    """Feature pyramid network (Lin et al. 2017): the coarser map is upsampled and added to the finer one."""
 
     def __init__(self, channels: list[int], outputs: int):
         super().__init__()
@@ -24,15 +24,15 @@ class Fpn(nn.Module):
 
 
 class Ida(nn.Module):
-    """Iterative deep aggregation (Yu et al. 2018, DLA-up): every scale is merged into the finer one again
-    and again, so that the coarse context passes through several learnt steps on its way to stride 4.
+    """Iterative deep aggregation (DLA-up, Yu et al. 2018): coarse features pass through several learnt layers
+    on their way to stride 4.
 
-    Pass k merges each map with its coarser neighbour; after len(channels) − 1 passes one map is left.
+    Each pass merges every map with its coarser neighbour; after len(channels) − 1 passes one map is left.
     """
 
     def __init__(self, channels: list[int], outputs: int):
         super().__init__()
-        # Coarse maps are narrow in area, so they may be wide in channels: half as wide as the backbone's.
+        # Coarse maps have few cells, so more channels are cheap: half of the backbone's.
         widths = [max(outputs, c // 2) for c in channels]
         widths[0] = outputs
         self.lateral = nn.ModuleList(conv(c, w, 1) for c, w in zip(channels, widths, strict=True))
@@ -51,17 +51,16 @@ class Ida(nn.Module):
 
 
 class Unet(nn.Module):
-    """U-Net's way up (Ronneberger et al. 2015), by segmentation-models-pytorch, ended at stride 4: beyond it
-    the cost doubles for nothing."""
+    """U-Net's decoder (Ronneberger et al. 2015) of segmentation-models-pytorch, up to stride 4."""
 
     def __init__(self, channels: list[int], outputs: int):
         super().__init__()
-        # Imported here: it takes a second and the other necks do without.
+        # Imported here: it takes a second, and the other necks do not need it.
         from . import torchvision_shim  # noqa: F401  before timm, which it imports
 
         from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder  # isort: skip
 
-        # The decoder skips the first feature map, which by its convention is the picture.
+        # The decoder ignores the first feature map, by its convention the image: hence 0 channels.
         self.decoder = UnetDecoder([0, *channels], [4 * outputs, 2 * outputs, outputs], n_blocks=3)
 
     def forward(self, features: list[torch.Tensor]) -> torch.Tensor:

@@ -1,8 +1,8 @@
-"""A trained network as it predicts: batch norms folded into the convolutions before them, the heat map of all
-cells, poses at those that are asked for.
+"""A trained network for inference: batch norms folded into convolutions, the heat map at all cells, and the
+other heads at chosen cells.
 
-Some dozen of fifty thousand cells hold a car. To compute the other heads everywhere would cost from a
-fourteenth to two fifths of all arithmetic (docs/lab/profiles.md).
+Only a few dozen of fifty thousand cells contain a car. The other heads at all cells would take between a
+fourteenth and two fifths of all arithmetic (docs/lab/profiles.md).
 """
 
 import copy
@@ -16,32 +16,32 @@ from .layers import DENSE
 
 
 class Predictor(nn.Module):
-    """network: of build_model, with folded batch norms or as it was trained; put into evaluation mode."""
+    """network: of build_model, with or without folded batch norms; it is set to evaluation mode."""
 
     def __init__(self, network: nn.Module):
         super().__init__()
         self.network = network.eval()
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, C, H, W) → the heat map's logits (B, 1, H/4, W/4), and the features that all heads read."""
+        """(B, C, H, W) → the heat map's logits (B, 1, H/4, W/4), and the features for `poses`."""
         features = self.network.features(x)[-1]
         return self.network.last_heads[DENSE](features), features
 
     def poses(self, features: torch.Tensor, cells: torch.Tensor) -> dict[str, torch.Tensor]:
-        """What all other heads say at cells (N,), counted through the batch: (N, channels) by name."""
+        """The outputs of all other heads at cells (N,), indices through the batch: (N, channels) by name."""
         return self.network.last_heads.at(features, cells)
 
 
 def fold_batch_norms(model: nn.Module, channels: int = 3) -> nn.Module:
-    """A copy of the network, in evaluation mode, that computes the same but for rounding with fewer layers.
+    """A copy of the network in evaluation mode with batch norms folded into the convolutions before them.
 
-    Which batch norm reads which convolution's output is seen by running the network once on a small picture
-    of so many channels; nothing else may read that output. Layers that are called twice stay as they are. A
-    batch norm that has an activation of its own leaves it behind.
+    The outputs are equal up to rounding. channels: of the network's input. Which batch norm reads which
+    convolution's output is found by running the network once on a small image. A pair is folded if each layer
+    is called once, and if no other batch norm reads the output. Activations inside batch norms are kept.
     """
     model = copy.deepcopy(model).eval()
-    # Output of a convolution by id → what wrote it, and how often it had been changed; the tensor is kept,
-    # so that no id comes twice.
+    # By id of a convolution's output: the layer, the output's version (changed by in-place operations), and
+    # the tensor itself, which keeps its id from being reused.
     written: dict[int, tuple[nn.Module, int, torch.Tensor]] = {}
     pairs: dict[nn.Module, nn.Module] = {}
     calls: Counter[nn.Module] = Counter()

@@ -1,8 +1,8 @@
-"""Let torchvision be imported beside a CPU build of torch that lacks its compiled operators.
+"""Make torchvision importable with a CPU build of torch where its compiled operators do not load.
 
-`import torchvision` registers fake kernels for nms and qnms and fails where the operators are unknown
-(`operator torchvision::nms does not exist`). Declaring their schemas cures the import; the operators stay
-without a kernel, so nothing here may use torchvision.ops.
+`import torchvision` registers fake kernels for nms and qnms and fails if these operators are not defined
+(`operator torchvision::nms does not exist`). Defining their schemas fixes the import. The operators still
+have no kernel, so no code here may use torchvision.ops.
 """
 
 import torch
@@ -10,6 +10,8 @@ import torch
 try:
     import torchvision  # noqa: F401
 except RuntimeError:
-    _library = torch.library.Library("torchvision", "DEF")  # kept: a collected one takes its schemas away
+    _library = torch.library.Library(
+        "torchvision", "DEF"
+    )  # referenced here: when it is deleted, so are its schemas
     _library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     _library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")

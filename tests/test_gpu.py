@@ -1,4 +1,4 @@
-"""What only a GPU shows; skipped without one."""
+"""Tests that need a GPU; skipped without one."""
 
 import signal
 import subprocess
@@ -29,8 +29,8 @@ VISIBLE = {name: value for name, value in ENVIRONMENT.items() if name != "CUDA_V
 
 @pytest.fixture(scope="module")
 def gpu():
-    with device.acquire_device(1) as found:
-        return found
+    with device.acquire_device(1) as acquired:
+        return acquired
 
 
 def noise():
@@ -38,13 +38,13 @@ def noise():
 
 
 def batch(train_config, gpu):
-    """Pictures of noise with targets of some cars."""
+    """Images of noise, and targets of a few cars."""
     targets = tensors(batch_of_four(train_config)[0])
     return noise().to(gpu), {name: value.to(gpu) for name, value in targets.items()}
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_replayed_steps_give_the_bits_of_single_operations(gpu, optimizer):
+def test_steps_with_and_without_a_cuda_graph_are_bit_identical(gpu, optimizer):
     train_config = replace(SMALL, optimizer=optimizer)
     batches = [batch(train_config, gpu) for _ in range(6)]
     trainings = []
@@ -60,21 +60,21 @@ def test_replayed_steps_give_the_bits_of_single_operations(gpu, optimizer):
         assert torch.equal(value, other.model.state_dict()[name]), name
 
 
-def test_a_step_may_start_before_the_last_one_is_read(gpu):
+def test_losses_do_not_depend_on_steps_in_flight(gpu):
     batches = [batch(SMALL, gpu) for _ in range(6)]
-    found = []
-    for most in (0, 1):
+    losses = []
+    for max_in_flight in (0, 1):
         training, results, values = Training(SMALL, None, gpu), [], []
         for one in batches:
             results.append(training.step(*one, 1e-3))
-            while len(results) > most:
+            while len(results) > max_in_flight:
                 values.append(results.pop(0)())
-        found.append(values + [result() for result in results])
-    assert found[0] == found[1]
+        losses.append(values + [result() for result in results])
+    assert losses[0] == losses[1]
 
 
-def test_what_waits_for_the_gpu_cannot_be_recorded():
-    """In a process of its own, since it damages torch's memory."""
+def test_a_function_that_waits_for_the_gpu_cannot_be_recorded():
+    """In a separate process, because a failed capture damages torch's allocator."""
     code = "from carpose.network.graphs import Recorded; import torch"
     code += "; f = Recorded(lambda x: x * float(x.sum())); x = torch.ones(3, device='cuda')"
     code += "; f(x=x); print(f(x=x).tolist()); f(x=x)"
@@ -83,17 +83,17 @@ def test_what_waits_for_the_gpu_cannot_be_recorded():
     assert "UserError: this GPU's work cannot be recorded" in done.stderr and "graphs: false" in done.stderr
 
 
-def test_predictions_replayed_and_on_the_cpu(gpu):
+def test_predictions_of_gpu_and_cpu_agree(gpu):
     train_config = replace(SMALL, amp="off")
     training = Training(train_config, None, gpu)
-    pictures = [noise().to(gpu) for _ in range(4)]
+    images = [noise().to(gpu) for _ in range(4)]
     cells = torch.arange(30, device=gpu)
     model = prepare_for_inference(training.model, train_config, gpu)
-    replayed = [forward(model, one, train_config, gpu) for one in pictures]  # the last ones
+    replayed = [forward(model, one, train_config, gpu) for one in images]  # the last ones are CUDA graphs
     torch.backends.cudnn.allow_tf32 = False
     exact = prepare_for_inference(training.model, train_config, gpu)
     on_cpu = prepare_for_inference(training.model.cpu(), train_config, CPU)
-    for one, prediction in zip(pictures, replayed, strict=True):
+    for one, prediction in zip(images, replayed, strict=True):
         same = forward(model.predictor, one, train_config, gpu)
         other = forward(on_cpu, one.cpu(), train_config, CPU)
         near = forward(exact, one, train_config, gpu)
@@ -107,35 +107,35 @@ def test_predictions_replayed_and_on_the_cpu(gpu):
     torch.backends.cudnn.allow_tf32 = True
 
 
-def test_batches_on_their_way_are_those_that_were_made(gpu, prepared):
+def test_batches_on_the_gpu_are_those_of_the_cpu(gpu, prepared):
     labels = pd.read_parquet(prepared / "labels.parquet").assign(weight=1.0)
     train_config = replace(SMALL, batch_size=2)
     samples = Samples(prepared / "cache", sorted(labels.ImageId.unique()), labels, train_config)
-    there = list(stream(samples, range(1), 0, gpu, workers=2, fixed_shape=True))
-    here = list(stream(samples, range(1), 0, CPU))
-    assert len(there) == len(here) > 3
-    for (pictures, targets, names), (expected, plain, same) in zip(there, here, strict=True):
+    on_gpu = list(stream(samples, range(1), 0, gpu, workers=2, fixed_shape=True))
+    on_cpu = list(stream(samples, range(1), 0, CPU))
+    assert len(on_gpu) == len(on_cpu) > 3
+    for (images, targets, names), (expected, plain, same) in zip(on_gpu, on_cpu, strict=True):
         assert names == same
-        torch.testing.assert_close(normalised(pictures, train_config).cpu(), expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(normalised(images, train_config).cpu(), expected, rtol=1e-5, atol=1e-5)
         count = len(plain["cell"])
         assert targets["cell"].tolist()[:count] == plain["cell"].tolist()
         assert float(targets["weight"].sum()) == pytest.approx(float(plain["weight"].sum()))
 
 
-def test_killed_a_training_goes_on_and_ends_bit_identical(prepared, tmp_path):
+def test_a_stopped_training_resumes_and_ends_bit_identical(prepared, tmp_path):
     def command(folder):
         folder.mkdir(exist_ok=True)
         more = ("--backbone", "hourglass", "--batch-size", 1, "--epochs", 4, "--workers", 2)
         return [sys.executable, "-m", *map(str, options(prepared, folder, *more))]
 
     process = {"env": VISIBLE, "stdout": subprocess.PIPE, "text": True}
-    whole = subprocess.run(command(tmp_path / "whole"), check=True, **process)
-    assert "computing on cuda" in whole.stdout and "warning" not in whole.stdout
-    cut = subprocess.Popen(command(tmp_path / "cut"), **process)
-    while "epoch 2/4" not in cut.stdout.readline():
-        assert cut.poll() is None
-    cut.send_signal(signal.SIGTERM)
-    assert cut.wait(60) == 143
-    assert "going on at epoch" in subprocess.run(command(tmp_path / "cut"), check=True, **process).stdout
-    models = [(tmp_path / name / "model.pt").read_bytes() for name in ("whole", "cut")]
+    complete = subprocess.run(command(tmp_path / "complete"), check=True, **process)
+    assert "computing on cuda" in complete.stdout and "warning" not in complete.stdout
+    stopped = subprocess.Popen(command(tmp_path / "stopped"), **process)
+    while "epoch 2/4" not in stopped.stdout.readline():
+        assert stopped.poll() is None
+    stopped.send_signal(signal.SIGTERM)
+    assert stopped.wait(60) == 143
+    assert "going on at epoch" in subprocess.run(command(tmp_path / "stopped"), check=True, **process).stdout
+    models = [(tmp_path / name / "model.pt").read_bytes() for name in ("complete", "stopped")]
     assert models[0] == models[1]

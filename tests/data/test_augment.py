@@ -1,4 +1,4 @@
-"""Augmentation moves pose and picture together: a point seen in the warped picture is where its pose says."""
+"""Augmentation transforms poses and image together: projections of poses match the warped image."""
 
 from dataclasses import replace
 
@@ -28,35 +28,35 @@ CAR = np.array([[sx, sy, sz] for sx in (-0.9, 0.9) for sy in (-0.7, 0.7) for sz 
 
 @settings(max_examples=50)
 @given(st.integers(0, 2**31), st.floats(-15, 15), st.floats(5, 100), st.floats(-3.1, 3.1))
-def test_every_point_of_a_car_stays_on_the_picture(seed, x, z, yaw):
-    placement = augment.sample(TRAIN_CONFIG, VIEW, np.random.default_rng(seed))
+def test_every_point_of_a_car_follows_the_warped_image(seed, x, z, yaw):
+    placement = augment.sample_placement(TRAIN_CONFIG, VIEW, np.random.default_rng(seed))
     xyz = np.array([[x, 1.463 + 0.0402 * x + 0.1597 * z, z]])
-    turn = rotation.matrix([[0.15, yaw, -3.1]])
-    before = camera.project(INTRINSICS, CAR @ turn[0].T + xyz)
+    rotations = rotation.matrix([[0.15, yaw, -3.1]])
+    before = camera.project(INTRINSICS, CAR @ rotations[0].T + xyz)
     homogeneous = np.column_stack([before, np.ones(len(before))]) @ placement.homography(INTRINSICS).T
     moved = homogeneous[:, :2] / homogeneous[:, 2:]
 
-    xyz, turn = placement.apply(xyz, turn)
+    xyz, rotations = placement.apply(xyz, rotations)
     # A mirrored car is the mirror image of the (symmetric) car: its corners swap left and right.
     mirrored = np.linalg.det(placement.scene) < 0
     corners = CAR * [-1, 1, 1] if mirrored else CAR
-    after = camera.project(placement.view @ INTRINSICS, corners @ turn[0].T + xyz)
+    after = camera.project(placement.view @ INTRINSICS, corners @ rotations[0].T + xyz)
     np.testing.assert_allclose(after, moved, atol=1e-6)
-    assert np.linalg.det(turn[0]) == pytest.approx(1)
+    assert np.linalg.det(rotations[0]) == pytest.approx(1)
 
 
 def test_flip_is_about_the_principal_point():
     """x → −x, yaw → −yaw, roll → −roll, pitch stays."""
     placement = augment.Placement(rotation.MIRROR, VIEW)
-    xyz, turn = placement.apply(np.array([[3.0, 4.0, 20.0]]), rotation.matrix([[0.15, 0.7, -3.0]]))
+    xyz, rotations = placement.apply(np.array([[3.0, 4.0, 20.0]]), rotation.matrix([[0.15, 0.7, -3.0]]))
     np.testing.assert_allclose(xyz, [[-3, 4, 20]])
-    np.testing.assert_allclose(rotation.angles(turn), [[0.15, -0.7, 3.0]], atol=1e-12)
+    np.testing.assert_allclose(rotation.angles(rotations), [[0.15, -0.7, 3.0]], atol=1e-12)
     at = placement.homography(INTRINSICS) @ [INTRINSICS[0, 2], 400, 1]
     np.testing.assert_allclose(at, VIEW @ [INTRINSICS[0, 2], 400, 1])
 
 
 def test_magnified_top_keeps_the_frame_and_every_point_of_a_car():
-    """The corners of the top and bottom edge stay; the top grows; poses follow."""
+    """The corners of the top and bottom edge stay, the top is enlarged, and projections agree."""
     warp = camera.magnify_top((512, 160), 0.8)
     edge = np.array([[0.0, 0, 1], [511, 0, 1], [255.5, 160, 1]]) @ warp.T
     np.testing.assert_allclose(edge[:, :2] / edge[:, 2:], [[0, 0], [511, 0], [255.5, 160]])
@@ -68,52 +68,52 @@ def test_magnified_top_keeps_the_frame_and_every_point_of_a_car():
     np.testing.assert_allclose(camera.backproject(view @ INTRINSICS, pixels, xyz[:, 2]), xyz)
 
 
-def test_warped_picture_shows_the_point_where_its_pose_says():
-    """The picture itself, not only the formula: a white dot is found within a third of a pixel."""
+def test_a_warped_image_shows_a_point_where_its_pose_projects():
+    """Measured in the image itself: the centre of a white dot is right to a third of a pixel."""
     train_config = replace(TRAIN_CONFIG, flip=1.0)
     for seed in range(8):
-        placement = augment.sample(train_config, VIEW, np.random.default_rng(seed))
+        placement = augment.sample_placement(train_config, VIEW, np.random.default_rng(seed))
         xyz = np.array([[2.0, 6.0, 30.0]])
-        picture = np.zeros((PHOTO[1], PHOTO[0], 4), np.float32)
+        image = np.zeros((PHOTO[1], PHOTO[0], 4), np.float32)
         u, v = camera.project(INTRINSICS, xyz)[0]
         grid_v, grid_u = np.mgrid[: PHOTO[1], : PHOTO[0]]
-        picture[..., 0] = 255 * np.exp(-((grid_u - u) ** 2 + (grid_v - v) ** 2) / (2 * 4**2))
-        warped = augment.warp(picture.astype(np.uint8), placement.homography(INTRINSICS), (512, 160))[..., 0]
+        image[..., 0] = 255 * np.exp(-((grid_u - u) ** 2 + (grid_v - v) ** 2) / (2 * 4**2))
+        warped = augment.warp(image.astype(np.uint8), placement.homography(INTRINSICS), (512, 160))[..., 0]
         warped = np.where(warped == augment.BORDER[0], 0, warped).astype(float)
         moved, _ = placement.apply(xyz, np.eye(3)[None])
         expected = camera.project(placement.view @ INTRINSICS, moved)[0]
         rows, columns = np.mgrid[:160, :512]
         near = np.hypot(columns - expected[0], rows - expected[1]) < 12
         weight = warped * near
-        found = [(columns * weight).sum() / weight.sum(), (rows * weight).sum() / weight.sum()]
-        np.testing.assert_allclose(found, expected, atol=0.33)
+        measured = [(columns * weight).sum() / weight.sum(), (rows * weight).sum() / weight.sum()]
+        np.testing.assert_allclose(measured, expected, atol=0.33)
 
 
-def test_photometric_is_repeatable_and_spares_the_mask():
-    picture = np.random.default_rng(0).integers(0, 255, (32, 64, 4), np.uint8)
+def test_photometric_is_deterministic_and_leaves_the_mask():
+    image = np.random.default_rng(0).integers(0, 255, (32, 64, 4), np.uint8)
     change = augment.Photometric(1.0)
-    first, second, other = (change(picture, np.random.default_rng(seed)) for seed in (5, 5, 6))
+    first, second, other = (change(image, np.random.default_rng(seed)) for seed in (5, 5, 6))
     np.testing.assert_array_equal(first, second)
     assert (first != other).any()
-    np.testing.assert_array_equal(first[..., 3], picture[..., 3])
+    np.testing.assert_array_equal(first[..., 3], image[..., 3])
 
 
-def test_photometric_draws_each_kind_for_itself():
-    """With one seed for all, each would be used where a rarer one is: a fifth would stay as it is."""
-    picture = np.random.default_rng(0).integers(60, 180, (8, 16, 4), np.uint8)
+def test_photometric_draws_each_transform_independently():
+    """With the same random numbers for all transforms a fifth of the images would not change."""
+    image = np.random.default_rng(0).integers(60, 180, (8, 16, 4), np.uint8)
     change = augment.Photometric(1.0)
-    untouched = [(change(picture, np.random.default_rng(seed)) == picture).all() for seed in range(1000)]
+    untouched = [(change(image, np.random.default_rng(seed)) == image).all() for seed in range(1000)]
     assert np.mean(untouched) == pytest.approx(0.2 * 0.7 * 0.7 * 0.8, abs=0.03)
 
 
-def test_stronger_scales_what_moves_and_colours():
+def test_scale_augmentation_scales_geometry_and_colour():
     train_config = replace(TRAIN_CONFIG, colour=0.6)
-    double = augment.stronger(train_config, 2.0)
+    double = augment.scale_augmentation(train_config, 2.0)
     assert (double.rotate_deg, double.zoom, double.shift) == ([12, 6, 12], 0.4, 0.1)
     assert double.colour == 1.0 and double.flip == train_config.flip
 
 
 def test_warp_fills_with_grey_and_no_mask():
-    picture = np.full((10, 10, 4), 255, np.uint8)
-    out = augment.warp(picture, np.array([[1.0, 0, 100], [0, 1, 0], [0, 0, 1]]), (20, 10))
+    image = np.full((10, 10, 4), 255, np.uint8)
+    out = augment.warp(image, np.array([[1.0, 0, 100], [0, 1, 0], [0, 0, 1]]), (20, 10))
     assert (out == augment.BORDER).all()

@@ -1,4 +1,4 @@
-"""The picture cache: resumes, checks itself, knows its photos, and holds what they show."""
+"""The image cache: resumes, verifies itself, depends on its photos, and contains what they show."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ class Killed(Exception):
 
 
 class Pool:
-    """Fills in this process, and is killed after `survives` photos; `after` is called with each task."""
+    """A pool in this process that is killed after `survives` photos and calls `after` with each task."""
 
     survives, filled, after = None, 0, None
 
@@ -78,8 +78,8 @@ def test_holds_the_cropped_and_scaled_photos(prepared, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache.json", "photos.npy"]
 
 
-def test_a_photo_that_asks_to_be_turned_is_cached_as_it_is_stored(prepared, tmp_path):
-    """Its mask, too: labels are for the pixels of the camera."""
+def test_a_photo_s_exif_orientation_is_ignored(prepared, tmp_path):
+    """And that of its mask: labels refer to the pixels as stored."""
     shutil.copytree(prepared / "data", tmp_path / "data")
     images = pd.read_parquet(prepared / "images.parquet")
     image_id = images.loc[images.has_mask, "ImageId"].iloc[0]
@@ -87,44 +87,44 @@ def test_a_photo_that_asks_to_be_turned_is_cached_as_it_is_stored(prepared, tmp_
     exif[ExifTags.Base.Orientation] = 3  # upside down
     for path in (tmp_path / "data").glob(f"*/{image_id}.jpg"):
         Image.open(path).save(path, exif=exif, quality=95, subsampling=0)
-    built, whole = build(tmp_path, tmp_path / "turned", images), build(prepared, tmp_path / "whole", images)
-    turned, upright = (cache.photos[cache.rows[image_id]].astype(int) for cache in (built, whole))
+    caches = build(tmp_path, tmp_path / "turned", images), build(prepared, tmp_path / "upright", images)
+    turned, upright = (cache.photos[cache.rows[image_id]].astype(int) for cache in caches)
     assert np.abs(turned - upright).mean() < 3 < np.abs(turned[::-1, ::-1] - upright).mean()
     assert np.abs(turned - upright)[..., 3].mean() < 3 < np.ptp(upright[..., 3])
 
 
-def test_interrupted_build_goes_on_where_it_stopped(prepared, tmp_path):
-    whole = build(prepared, tmp_path / "whole")
+def test_interrupted_build_resumes_where_it_stopped(prepared, tmp_path):
+    complete = build(prepared, tmp_path / "complete")
     Pool.filled = 0
     interrupt(prepared, tmp_path / "halves")
-    with pytest.raises(UserError, match="not a complete picture cache"):
+    with pytest.raises(UserError, match="not a complete image cache"):
         cache.open_cache(tmp_path / "halves")
     again = build(prepared, tmp_path / "halves")
-    assert Pool.filled == len(whole.rows) - 5
-    np.testing.assert_array_equal(again.photos, whole.photos)
+    assert Pool.filled == len(complete.rows) - 5
+    np.testing.assert_array_equal(again.photos, complete.photos)
 
 
 def test_changed_photos_make_another_cache(prepared, tmp_path):
-    """A half-built cache of the old photos is not gone on with, and the digest says that they are others."""
-    whole = build(prepared, tmp_path / "whole")
+    """A partial cache of the old photos is not resumed, and the digest differs."""
+    complete = build(prepared, tmp_path / "complete")
     Pool.filled = 0
     interrupt(prepared, tmp_path / "halves")
     shutil.copytree(prepared / "data", tmp_path / "data")
-    first = next(iter(whole.rows))
+    first = next(iter(complete.rows))
     path = next((tmp_path / "data").glob(f"*_images/{first}.jpg"))
     cv2.imwrite(str(path), 255 - cv2.imread(str(path)))
     images = pd.read_parquet(prepared / "images.parquet")
     images.loc[images.ImageId == first, "digest"] = "another"
     changed = build(tmp_path, tmp_path / "halves", images)
-    assert Pool.filled == len(whole.rows)
-    assert (changed.photos[0] != whole.photos[0]).any() and (changed.photos[1] == whole.photos[1]).all()
-    metas = [json.loads((tmp_path / name / "cache.json").read_text()) for name in ("whole", "halves")]
+    assert Pool.filled == len(complete.rows)
+    assert (changed.photos[0] != complete.photos[0]).any() and (changed.photos[1] == complete.photos[1]).all()
+    metas = [json.loads((tmp_path / name / "cache.json").read_text()) for name in ("complete", "halves")]
     assert metas[0]["digest"] != metas[1]["digest"]
 
 
 def test_a_table_without_digests_is_refused(prepared, tmp_path):
     images = pd.read_parquet(prepared / "images.parquet").drop(columns="digest")
-    with pytest.raises(UserError, match="no digests; run the check again"):
+    with pytest.raises(UserError, match="no digests; rerun the rule check_data"):
         build(prepared, tmp_path, images)
 
 
@@ -135,14 +135,14 @@ def test_a_table_without_digests_is_refused(prepared, tmp_path):
         *[("photos.npy", text) for text in ("", "no array")],
     ],
 )
-def test_what_is_no_cache_is_said_to_be_none(prepared, tmp_path, file, content):
+def test_an_invalid_cache_is_refused(prepared, tmp_path, file, content):
     shutil.copytree(prepared / "cache", tmp_path / "cache")
     (tmp_path / "cache" / file).write_text(content)
-    with pytest.raises(UserError, match="cache: not a complete picture cache .*; rerun the rule build_cache"):
+    with pytest.raises(UserError, match="cache: not a complete image cache .*; rerun the rule build_cache"):
         cache.open_cache(tmp_path / "cache")
 
 
-def test_a_disk_that_damages_pictures_is_found(prepared, tmp_path):
+def test_a_disk_that_damages_images_is_detected(prepared, tmp_path):
     def damage(task):
         np.lib.format.open_memmap(task.output, "r+")[task.row, 0, 0, 0] ^= 1
 
@@ -153,7 +153,7 @@ def test_a_disk_that_damages_pictures_is_found(prepared, tmp_path):
     assert not (tmp_path / "cache.json").exists()
 
 
-def test_cut_off_file_is_refused(prepared, tmp_path):
+def test_a_truncated_file_is_refused(prepared, tmp_path):
     shutil.copytree(prepared / "cache", tmp_path / "cache")
     path = tmp_path / "cache" / "photos.npy"
     path.write_bytes(path.read_bytes()[:-1000])

@@ -1,4 +1,4 @@
-"""Folds: near-duplicates together, images and cars spread evenly, the same for the same seed."""
+"""Folds: near-duplicates share a fold, images and cars are spread evenly, the seed decides."""
 
 import time
 
@@ -66,9 +66,9 @@ def test_images_and_cars_are_spread_evenly(count, seed):
     fold = folds.split(groups, car_counts, count, seed)
     assert set(fold) == set(range(count))
     assert pd.Series(fold).groupby(groups).nunique().max() == 1
-    for weights, most in ((np.ones(1000), 1.03), (car_counts, 1.1)):
-        load = np.bincount(fold, weights=weights)
-        assert load.max() / load.min() < most
+    for amount, limit in ((np.ones(1000), 1.03), (car_counts, 1.1)):
+        load = np.bincount(fold, weights=amount)
+        assert load.max() / load.min() < limit
 
 
 def test_the_seed_decides_and_the_order_does_not():
@@ -87,13 +87,13 @@ def test_an_image_more_or_less_moves_few_others(images):
     fold = folds.split(groups, car_counts, 5, 0)
     moved = []
     for row in rng.choice(images, 20, replace=False):
-        rest = np.arange(images) != row
-        moved.append((folds.split(groups[rest], car_counts[rest], 5, 0) != fold[rest]).sum())
+        others = np.arange(images) != row
+        moved.append((folds.split(groups[others], car_counts[others], 5, 0) != fold[others]).sum())
     assert np.mean(moved) < 6 and max(moved) < 25
 
 
 def test_no_fold_is_empty():
-    """However large a group is, and with no more groups than folds."""
+    """For groups of any size, and for as many groups as folds."""
     for sizes in ([1, 1, 1, 1, 96], [1, 30, 1, 1, 67], [20] * 5, [50, 1, 1, 1, 1, 1, 45]):
         groups = np.repeat([f"ID_{i}" for i in range(len(sizes))], sizes)
         for seed in range(20):
@@ -106,7 +106,7 @@ def test_too_few_different_photos():
 
 
 def chain(splits, excluded) -> pd.DataFrame:
-    """images.parquet of ID_0, ID_1 …, each 4 bits from the one before, and of photos that are like none."""
+    """images.parquet of ID_0, ID_1 …, each 4 bits from the one before, and of 40 unrelated photos."""
     rows = [(f"ID_{i}", split, why) for i, (split, why) in enumerate(zip(splits, excluded, strict=True))]
     table = pd.DataFrame(rows, columns=["ImageId", "split", "excluded"])
     table["phash"] = [f"{2 ** (4 * i) - 1:016x}" for i in range(len(rows))]
@@ -116,7 +116,7 @@ def chain(splits, excluded) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("split, why", [("test", ""), ("train", "broken"), ("test", "broken")])
-def test_a_photo_that_is_not_learnt_from_links_two_that_are(split, why):
+def test_a_photo_outside_training_links_two_training_photos(split, why):
     images = chain([split, "train", split, "train"], [why, "", why, ""])
     for seed in range(10):
         table = folds.make_folds(images, cars.empty(), 3, seed, distance=4).set_index("ImageId")
@@ -125,7 +125,7 @@ def test_a_photo_that_is_not_learnt_from_links_two_that_are(split, why):
         assert "ID_0" not in table.index and "ID_2" not in table.index
 
 
-def test_the_order_of_the_rows_and_an_excluded_photo_leave_the_folds_as_they_are():
+def test_neither_row_order_nor_an_excluded_photo_changes_the_folds():
     images = chain(["train"] * 4, [""] * 4)
     labels = pd.DataFrame({"ImageId": np.random.default_rng(1).choice(images["ImageId"], 300)})
     table = folds.make_folds(images, labels, 2, 0, distance=4)
@@ -143,18 +143,18 @@ def test_an_excluded_photo_needs_no_hash():
     images = chain(["train"] * 2, ["", "missing"])
     images.loc[1, "phash"] = ""
     assert len(folds.make_folds(images, cars.empty(), 2, 0, distance=4)) == 41
-    with pytest.raises(UserError, match="image ID_1: '' is no hash"):
+    with pytest.raises(UserError, match="image ID_1: invalid hash ''"):
         folds.make_folds(images.assign(excluded=""), cars.empty(), 2, 0, distance=4)
 
 
-def test_a_hash_that_is_none_names_its_image():
+def test_an_invalid_hash_names_its_image():
     table = pd.DataFrame({"ImageId": ["ID_a", "ID_b"], "phash": ["00ff", "zz"]})
-    with pytest.raises(UserError, match="image ID_b: 'zz' is no hash"):
-        folds.hashes_of(table)
-    assert list(folds.hashes_of(table[:1])) == [255]
+    with pytest.raises(UserError, match="image ID_b: invalid hash 'zz'"):
+        folds.parse_hashes(table)
+    assert list(folds.parse_hashes(table[:1])) == [255]
 
 
-def test_by_hand(tmp_path):
+def test_the_command_line(tmp_path):
     rng = np.random.default_rng(0)
     names = [f"ID_{i}" for i in range(20)]
     images = pd.DataFrame({"ImageId": names, "split": ["train"] * 16 + ["test"] * 4, "excluded": ""})
@@ -168,7 +168,7 @@ def test_by_hand(tmp_path):
     command = ["carpose.data", "folds", "--count", "3", "--output", tmp_path / "folds.parquet"]
     command += ["--images", tmp_path / "images.parquet", "--labels", tmp_path / "labels.parquet"]
     shown = run_module(*command).stdout
-    assert "15 photos, 1 groups of near-duplicates, the largest with 2" in shown
+    assert "15 photos, 1 groups of near-duplicates (largest: 2)" in shown
     table = pd.read_parquet(tmp_path / "folds.parquet")
     assert sorted(table["ImageId"]) == sorted(set(names[:16]) - {"ID_2"})
     fold = table.set_index("ImageId")["fold"]

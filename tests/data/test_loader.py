@@ -1,4 +1,4 @@
-"""Batches: the same from any number of processes, from wherever a training goes on."""
+"""Batches: the same for any number of workers, and wherever a training resumes."""
 
 import shutil
 from types import SimpleNamespace
@@ -23,8 +23,8 @@ def samples(prepared):
     return Samples(prepared / "cache", sorted(labels.ImageId.unique()), labels, SMALL)
 
 
-def test_epoch_order_mixes_as_told():
-    order = loader.epoch_order(0, labelled=100, unlabelled=30, share=0.4, seed=1)
+def test_epoch_order_has_the_share_of_pseudo_labelled_photos():
+    order = loader.epoch_order(0, labelled=100, pseudo_labelled=30, pseudo_share=0.4, seed=1)
     assert len(order) == 100 and (order >= 100).sum() == 40
     assert len(np.unique(order[order < 100])) == 60
     assert set(order[order >= 100]) == set(range(100, 130)), "every pseudo-labelled photo is used"
@@ -32,45 +32,45 @@ def test_epoch_order_mixes_as_told():
     assert (loader.epoch_order(1, 100, 30, 0.4, 1) != order).any()
 
 
-def test_resumed_epoch_has_the_batches_that_are_left():
+def test_a_resumed_epoch_has_the_remaining_batches():
     order = loader.epoch_order(2, 20, 0, 0, 0)
     assert list(loader.batches(2, order, 3, 4)) == list(loader.batches(2, order, 3, 0))[4:]
 
 
-def test_neither_workers_nor_a_stop_change_the_batches(samples):
+def test_neither_workers_nor_resuming_change_the_batches(samples):
     per_epoch = len(samples) // 2
 
-    def seen(epoch, batch, workers):
+    def streamed(epoch, batch, workers):
         before = torch.get_rng_state()
         yield from loader.stream(samples, range(epoch, 3), batch, CPU, workers=workers)
         assert torch.equal(before, torch.get_rng_state())
 
-    whole = list(seen(0, 0, 0))
-    assert len(whole) == 3 * per_epoch
+    expected_batches = list(streamed(0, 0, 0))
+    assert len(expected_batches) == 3 * per_epoch
     for epoch, batch, workers in ((0, 0, 2), (1, 1, 1)):
-        others = list(seen(epoch, batch, workers))
-        for expected, other in zip(whole[epoch * per_epoch + batch :], others, strict=True):
+        others = list(streamed(epoch, batch, workers))
+        for expected, other in zip(expected_batches[epoch * per_epoch + batch :], others, strict=True):
             same_batch(expected, other)
             assert other[0].shape[-1] == 4
 
 
 def same_batch(batch, other):
-    (pictures, targets, image_ids), (other_pictures, other_targets, other_ids) = batch, other
-    assert image_ids == other_ids and torch.equal(pictures, other_pictures)
+    (images, targets, image_ids), (other_images, other_targets, other_ids) = batch, other
+    assert image_ids == other_ids and torch.equal(images, other_images)
     assert list(targets) == list(other_targets)
     for name, value in targets.items():
         np.testing.assert_array_equal(value, other_targets[name], err_msg=name)
 
 
 def test_processes_share_each_batch(samples):
-    whole = list(loader.stream(samples, range(1), 0, CPU))
+    expected_batches = list(loader.stream(samples, range(1), 0, CPU))
     parts = [
         list(loader.stream(samples, range(1), 0, CPU, shard=lambda batch, rank=rank: batch[rank::2]))
         for rank in range(2)
     ]
-    for (pictures, _, image_ids), *own in zip(whole, *parts, strict=True):
-        assert image_ids == [part[2][0] for part in own]
-        assert torch.equal(pictures, torch.cat([part[0] for part in own]))
+    for (images, _, image_ids), *shards in zip(expected_batches, *parts, strict=True):
+        assert image_ids == [part[2][0] for part in shards]
+        assert torch.equal(images, torch.cat([part[0] for part in shards]))
 
 
 def test_batches_of_one_shape(samples):
@@ -84,20 +84,20 @@ def test_batches_of_one_shape(samples):
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
-def test_photos_come_in_their_order(prepared, samples, workers):
+def test_photo_batches_keep_the_order(prepared, samples, workers):
     photos = Photos(prepared / "cache", samples.image_ids, SMALL)
     batches = list(loader.photo_batches(photos, 5, workers))
     assert [name for _, names in batches for name in names] == samples.image_ids
-    assert [len(pictures) for pictures, _ in batches[:-1]] == [5] * (len(photos) // 5)
-    pictures = torch.cat([pictures for pictures, _ in batches])
-    assert np.array_equal(pictures, np.stack([photos[index] for index in range(len(photos))]))
+    assert [len(images) for images, _ in batches[:-1]] == [5] * (len(photos) // 5)
+    images = torch.cat([images for images, _ in batches])
+    assert np.array_equal(images, np.stack([photos[index] for index in range(len(photos))]))
 
 
-def test_too_little_shared_memory_for_workers_is_said_at_once(tmp_path):
+def test_too_little_shared_memory_for_workers_is_an_error(tmp_path):
     free = shutil.disk_usage(tmp_path).free
     loader.check_shared_memory(free // 16, 4, str(tmp_path))
     loader.check_shared_memory(free, 0, str(tmp_path))
-    with pytest.raises(UserError, match="workers: 4 of them need .* MB free; .* or take fewer workers"):
+    with pytest.raises(UserError, match="workers: 4 of them need .* MB free; use fewer workers, or"):
         loader.check_shared_memory(free // 11, 4, str(tmp_path))
 
 

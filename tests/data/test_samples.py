@@ -1,4 +1,4 @@
-"""Samples: what a photo and its cars become for a network."""
+"""Samples: a photo and its cars → image and targets."""
 
 import subprocess
 import sys
@@ -30,27 +30,27 @@ def samples(prepared, labels, pseudo=0, **changes):
 
 
 @pytest.mark.parametrize("mask_channel", [False, True])
-def test_the_network_sees_the_same_whoever_normalises(prepared, labels, mask_channel):
+def test_the_network_input_is_the_same_normalised_before_or_after(prepared, labels, mask_channel):
     all_samples = samples(prepared, labels, mask_channel=mask_channel)
-    pictures, _, _ = all_samples.collate([all_samples[0, place, place] for place in range(2)])
+    images, _, _ = all_samples.collate([all_samples[0, position, position] for position in range(2)])
     train_config = all_samples.train_config
-    inputs = network_input(pictures, CPU, train_config)
-    assert torch.equal(inputs, network_input(normalised(pictures, train_config), CPU, train_config))
+    inputs = network_input(images, CPU, train_config)
+    assert torch.equal(inputs, network_input(normalised(images, train_config), CPU, train_config))
     assert inputs.is_contiguous(memory_format=torch.channels_last)
-    plain = (pictures[..., :3] / 255.0 - MEAN) / STD
+    plain = (images[..., :3] / 255.0 - MEAN) / STD
     torch.testing.assert_close(inputs[:, :3].permute(0, 2, 3, 1), plain, atol=1e-5, rtol=1e-5)
     if mask_channel:
-        torch.testing.assert_close(inputs[:, 3], pictures[..., 3] / 255.0)
+        torch.testing.assert_close(inputs[:, 3], images[..., 3] / 255.0)
 
 
 def test_pseudo_labelled_photos_are_augmented_more_strongly(prepared, labels):
     last = labels.ImageId.nunique() - 1
 
-    def pictures(scale):
-        some = samples(prepared, labels, pseudo=1, pseudo_augment_scale=scale)
-        return [some[0, 0, index].picture for index in (0, last)]
+    def images(scale):
+        scaled = samples(prepared, labels, pseudo=1, pseudo_augment_scale=scale)
+        return [scaled[0, 0, index].image for index in (0, last)]
 
-    (labelled, pseudo), (labelled_too, stronger) = pictures(1.0), pictures(2.0)
+    (labelled, pseudo), (labelled_too, stronger) = images(1.0), images(2.0)
     assert (labelled == labelled_too).all() and (pseudo != stronger).any()
 
 
@@ -59,27 +59,27 @@ def test_without_augmentation_a_sample_is_the_photo(prepared, labels):
     all_samples = samples(prepared, labels, **still)
     photos = Photos(prepared / "cache", all_samples.image_ids, all_samples.train_config)
     for index in range(3):
-        assert np.array_equal(all_samples[0, index, index].picture, photos[index])
+        assert np.array_equal(all_samples[0, index, index].image, photos[index])
 
 
 def test_masked_cells_are_left_out_but_for_centres(prepared, labels):
     all_samples = samples(prepared, labels, batch_size=2)
-    batch = [all_samples[0, place, place] for place in range(len(all_samples))]
-    pictures, targets, _ = all_samples.collate(batch)
-    masked = pictures[:, 2::4, 2::4, 3].numpy() > 127
+    batch = [all_samples[0, position, position] for position in range(len(all_samples))]
+    images, targets, _ = all_samples.collate(batch)
+    masked = images[:, 2::4, 2::4, 3].numpy() > 127
     masked.reshape(-1)[targets["peak"]] = False
     assert masked.any() and targets["ignore"].numpy()[masked].all()
     assert not targets["ignore"].numpy().reshape(-1)[targets["peak"]].any()
 
 
 def test_all_batches_have_labels_noise_or_none(prepared, labels):
-    """What a GPU replays needs one shape."""
+    """A CUDA graph needs targets of fixed names and shapes."""
     first = labels.ImageId.min()
     for noisy in (False, True):
         table = labels.assign(depth_sigma=np.where(labels.ImageId == first, 0.1 * noisy, 0.0))
-        some = samples(prepared, table)
+        all_samples = samples(prepared, table)
         for index in range(2):
-            _, targets, _ = some.collate([some[0, 0, index]])
+            _, targets, _ = all_samples.collate([all_samples[0, 0, index]])
             assert ("depth_noise" in targets) == noisy
 
 
@@ -110,8 +110,8 @@ def cropped(prepared, folder, crop):
         ([0.1, 0.5, 0.9, 0.9], {"crop": [0.3, 0.5, 0.7, 0.9], "perspective": 0.8}, ""),
     ],
 )
-def test_a_cache_must_hold_what_the_view_shows_of_the_photos(prepared, tmp_path, crop, changes, shown):
-    """What it lacks would be black to the network; what lies beyond the photo is black anyway."""
+def test_a_cache_must_contain_what_the_input_shows_of_the_photos(prepared, tmp_path, crop, changes, shown):
+    """A part missing in the cache would be black in the input; beyond the photo it is black anyway."""
     image_ids = cropped(prepared, tmp_path / "cache", crop)
     train_config = TrainConfig(**{"input_width": 192, "input_height": 64, **changes})
     if not shown:
@@ -120,12 +120,12 @@ def test_a_cache_must_hold_what_the_view_shows_of_the_photos(prepared, tmp_path,
     with pytest.raises(UserError) as error:
         Photos(tmp_path / "cache", image_ids, train_config)
     written = "[" + ", ".join(f"{edge:g}" for edge in crop) + "]"
-    text = f"{tmp_path}/cache: holds {written} of the photos, and the model's view shows {shown}; build"
+    text = f"{tmp_path}/cache: contains {written} of the photos, but the network's input shows {shown}; build"
     assert str(error.value).startswith(text)
 
 
 @pytest.mark.parametrize("overlay", ["config", "configs/ci", "configs/pku"])
-def test_shipped_caches_hold_what_shipped_models_see(prepared, tmp_path, overlay):
+def test_caches_of_shipped_configurations_suit_their_models(prepared, tmp_path, overlay):
     files = [REPOSITORY / "config.yaml", REPOSITORY / f"{overlay}.yaml"]
     config = {}
     for file in files:

@@ -1,4 +1,4 @@
-"""Another runtime: the same maps and cars as torch's, the written file, and what is said without it."""
+"""OpenVINO: the same maps and cars as with torch, the exported file, and the error without the package."""
 
 import importlib.util
 import json
@@ -16,7 +16,7 @@ from carpose.core.errors import UserError
 from carpose.export.__main__ import write
 from carpose.network.checkpoint import build, load_checkpoint, save_checkpoint
 from carpose.predict.networks import flipped_forward, load_networks
-from carpose.predict.openvino import Network, openvino
+from carpose.predict.openvino import Network, import_openvino
 from models.predictor import Predictor
 from tests.helpers import ENVIRONMENT, run_module
 
@@ -27,8 +27,8 @@ installed = pytest.mark.skipif(
 )
 
 
-def lively(train_config: TrainConfig) -> torch.nn.Module:
-    """An untrained network whose maps are not all the same from cell to cell."""
+def varied_network(train_config: TrainConfig) -> torch.nn.Module:
+    """An untrained network whose outputs vary from cell to cell."""
     model = build(train_config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -38,16 +38,16 @@ def lively(train_config: TrainConfig) -> torch.nn.Module:
 
 
 def checkpoint(path, **changes):
-    """Another seed gives other weights of the same recipe."""
+    """`seed` changes the weights, but not the training configuration in the file."""
     train_config = replace(TRAIN_CONFIG, **changes)
     save_checkpoint(
-        path, lively(train_config).state_dict(), replace(train_config, seed=0), {"data": "its digest"}
+        path, varied_network(train_config).state_dict(), replace(train_config, seed=0), {"data": "its digest"}
     )
     return path
 
 
 def same(a, b):
-    """Tables that agree, the order of cars with almost equal scores apart."""
+    """The tables agree, up to the order of cars with almost equal scores."""
     order = ["ImageId", "x", "z"]
     a, b = (table.sort_values(order).reset_index(drop=True) for table in (a, b))
     assert len(a) == len(b) > 0 and (a.ImageId == b.ImageId).all()
@@ -68,16 +68,16 @@ def same(a, b):
     ],
     ids=str,
 )
-def test_it_sees_what_torch_sees(change):
+def test_outputs_agree_with_torch(change):
     train_config = replace(TRAIN_CONFIG, **change)
-    model = lively(train_config)
+    model = varied_network(train_config)
     network = Network(model, train_config).eval()
     for batch in (3, 1):
-        pictures = torch.randint(
+        images = torch.randint(
             0, 255, (batch, train_config.input_height, train_config.input_width, 4), dtype=torch.uint8
         )
-        expected = flipped_forward(Predictor(model), pictures, replace(train_config, amp="off"), CPU)
-        prediction = flipped_forward(network, pictures, train_config, CPU)
+        expected = flipped_forward(Predictor(model), images, replace(train_config, amp="off"), CPU)
+        prediction = flipped_forward(network, images, train_config, CPU)
         cells = torch.arange(expected.heatmap.numel())
         ours = {"heatmap": prediction.heatmap, **prediction.poses(cells)}
         for name, values in {"heatmap": expected.heatmap, **expected.poses(cells)}.items():
@@ -86,7 +86,7 @@ def test_it_sees_what_torch_sees(change):
 
 
 @installed
-def test_tables_of_the_program_are_those_of_torch(prepared, tmp_path):
+def test_tables_of_cars_agree_with_torch(prepared, tmp_path):
     models = [checkpoint(tmp_path / f"fold{fold}.pt", seed=fold, amp="off") for fold in (0, 1)]
     for runtime in ("torch", "openvino"):
         tables = {name: tmp_path / f"{runtime}-{name}.parquet" for name in ("oof", "test", "test-folds")}
@@ -108,14 +108,14 @@ def test_written_file_gives_the_same_maps(tmp_path, batch):
     output = tmp_path / "export" / "model.xml"
     run_module("carpose.export", "--checkpoint", path, "--output", output)
     assert sorted(file.name for file in output.parent.iterdir()) == ["model.bin", "model.xml"]
-    core = openvino().Core()
+    core = import_openvino().Core()
     written = core.read_model(output)
-    pictures = torch.randn(batch, 64, 192, 3)
+    images = torch.randn(batch, 64, 192, 3)
     model, train_config, provenance = load_checkpoint(path)
     with torch.inference_mode():
-        expected = model.eval()(pictures.permute(0, 3, 1, 2))[-1]
+        expected = model.eval()(images.permute(0, 3, 1, 2))[-1]
     compiled = core.compile_model(written, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    maps = compiled({"pictures": pictures.numpy()})
+    maps = compiled({"images": images.numpy()})
     for name, values in expected.items():
         np.testing.assert_allclose(maps[name], values, rtol=1e-4, atol=1e-4)
     about = {
@@ -128,13 +128,13 @@ def test_written_file_gives_the_same_maps(tmp_path, batch):
 
 
 @installed
-def test_output_must_be_named_as_openvino_names_it(tmp_path):
-    with pytest.raises(UserError, match=r"model.onnx: OpenVINO's files end in .xml"):
+def test_the_output_must_be_an_xml_file(tmp_path):
+    with pytest.raises(UserError, match=r"model.onnx: invalid value; use a name that ends in .xml"):
         write(checkpoint(tmp_path / "model.pt"), tmp_path / "model.onnx")
 
 
 @installed
-def test_a_failed_export_leaves_nothing(tmp_path, monkeypatch):
+def test_a_failed_export_leaves_no_file(tmp_path, monkeypatch):
     path = checkpoint(tmp_path / "model.pt")
 
     def half_written(model, graph, **options):
@@ -142,13 +142,13 @@ def test_a_failed_export_leaves_nothing(tmp_path, monkeypatch):
         graph.with_suffix(".bin").write_text("half")
         raise OSError("no space")
 
-    monkeypatch.setattr(openvino(), "save_model", half_written)
+    monkeypatch.setattr(import_openvino(), "save_model", half_written)
     with pytest.raises(OSError, match="no space"):
         write(path, tmp_path / "model.xml")
     assert [file.name for file in tmp_path.iterdir()] == ["model.pt"]
 
 
-def test_without_the_package_one_line_says_what_to_do(tmp_path, monkeypatch):
+def test_a_missing_package_is_an_error_with_advice(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
     path = checkpoint(tmp_path / "model.pt")
     for call in (
@@ -161,8 +161,8 @@ def test_without_the_package_one_line_says_what_to_do(tmp_path, monkeypatch):
     assert isinstance(load_networks([path], CPU)[0][0], Predictor)
 
 
-def test_torch_needs_nothing_of_it():
-    """Prediction with torch imports neither the export nor the package."""
+def test_prediction_with_torch_does_not_import_openvino():
+    """Nor carpose.export."""
     code = "import sys, carpose.predict.__main__ as _; names = {'openvino', 'carpose.export'}"
     code += "; sys.exit(bool(names & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT).returncode == 0

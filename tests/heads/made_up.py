@@ -1,4 +1,4 @@
-"""Cars on small output maps, and the maps of networks that know the answer."""
+"""Cars on small output maps, and the maps that a perfect network would output for them."""
 
 import numpy as np
 import torch
@@ -36,25 +36,25 @@ def scene(count=12, seed=0):
     return xyz, rotation.matrix(angles)
 
 
-def encoded(xyz, turn, train_config, weight=None, intrinsics=INTRINSICS, size=SIZE, **options):
-    """Targets of one picture's cars, all of them labelled."""
+def encoded(xyz, rotations, train_config, weight=None, intrinsics=INTRINSICS, size=SIZE, **options):
+    """Targets of the cars of one photo, by default all labelled."""
     weight = np.ones(len(xyz)) if weight is None else weight
-    return encode(xyz, turn, weight, intrinsics, size, FOCAL, train_config, **options)
+    return encode(xyz, rotations, weight, intrinsics, size, FOCAL, train_config, **options)
 
 
 def batch_of_four(train_config):
-    """Targets of four pictures, one of them empty, with intrinsics of their own; and those of each alone."""
+    """Targets of four photos with different intrinsics, one of them without cars; and of each photo alone."""
     scenes = [scene(count, seed) for seed, count in enumerate((12, 3, 0, 7))]
     counts = [len(xyz) for xyz, _ in scenes]
     intrinsics = np.stack([np.diag([zoom, zoom, 1]) @ INTRINSICS for zoom in (1, 1.1, 0.9, 1.05)])
     weight = np.resize([1.0, 0.7, 0.0], sum(counts))
     noise = np.resize([0.0, 0.02], sum(counts))
-    xyz, turn = (np.concatenate(arrays) for arrays in zip(*scenes, strict=True))
+    xyz, rotations = (np.concatenate(arrays) for arrays in zip(*scenes, strict=True))
     photo = np.repeat(np.arange(4), counts)
-    together = encode(xyz, turn, weight, intrinsics, SIZE, FOCAL, train_config, noise, photo)
+    together = encode(xyz, rotations, weight, intrinsics, SIZE, FOCAL, train_config, noise, photo)
     alone = [
-        encode(xyz[own], turn[own], weight[own], matrix, SIZE, FOCAL, train_config, noise[own])
-        for matrix, own in zip(intrinsics, (photo == number for number in range(4)), strict=True)
+        encode(xyz[cars], rotations[cars], weight[cars], matrix, SIZE, FOCAL, train_config, noise[cars])
+        for matrix, cars in zip(intrinsics, (photo == number for number in range(4)), strict=True)
     ]
     return together, alone
 
@@ -64,21 +64,21 @@ def tensors(targets):
 
 
 def gather(output, cell):
-    """Maps (B, C, H, W) and cells counted through the batch → (N, C)."""
+    """Maps (B, C, H, W) at cell indices (N,) → (N, C)."""
     height, width = output.shape[2:]
     return output[cell // (height * width), :, cell // width % height, cell % width]
 
 
 def poses_of(maps):
-    """What a network that gives maps says at cells."""
+    """A function like Predictor.poses: the values of these maps at cells."""
     return lambda cells: {name: gather(value, cells) for name, value in maps.items() if name != "heatmap"}
 
 
 def losses_of(stacks, targets, train_config):
-    """Of whole maps of one or more stacks."""
+    """The losses of the maps of one or more stacks."""
     targets = tensors(targets)
-    said = [{"heatmap": maps["heatmap"], **poses_of(maps)(targets["cell"])} for maps in stacks]
-    return loss.compute(said, targets, train_config, totals(targets))
+    outputs = [{"heatmap": maps["heatmap"], **poses_of(maps)(targets["cell"])} for maps in stacks]
+    return loss.compute(outputs, targets, train_config, totals(targets))
 
 
 def totals(targets):
@@ -106,7 +106,7 @@ def random_maps(train_config, shape=MAP, seed=0):
 
 
 def perfect_maps(targets, train_config):
-    """The maps of a network that learnt its targets by heart."""
+    """Maps that equal the targets at all cells that learn a car."""
     maps = zero_maps(train_config)
     maps["heatmap"][:, 0] = torch.from_numpy(targets["heatmap"])
     rows, columns = np.divmod(targets["cell"], SIZE[0])

@@ -1,4 +1,4 @@
-"""Maps → cars: the inverse of the targets, peaks, depths pooled and merged."""
+"""Maps → cars: the inverse of the targets; peaks; pooled and merged depths."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import torch
 
 from carpose.config.train_config import TrainConfig
 from carpose.geometry import rotation
-from carpose.heads.decode import SAME_CENTRE, merge, pool
+from carpose.heads.decode import CENTRE_SIGMA, merge, pool
 from carpose.heads.depth import PARAMETRISATIONS, TYPICAL_DEPTH
 from carpose.heads.head import make_heads
 from carpose.heads.heatmap import peaks
@@ -26,15 +26,15 @@ BOTH = TrainConfig(heads=["height"])
 
 
 @pytest.mark.parametrize("threshold, most", [(0.2, 1000), (0.6, 1000), (0.2, 7), (2.0, 7)])
-def test_peaks_are_those_found_cell_by_cell(threshold, most):
-    """In coarse steps, so that neighbours and peaks tie."""
+def test_peaks_agree_with_the_literal_loop(threshold, most):
+    """With scores in coarse steps, so that neighbours and peaks can be equal."""
     score = torch.randint(0, 20, (3, 17, 23), generator=torch.Generator().manual_seed(0)) / 20
     cell = peaks(score, threshold, most)
     expected = []
-    for picture, one in enumerate(score.numpy()):
+    for photo, one in enumerate(score.numpy()):
         cells = reference.peaks(one, threshold)
         cells.sort(key=lambda place: -one[place])  # stable, as ours
-        expected += [picture * one.size + row * 23 + column for row, column in cells[:most]]
+        expected += [photo * one.size + row * 23 + column for row, column in cells[:most]]
     assert cell.tolist() == expected and bool(expected) == (threshold < 1)
 
 
@@ -67,17 +67,17 @@ def test_no_cars_are_a_table_of_no_rows(position):
 
 
 def test_two_depths_are_merged_by_their_uncertainty():
-    """Of all nine cells alike: pooling changes nothing."""
+    """All nine cells have the same outputs, so that pooling changes nothing."""
     maps = zero_maps(BOTH)
     maps["heatmap"][0, 0, 20, 60] = 1
     maps["depth"][0, 1], maps["height"][0, 1], maps["height"][0, 0] = -2.0, -5.0, 0.1
-    alone = TYPICAL_DEPTH / 1.1
+    depth_by_height = TYPICAL_DEPTH / 1.1
     (z,) = decoded(maps, BOTH, 0.9)["xyz"][:, 2]
-    assert alone < z < alone * 1.01, "the sure one all but decides"
+    assert depth_by_height < z < depth_by_height * 1.01, "the one with the smaller σ dominates"
     maps["depth"][0, 1], maps["height"][0, 1] = -5.0, -2.0
     (z,) = decoded(maps, BOTH, 0.9)["xyz"][:, 2]
     assert TYPICAL_DEPTH * 0.99 < z < TYPICAL_DEPTH
-    # Beyond the lowest height that a car can have: what it says of itself there means nothing.
+    # A height below 0 corresponds to no depth: its predicted σ is ignored.
     maps["height"][0, 0], maps["height"][0, 1] = -1.5, -5.0
     cars = decoded(maps, BOTH, 0.9)
     assert cars["xyz"][0, 2] == pytest.approx(TYPICAL_DEPTH, rel=0.01)
@@ -95,7 +95,7 @@ def test_any_number_of_depths_is_merged_as_by_the_formula(count):
 
 
 def test_pooled_outputs_agree_with_the_literal_loop():
-    """Random outputs at all cells of a batch, those at the edges among them."""
+    """For random outputs at all cells of a batch, including those at the edges."""
     width, height = 7, 5
     maps, cells = random_maps(BOTH, (3, height, width)), torch.arange(3 * width * height)
     plain = poses_of(maps)(cells)
@@ -106,22 +106,22 @@ def test_pooled_outputs_agree_with_the_literal_loop():
         torch.testing.assert_close(pooled[name], plain[name])
     for name in ("depth", "height"):
         for cell in cells.tolist():
-            picture, row, column = cell // 35, cell // 7 % 5, cell % 7
+            photo, row, column = cell // 35, cell // 7 % 5, cell % 7
             centre = np.array([column, row]) + plain["offset"][cell].numpy()
             total, weights = np.zeros(2), 0.0
             for y in range(max(row - 1, 0), min(row + 2, height)):
                 for x in range(max(column - 1, 0), min(column + 2, width)):
-                    other = picture * 35 + y * 7 + x
+                    other = photo * 35 + y * 7 + x
                     offset, value = plain["offset"][other].numpy(), plain[name][other].numpy()
-                    apart = np.hypot(*(np.array([x, y]) + offset - centre)) / SAME_CENTRE
+                    apart = np.hypot(*(np.array([x, y]) + offset - centre)) / CENTRE_SIGMA
                     precision = np.exp(-value[1]) ** 2
                     weight = precision * np.exp(-(offset @ offset) / 2) * np.exp(-(apart**2) / 2)
                     total, weights = total + weight * value, weights + weight
             np.testing.assert_allclose(pooled[name][cell], total / weights, rtol=1e-4, atol=1e-5)
 
 
-def test_the_surest_cell_of_the_car_gives_the_depth():
-    """Not one that is as sure and means another car."""
+def test_the_cell_of_the_car_with_the_smallest_sigma_gives_the_depth():
+    """But not a cell with the same σ that belongs to another car."""
     maps = zero_maps(TrainConfig())
     maps["heatmap"][0, 0, 20, 60] = 1
     maps["offset"][0, 0, 20, 61] = -1.0  # the same centre
@@ -132,7 +132,7 @@ def test_the_surest_cell_of_the_car_gives_the_depth():
 
 
 def test_regressed_positions_are_not_pooled():
-    """Their neighbours do not say where the centre is."""
+    """Their neighbours do not predict where the centre is."""
     train_config = TrainConfig(position="regressed")
     maps = random_maps(train_config)
     maps["heatmap"] = torch.zeros_like(maps["heatmap"])

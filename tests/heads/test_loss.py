@@ -23,7 +23,7 @@ def test_focal_loss_against_the_formula():
 
 
 def test_cross_entropy_against_the_formula():
-    """With the soft heat map, over its sum on and off the peaks; the masked half counts for nothing."""
+    """With the heat map as soft target, divided by its sums on and off the peaks; half of it is ignored."""
     train_config = TrainConfig(heatmap_loss="bce")
     targets, maps = encoded(*scene(5), train_config), random_maps(train_config)
     targets["ignore"][:, :, 60:] = True
@@ -35,7 +35,7 @@ def test_cross_entropy_against_the_formula():
     assert float(losses["heatmap"]) == pytest.approx(value, rel=1e-4)
 
 
-def test_cells_of_unsure_cars_have_no_gradient():
+def test_ignored_cells_have_no_gradient():
     targets = encoded(*scene(1), TrainConfig(), weight=np.zeros(1))
     maps = {name: value.requires_grad_() for name, value in random_maps(TrainConfig()).items()}
     losses_of([maps], targets, TrainConfig())["heatmap"].backward()
@@ -46,7 +46,7 @@ def test_cells_of_unsure_cars_have_no_gradient():
 
 @pytest.mark.parametrize("noisy", [False, True])
 def test_losses_at_cells_against_their_formulas(noisy):
-    """Car by car and number by number; the label's variance is added to the network's."""
+    """Cell by cell and channel by channel; the label's variance is added to the network's."""
     xyz, turn = scene()
     noise = np.linspace(0, 0.1, len(xyz)) if noisy else None
     targets, maps = encoded(xyz, turn, BOTH, noise=noise), random_maps(BOTH)
@@ -55,18 +55,18 @@ def test_losses_at_cells_against_their_formulas(noisy):
     for name in ("offset", "depth", "height", "rotation"):
         expected = 0.0
         for row, cell in enumerate(targets["cell"].tolist()):
-            said = maps[name][0, :, cell // SIZE[0], cell % SIZE[0]].double().numpy()
+            output = maps[name][0, :, cell // SIZE[0], cell % SIZE[0]].double().numpy()
             if name in ("offset", "rotation"):
-                error = np.abs(said - targets[name][row]).mean()
+                error = np.abs(output - targets[name][row]).mean()
             else:
-                variance = np.exp(2 * said[1]) + (targets[f"{name}_noise"][row, 0] ** 2 if noisy else 0)
-                error = abs(said[0] - targets[name][row, 0]) / np.sqrt(variance) + np.log(variance) / 2
+                variance = np.exp(2 * output[1]) + (targets[f"{name}_noise"][row, 0] ** 2 if noisy else 0)
+                error = abs(output[0] - targets[name][row, 0]) / np.sqrt(variance) + np.log(variance) / 2
             expected += targets["weight"][row] * error / total
         assert float(losses[name]) == pytest.approx(expected, rel=1e-4), name
 
 
 def test_losses_of_perfect_maps():
-    """Nothing, but for a depth: log b, here of the lowest scale that counts."""
+    """Zero, but for a depth −6: log b, clamped from below."""
     targets = encoded(*scene(), BOTH)
     maps = perfect_maps(targets, BOTH)
     maps["heatmap"] = torch.where(maps["heatmap"] == 1, 20.0, -20.0)
@@ -79,8 +79,8 @@ def test_losses_of_perfect_maps():
 def test_losses_of_stacks_are_averaged():
     targets = encoded(*scene(), BOTH)
     stacks = [random_maps(BOTH, seed=seed) for seed in (0, 1)]
-    together, first, second = (losses_of(some, targets, BOTH) for some in (stacks, stacks[:1], stacks[1:]))
-    for name, value in together.items():
+    both, first, second = (losses_of(part, targets, BOTH) for part in (stacks, stacks[:1], stacks[1:]))
+    for name, value in both.items():
         torch.testing.assert_close(value, (first[name] + second[name]) / 2)
 
 
@@ -95,5 +95,8 @@ def test_a_batch_without_cars_has_losses_and_gradients():
 def test_losses_come_in_the_order_of_their_weights():
     train_config = TrainConfig(heads=["height"], loss_weights={"rotation": 1.0})
     losses = losses_of([random_maps(train_config)], encoded(*scene(), train_config), train_config)
-    assert list(losses) == list(loss.weights(train_config))
-    assert loss.weights(train_config)["rotation"] == 1.0 and loss.weights(TrainConfig())["rotation"] == 30.0
+    assert list(losses) == list(loss.loss_weights(train_config))
+    assert (
+        loss.loss_weights(train_config)["rotation"] == 1.0
+        and loss.loss_weights(TrainConfig())["rotation"] == 30.0
+    )

@@ -1,4 +1,4 @@
-"""A new head is one file and one entry: that of docs/extending.md and one more, up to the table of cars."""
+"""A new head is one file and one registry entry: that of docs/extending.md, and another depth."""
 
 import inspect
 
@@ -17,7 +17,7 @@ from tests.helpers import code_blocks
 
 SIDE = code_blocks("extending.md")["workflow/carpose/heads/side.py"]
 BOX_WIDTH = '''
-"""The width of a car's box in the picture, as one more depth."""
+"""The width of a car's box in the image, as one more depth."""
 
 from .depth import PARAMETRISATIONS, DepthHead
 
@@ -29,7 +29,7 @@ class BoxWidth(DepthHead):
 
 @pytest.fixture
 def new_head(tmp_path, monkeypatch):
-    """A function that writes a head's module and enters it: name, source, class, channels."""
+    """A function that writes a head's module and registers it: name, source, class, channels."""
     monkeypatch.setattr(heads, "__path__", [*heads.__path__, str(tmp_path)])
 
     def add(name: str, source: str, builder: str, channels: int) -> None:
@@ -41,11 +41,11 @@ def new_head(tmp_path, monkeypatch):
 
 
 def learn(train_config, targets):
-    """One forward and backward pass of the recipe's network; the losses by name."""
+    """One forward and backward pass of the network of this configuration; the losses by name."""
     network = build(train_config)
     outputs = network(torch.randn(1, 3, 4 * SIZE[1], 4 * SIZE[0]), targets["cell"])
     losses = loss.compute(outputs, targets, train_config, totals(targets))
-    sum(losses[name] * weight for name, weight in loss.weights(train_config).items()).backward()
+    sum(losses[name] * weight for name, weight in loss.loss_weights(train_config).items()).backward()
     for name in make_heads(train_config):
         assert network.heads[name].output.weight.grad.any(), name
     return losses
@@ -82,7 +82,7 @@ def test_one_more_depth_is_learnt_pooled_and_merged(new_head):
     assert float(learn(train_config, tensors(targets))["box_width"].detach()) > 0
     maps = zero_maps(train_config)
     maps["heatmap"][0, 0, 20, 60] = 1
-    maps["offset"][0, 0, 20, 61] = -1.0  # the same centre, and the surest about it
+    maps["offset"][0, 0, 20, 61] = -1.0  # the same centre, with the smallest σ
     maps["box_width"][0, 0, 20, 61], maps["box_width"][0, 1, 20, 61] = 0.25, -5.0
     (z,) = decoded(maps, train_config, 0.99)["xyz"][:, 2]
     assert z == pytest.approx(35 / 1.25, rel=0.01)

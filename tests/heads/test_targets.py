@@ -1,4 +1,4 @@
-"""Cars → targets: against slow versions, in batches, padded."""
+"""Cars → targets: against the slow reference, in batches, padded."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ BOTH = TrainConfig(heads=["height"])
 
 
 @pytest.mark.parametrize("train_config", [TrainConfig(), BOTH], ids=["fixed", "height"])
-def test_targets_of_a_batch_are_those_of_its_pictures(train_config):
+def test_targets_of_a_batch_are_those_of_its_photos(train_config):
     together, alone = batch_of_four(train_config)
     for name, value in together.items():
         parts = [targets[name] for targets in alone]
@@ -28,7 +28,7 @@ def test_targets_of_a_batch_are_those_of_its_pictures(train_config):
 
 @pytest.mark.parametrize("crowded", [False, True])
 def test_targets_agree_with_the_literal_loop(crowded):
-    """Cell by cell the same; the heat map is cut off beyond three σ."""
+    """Equal cell by cell, but the heat map is 0 beyond 3σ."""
     train_config = TrainConfig()
     xyz, turn = scene(40)
     if crowded:
@@ -46,7 +46,7 @@ def test_targets_agree_with_the_literal_loop(crowded):
         np.testing.assert_allclose(value.reshape(expected.shape), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_zoomed_picture_has_another_depth_target():
+def test_a_zoomed_image_has_another_depth_target():
     """Depth is learnt relative to the focal length."""
     xyz, turn = scene(1)
     zoom = np.diag([1.3, 1.3, 1.0])
@@ -63,7 +63,7 @@ def test_heatmap_is_a_maximum_with_peaks_of_one():
     np.testing.assert_array_equal(targets["heatmap"].reshape(-1)[targets["peak"]], 1.0)
 
 
-def test_cars_outside_the_picture_or_behind_have_no_target():
+def test_cars_outside_the_image_or_behind_the_camera_have_no_target():
     xyz = np.array([[500.0, 5, 20], [0, 5, -10], [0, 5, 25]])
     assert len(encoded(xyz, np.stack([np.eye(3)] * 3), TrainConfig())["peak"]) == 1
 
@@ -74,7 +74,7 @@ def test_no_car_gives_empty_targets():
     assert targets["rotation"].shape == (0, 6) and targets["height"].shape == (0, 1)
 
 
-def test_unsure_car_is_neither_positive_nor_negative():
+def test_a_car_of_weight_zero_is_neither_positive_nor_negative():
     xyz, turn = scene(1)
     targets = encoded(xyz, turn, TrainConfig(), weight=np.zeros(1))
     assert targets["ignore"].sum() >= 5 and len(targets["peak"]) == 0 and len(targets["cell"]) == 0
@@ -89,7 +89,7 @@ def test_two_cars_in_one_cell_keep_one():
 
 @pytest.mark.parametrize("depth", list(PARAMETRISATIONS))
 def test_noise_of_a_label_is_in_the_units_of_its_target(depth):
-    """A car as much farther as its label's error may be has a target as much apart as the noise says."""
+    """Moving a car by its label's error changes the target by the noise (as a standard deviation)."""
     train_config = TrainConfig(depth=depth)
     xyz, turn = np.array([[1.0, 1.5, 20.0]]), np.eye(3)[None]
     near, far = (
@@ -109,7 +109,7 @@ def test_labels_have_noise_where_the_training_has_any():
 
 @pytest.mark.parametrize("train_config", [BOTH, TrainConfig(position="regressed")], ids=["ray", "regressed"])
 def test_each_head_maps_what_it_says_of_a_mirror_image_back(train_config):
-    """Targets of the mirrored scene, taken for the outputs in it, are those of the scene itself."""
+    """`mirrored` maps the targets of the mirrored scene to those of the scene itself."""
     xyz, turn = scene()
     flip = np.array([[-1, 0, SIZE[0] - 1], [0, 1, 0], [0, 0, 1]]) @ INTRINSICS @ rotation.MIRROR
     mirrored = rotation.MIRROR @ turn @ rotation.MIRROR

@@ -26,9 +26,9 @@ def test_maps_have_stride_4_at_any_size(backbone, height, width):
 
 @pytest.mark.parametrize("backbone", FAMILIES)
 @pytest.mark.parametrize("height, width", [(64, 96), (33, 70)])
-def test_heads_at_cells_are_those_of_the_maps_and_learn_the_same(backbone, height, width):
+def test_heads_at_cells_have_the_outputs_and_gradients_of_the_maps(backbone, height, width):
     model = tiny(backbone).double()
-    pictures = torch.randn(2, 3, height, width, dtype=torch.double)
+    images = torch.randn(2, 3, height, width, dtype=torch.double)
     rows, columns = math.ceil(height / 4), math.ceil(width / 4)
     area = rows * columns
     corners = [0, columns - 1, area - columns, area - 1]
@@ -36,16 +36,16 @@ def test_heads_at_cells_are_those_of_the_maps_and_learn_the_same(backbone, heigh
 
     def run(*arguments):
         model.zero_grad()
-        stacks = model(pictures, *arguments)
-        at = (lambda each: each) if arguments else (lambda each: gather(each, cells))
-        heat = torch.cat([maps.pop("heatmap") for maps in stacks])
-        rest = torch.cat([at(each) for maps in stacks for each in maps.values()], dim=1)
-        (heat.square().mean() + rest.square().sum()).backward()
+        stacks = model(images, *arguments)
+        heat = torch.cat([outputs.pop("heatmap") for outputs in stacks])
+        values = [value for outputs in stacks for value in outputs.values()]
+        poses = torch.cat(values if arguments else [gather(value, cells) for value in values], dim=1)
+        (heat.square().mean() + poses.square().sum()).backward()
         gradients = nn.utils.parameters_to_vector([p.grad for p in model.parameters()])
-        return heat, rest, gradients
+        return heat, poses, gradients
 
-    for there, everywhere in zip(run(cells), run(), strict=True):
-        torch.testing.assert_close(there, everywhere)
+    for at_cells, of_maps in zip(run(cells), run(), strict=True):
+        torch.testing.assert_close(at_cells, of_maps)
 
 
 @pytest.mark.parametrize("backbone", [name for name in BACKBONES if name not in FAMILIES])
@@ -80,19 +80,19 @@ def test_gradient_reaches_every_parameter(backbone, norm):
     torch.manual_seed(0)
     model = tiny(backbone, norm=norm, in_channels=4)
     flat(model(torch.randn(2, 4, 64, 64))).square().sum().backward()
-    without = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
-    assert without == []
+    without_gradient = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert without_gradient == []
 
 
 @pytest.mark.parametrize("backbone", FAMILIES)
 def test_group_norm_leaves_no_batch_norm(backbone):
     model = tiny(backbone, norm="group")
-    kinds = {type(module) for module in model.modules()}
-    assert not any(issubclass(kind, nn.modules.batchnorm._BatchNorm) for kind in kinds)
-    assert nn.GroupNorm in kinds
-    # Nothing is left that couples the pictures of a batch.
-    pictures = torch.randn(3, 3, 64, 64)
-    torch.testing.assert_close(model(pictures)[-1]["depth"][:1], model(pictures[:1])[-1]["depth"])
+    types = {type(module) for module in model.modules()}
+    assert not any(issubclass(cls, nn.modules.batchnorm._BatchNorm) for cls in types)
+    assert nn.GroupNorm in types
+    # The outputs for an image do not depend on the other images of the batch.
+    images = torch.randn(3, 3, 64, 64)
+    torch.testing.assert_close(model(images)[-1]["depth"][:1], model(images[:1])[-1]["depth"])
 
 
 def test_group_norm_keeps_activations():
@@ -131,17 +131,17 @@ def test_hourglass_104_has_its_parameters():
 
 def test_every_stack_is_supervised_in_training_and_the_last_predicts():
     model = tiny("hourglass", stacks=3, modules=1)
-    pictures = torch.randn(2, 3, 64, 64)
-    assert len(model(pictures)) == 3
-    assert len(model.eval()(pictures)) == 1
-    # In evaluation it is the last stack's own heads that speak.
+    images = torch.randn(2, 3, 64, 64)
+    assert len(model(images)) == 3
+    assert len(model.eval()(images)) == 1
+    # In evaluation mode the outputs are those of the last stack's heads.
     nn.init.constant_(model.heads[-1]["depth"].output.bias, 7.0)
     nn.init.zeros_(model.heads[-1]["depth"].output.weight)
-    assert (model(pictures)[-1]["depth"] == 7).all()
+    assert (model(images)[-1]["depth"] == 7).all()
 
 
-def test_hourglass_of_odd_maps_equals_the_padded_one():
-    """Enlarging to an odd size crops the twofold map, so that cells stay aligned with the finer scale."""
+def test_upsampling_to_an_odd_size_crops_the_twofold_map():
+    """So that cells stay aligned with the finer scale."""
     for size in range(1, 40):
         coarse = torch.arange(math.ceil(size / 2), dtype=torch.float32)
         enlarged = upsample_to(coarse.view(1, 1, 1, -1), torch.empty(1, 1, 1, size)).flatten()

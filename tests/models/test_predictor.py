@@ -15,7 +15,7 @@ def test_batch_norms_fold_into_convolutions(backbone, norm):
     torch.manual_seed(0)
     model = tiny(backbone, norm=norm, in_channels=4).double()
     for layer in model.modules():
-        if isinstance(layer, nn.BatchNorm2d):  # as if it had been trained
+        if isinstance(layer, nn.BatchNorm2d):  # statistics as after a training
             nn.init.normal_(layer.running_mean)
             nn.init.uniform_(layer.running_var, 0.5, 2)
             nn.init.uniform_(layer.weight, 0.5, 2)
@@ -23,18 +23,18 @@ def test_batch_norms_fold_into_convolutions(backbone, norm):
     model.eval()
     before = [tensor.clone() for tensor in model.state_dict().values()]
     folded = fold_batch_norms(model, 4)
-    pictures = torch.randn(2, 4, 64, 96, dtype=torch.double)
+    images = torch.randn(2, 4, 64, 96, dtype=torch.double)
     with torch.inference_mode():
-        torch.testing.assert_close(flat(folded(pictures)), flat(model(pictures)), rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(flat(folded(images)), flat(model(images)), rtol=1e-6, atol=1e-6)
     assert not any(isinstance(layer, nn.BatchNorm2d) for layer in folded.modules())
-    assert all(map(torch.equal, before, model.state_dict().values())), "the network itself stays as it is"
+    assert all(map(torch.equal, before, model.state_dict().values())), "the original network is not changed"
     shared = fold_batch_norms(convert_sync_batchnorm(model), 4)
     with torch.inference_mode():
-        torch.testing.assert_close(flat(shared(pictures)), flat(folded(pictures)))
+        torch.testing.assert_close(flat(shared(images)), flat(folded(images)))
     assert not any(isinstance(layer, nn.SyncBatchNorm) for layer in shared.modules())
 
 
-def test_batch_norm_that_does_not_read_one_convolution_as_it_is_stays():
+def test_batch_norms_that_cannot_be_folded_stay():
     class Shared(nn.Module):
         def __init__(self):
             super().__init__()

@@ -16,7 +16,7 @@ EFFICIENTNETS = [name for name in BACKBONES if name.startswith("efficientnet")]
 
 
 def published(name: str) -> nn.Module:
-    """timm's own, with features of strides 4 to 32."""
+    """timm's network, with features of strides 4 to 32."""
     return timm.create_model(backbone_of(name).published, features_only=True, out_indices=(1, 2, 3, 4))
 
 
@@ -30,34 +30,34 @@ def test_efficientnets_have_the_published_tensors(backbone):
 
 @pytest.mark.parametrize("backbone", ["efficientnet_lite0", "efficientnet_b0"])
 def test_efficientnets_compute_what_the_published_ones_do(backbone):
-    """The same weights under another padding or another epsilon load well and give other maps."""
+    """With another padding or epsilon the weights would load, but give other maps."""
     theirs, ours = published(backbone).eval(), encoder_of(backbone, 1.0).eval()
     ours.load_state_dict(theirs.state_dict())
-    picture = torch.randn(1, 3, 64, 96)
-    for one, other in zip(ours(picture), theirs(picture), strict=True):
+    image = torch.randn(1, 3, 64, 96)
+    for one, other in zip(ours(image), theirs(image), strict=True):
         torch.testing.assert_close(one, other)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "convnext_atto", "mobilenetv3_small_100"])
-def test_whole_networks_of_timm_fit_their_features_by_name(name, tmp_path):
-    """What the hub has is the whole network, whose names differ from those of its features."""
+def test_weights_of_timm_classifiers_fit_its_feature_extractors(name, tmp_path):
+    """The hub has the weights of the classifier, whose tensor names differ from the feature extractor's."""
     torch.manual_seed(1)
-    whole = timm.create_model(name)
-    torch.save(whole.state_dict(), tmp_path / "w.pth")
+    classifier = timm.create_model(name)
+    torch.save(classifier.state_dict(), tmp_path / "w.pth")
     torch.manual_seed(2)
     encoder = encoder_of(f"timm:{name}", 1.0)
     pretrained.load_pretrained(encoder.state_dict(), str(tmp_path / "w.pth"))
     theirs = timm.create_model(name, features_only=True, out_indices=encoder.feature_info.out_indices)
-    weights = {key.replace(".", "_"): value for key, value in whole.state_dict().items()}
+    weights = {key.replace(".", "_"): value for key, value in classifier.state_dict().items()}
     theirs.load_state_dict({key: weights[key.replace(".", "_")] for key in theirs.state_dict()})
-    picture = torch.randn(1, 3, 64, 96)
-    for one, other in zip(encoder.eval()(picture), theirs.eval()(picture), strict=True):
+    image = torch.randn(1, 3, 64, 96)
+    for one, other in zip(encoder.eval()(image), theirs.eval()(image), strict=True):
         assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 @pytest.mark.parametrize("backbone", ["efficientnet_lite0", "dla34", "hourglass"])
-def test_weights_by_path_round_trip(backbone, suffix, tmp_path):
+def test_weights_files_round_trip(backbone, suffix, tmp_path):
     source = tiny(backbone).eval()
     weights = source.backbone_state()
     path = tmp_path / f"weights{suffix}"
@@ -67,7 +67,7 @@ def test_weights_by_path_round_trip(backbone, suffix, tmp_path):
     assert all(torch.equal(loaded[name], weights[name]) for name in weights)
 
 
-def test_weights_under_other_names_are_taken_by_order(tmp_path):
+def test_weights_with_other_names_are_copied_by_order(tmp_path):
     source = encoder_of("efficientnet_lite0", 0.125).state_dict()
     renamed = {f"_other.{i}": t for i, (n, t) in enumerate(source.items()) if "num_batches" not in n}
     torch.save(renamed | {"_fc.weight": torch.zeros(10, 10)}, tmp_path / "w.pth")
@@ -75,17 +75,17 @@ def test_weights_under_other_names_are_taken_by_order(tmp_path):
     assert all(torch.equal(encoder[name], source[name]) for name in source)
 
 
-def test_new_input_channels_start_without_influence(tmp_path):
+def test_additional_input_channels_start_without_influence(tmp_path):
     source = encoder_of("dla34", 0.125)
     torch.save(source.state_dict(), tmp_path / "w.pth")
     encoder = tiny("dla34", in_channels=4, pretrained=str(tmp_path / "w.pth")).encoder
-    picture = torch.randn(1, 3, 64, 64)
-    extended = torch.cat([picture, torch.randn(1, 1, 64, 64)], dim=1)
-    for ours, theirs in zip(encoder.eval()(extended), source.eval()(picture), strict=True):
+    image = torch.randn(1, 3, 64, 64)
+    extended = torch.cat([image, torch.randn(1, 1, 64, 64)], dim=1)
+    for ours, theirs in zip(encoder.eval()(extended), source.eval()(image), strict=True):
         torch.testing.assert_close(ours, theirs)
 
 
-def test_pretrained_scale_and_shift_survive_group_norm(tmp_path):
+def test_group_norm_keeps_pretrained_scale_and_shift(tmp_path):
     weights = encoder_of("dla34", 0.125).state_dict()
     weights["base_layer.1.weight"].fill_(3.0)
     torch.save(weights, tmp_path / "w.pth")
@@ -94,18 +94,18 @@ def test_pretrained_scale_and_shift_survive_group_norm(tmp_path):
     assert (first.weight == 3).all()
 
 
-def test_wrong_weights_are_told_and_copy_nothing(tmp_path):
+def test_weights_that_do_not_fit_are_errors(tmp_path):
     torch.save(encoder_of("efficientnet_lite0", 0.25).state_dict(), tmp_path / "wide.pth")
     with pytest.raises(ValueError, match=r"wide.pth.*check backbone and width"):
         tiny("efficientnet_lite0", pretrained=str(tmp_path / "wide.pth"))
     (tmp_path / "text.pth").write_text("no weights")
-    with pytest.raises(ValueError, match=r"text.pth: not a file of weights"):
+    with pytest.raises(ValueError, match=r"text.pth: not a weights file"):
         tiny("dla34", pretrained=str(tmp_path / "text.pth"))
     with pytest.raises(ValueError, match="is not a file; use none, hub or the path"):
         tiny("dla34", pretrained="imagenet")
 
 
-def test_hub_out_of_reach_is_told(monkeypatch):
+def test_an_unreachable_hub_is_an_error(monkeypatch):
     def unreachable(*_, **__):
         raise ConnectionError("no route")
 

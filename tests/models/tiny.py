@@ -1,4 +1,4 @@
-"""Small networks of every backbone, by its registered name."""
+"""Small networks of every backbone, by name in the registry."""
 
 import torch
 from torch import nn

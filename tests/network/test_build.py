@@ -1,4 +1,4 @@
-"""From a recipe to its network, by what the registry says; a new backbone is one short file and one entry."""
+"""Networks from training configurations and the registry; a new backbone is one short file and one entry."""
 
 import pytest
 import torch
@@ -23,13 +23,13 @@ def train_and_predict(train_config):
     """One forward and backward pass, and one of prediction."""
     network = build(train_config)
     targets = tensors(encoded(*scene(), train_config))
-    pictures = torch.randn(1, 3, 4 * SIZE[1], 4 * SIZE[0])
-    losses = loss.compute(network(pictures, targets["cell"]), targets, train_config, totals(targets))
+    images = torch.randn(1, 3, 4 * SIZE[1], 4 * SIZE[0])
+    losses = loss.compute(network(images, targets["cell"]), targets, train_config, totals(targets))
     sum(losses.values()).backward()
     assert all(parameter.grad is not None for parameter in network.parameters())
     predictor = Predictor(fold_batch_norms(network))
     with torch.inference_mode():
-        heatmap, features = predictor(pictures)
+        heatmap, features = predictor(images)
         poses = predictor.poses(features, torch.arange(5))
     assert heatmap.shape == (1, 1, *SIZE[::-1])
     assert set(poses) == set(make_heads(train_config)) - {"heatmap"}
@@ -69,13 +69,13 @@ def test_the_mask_is_a_fourth_channel():
 
 
 @pytest.mark.parametrize(
-    "settings, told",
+    "settings, message",
     [
         (
             {"backbone": "timm:resnet18", "width": 0.5},
-            "width: invalid value 0.5; timm's resnet18 can be had at",
+            "width: invalid value 0.5; timm's resnet18 supports only width 1",
         ),
-        ({"backbone": "timm:no_such"}, "timm cannot make no_such with feature maps"),
+        ({"backbone": "timm:no_such"}, "timm cannot build no_such as a feature extractor"),
         ({"backbone": "timm:vit_tiny_patch16_224"}, "has maps of strides 16 .*strides 4, 8, 16, 32"),
         ({"backbone": "timm:swin_tiny_patch4_window7_224"}, "as NHWC"),
         ({"backbone": "resnet18"}, "backbone: invalid value 'resnet18'; use one of .*or timm:NAME"),
@@ -84,6 +84,6 @@ def test_the_mask_is_a_fourth_channel():
         ({"pretrained": "nowhere.pth"}, "nowhere.pth is not a file; use none, hub or the path"),
     ],
 )
-def test_what_cannot_be_built_is_told(settings, told):
-    with pytest.raises(UserError, match=told):
+def test_networks_that_cannot_be_built_are_errors(settings, message):
+    with pytest.raises(UserError, match=message):
         build(TrainConfig(**settings))

@@ -1,4 +1,4 @@
-"""The file that a training results in."""
+"""Checkpoints."""
 
 import pytest
 import torch
@@ -19,14 +19,14 @@ def test_checkpoints_that_cannot_be_used(tmp_path):
         "unknown": content | {"train_config": content["train_config"] | {"backbone": "resnet"}},
         "wider": content | {"train_config": content["train_config"] | {"width": 0.25}},
         "light": content | {"weights": {}},
-        "found": {key: value for key, value in content.items() if key != "provenance"},
+        "origin": {key: value for key, value in content.items() if key != "provenance"},
     }
-    for name, what in broken.items():
+    for name, invalid in broken.items():
         file = tmp_path / f"{name}.pt"
-        file.write_bytes(what) if isinstance(what, bytes) else torch.save(what, file)
+        file.write_bytes(invalid) if isinstance(invalid, bytes) else torch.save(invalid, file)
         with pytest.raises(
-            UserError, match=rf"{name}.pt: not a checkpoint of this version \(\w+: .*train it"
+            UserError, match=rf"{name}.pt: not a checkpoint of this version \(\w+: .*train the"
         ):
             load_checkpoint(file)
-    with pytest.raises(UserError, match="nowhere.pt: there is no such file"):
+    with pytest.raises(UserError, match="nowhere.pt: file not found"):
         load_checkpoint(tmp_path / "nowhere.pt")

@@ -1,4 +1,4 @@
-"""The number format follows the hardware; every training has its GPUs."""
+"""The number format follows the hardware; every training locks its GPUs."""
 
 import fcntl
 import os
@@ -35,7 +35,7 @@ def test_bf16_where_it_is_fast(monkeypatch, capabilities, expected):
     assert autocast_dtype(CPU, "off") is None and autocast_dtype(CPU, "bf16") is torch.bfloat16
 
 
-# Which GPU. There is none here: torch's answers are pretended, the locks are real.
+# GPU locks. torch's answers are mocked, the locks are real.
 
 
 @pytest.fixture
@@ -58,36 +58,36 @@ def test_each_training_has_a_gpu_of_its_own(gpus):
         assert (one.index, two.index) == (0, 1)
     with device.acquire_device(1) as again:
         assert again.index == 0
-    with device.acquire_device(0) as none:
-        assert none.type == "cpu"
+    with device.acquire_device(0) as no_gpu:
+        assert no_gpu.type == "cpu"
 
 
-def test_gpus_of_a_team_are_taken_all_or_none(gpus, monkeypatch, capsys):
-    """Two trainings of two GPUs each, of which one is free: neither may hold it while it waits."""
-    other = device.acquire(1)
+def test_gpus_of_one_training_are_locked_all_or_none(gpus, monkeypatch, capsys):
+    """A training that waits for two GPUs does not hold a free one meanwhile."""
+    other = device.lock_gpus(1)
     waits = []
 
     def pause(seconds):
-        waits.append(list(device.acquire(1)))  # what it waits with is free for others
+        waits.append(list(device.lock_gpus(1)))  # the free GPU can be locked by others
         if len(waits) == 2:
             other[0].close()
 
     monkeypatch.setattr(time, "sleep", pause)
-    assert list(device.acquire(2)) == [0, 1]
+    assert list(device.lock_gpus(2)) == [0, 1]
     assert waits == [[1], [1]]
     assert capsys.readouterr().out.count("waiting for 2 of 2 GPUs") == 1
 
 
 def test_more_gpus_than_there_are(gpus, monkeypatch):
-    with pytest.raises(UserError, match="gpus: 3 are asked for, this machine has 2"):
-        device.acquire(3)
+    with pytest.raises(UserError, match="gpus: 3 are requested, this machine has 2"):
+        device.lock_gpus(3)
     monkeypatch.setenv("LOCAL_RANK", "2")
     with pytest.raises(UserError, match="process 2 of this machine finds 2 GPUs"), device.acquire_device(1):
         pass
 
 
-def test_a_team_sees_the_gpus_that_its_launch_owns(gpus, monkeypatch):
-    busy = device.acquire(1)
+def test_processes_see_the_gpus_that_launch_locked(gpus, monkeypatch):
+    busy = device.lock_gpus(1)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6,7")
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
@@ -105,21 +105,21 @@ def test_a_team_sees_the_gpus_that_its_launch_owns(gpus, monkeypatch):
     assert started == [("2", "6,7")]
     busy[0].close()
     monkeypatch.setenv("LOCAL_RANK", "1")
-    with device.acquire_device(2) as own:  # of those it sees, without a lock
-        assert own.index == 1
+    with device.acquire_device(2) as gpu:  # of the visible ones, without a lock
+        assert gpu.index == 1
 
 
-def test_locks_outlive_the_program_that_becomes_another(tmp_path):
-    """What launch relies on: a lock stays with a descriptor that is inherited."""
+def test_locks_survive_exec(tmp_path):
+    """distributed.launch relies on it: a lock belongs to an inherited file descriptor."""
     code = f"""
 import fcntl, os, sys
 handle = open({str(tmp_path / "lock")!r}, "w")
 fcntl.flock(handle, fcntl.LOCK_EX)
 os.set_inheritable(handle.fileno(), True)
-os.execv(sys.executable, [sys.executable, "-c", "print('there', flush=True); input()"])
+os.execv(sys.executable, [sys.executable, "-c", "print('locked', flush=True); input()"])
 """
     with subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1, text=True) as program:
-        assert program.stdout.readline() == "there\n"
+        assert program.stdout.readline() == "locked\n"
         with open(tmp_path / "lock", "w") as handle, pytest.raises(BlockingIOError):
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         program.communicate("\n")
@@ -127,14 +127,14 @@ os.execv(sys.executable, [sys.executable, "-c", "print('there', flush=True); inp
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def test_a_gpu_that_torch_cannot_use_is_said(tmp_path, monkeypatch):
+def test_a_gpu_that_torch_cannot_use_is_an_error(tmp_path, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    device.check_no_gpu(str(tmp_path / "none"))
+    device.check_no_driver(str(tmp_path / "none"))
     with pytest.raises(UserError, match="has NVIDIA's driver, but PyTorch .* finds no GPU"):
-        device.check_no_gpu(str(tmp_path))
+        device.check_no_driver(str(tmp_path))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # hidden on purpose
-    device.check_no_gpu(str(tmp_path))
+    device.check_no_driver(str(tmp_path))
 
 
 def test_no_more_workers_than_cores():

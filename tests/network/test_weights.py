@@ -1,4 +1,4 @@
-"""Fetching published weights, from a hub of this machine's own that speaks the real one's protocol."""
+"""Downloading published weights, from a local server with the hub's protocol."""
 
 import http.server
 import os
@@ -16,22 +16,22 @@ import timm  # isort: skip
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory):
-    """A server with the weights of one network; its address, and the weights."""
+    """A server with the weights of one network: its address, and their state dict."""
     torch.manual_seed(0)
-    weights = timm.create_model("tf_efficientnet_lite0").state_dict()
+    state_dict = timm.create_model("tf_efficientnet_lite0").state_dict()
     path = tmp_path_factory.mktemp("hub") / "model.safetensors"
-    save_file(weights, path)
+    save_file(state_dict, path)
     content = path.read_bytes()
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
-            known = "tf_efficientnet_lite0" in self.path and self.path.endswith("/model.safetensors")
-            self.send_response(200 if known else 404)
+            exists = "tf_efficientnet_lite0" in self.path and self.path.endswith("/model.safetensors")
+            self.send_response(200 if exists else 404)
             self.send_header("X-Repo-Commit", 40 * "a")
             self.send_header("ETag", '"1"')
-            self.send_header("Content-Length", str(len(content) if known else 0))
+            self.send_header("Content-Length", str(len(content) if exists else 0))
             self.end_headers()
-            if known and self.command == "GET":
+            if exists and self.command == "GET":
                 self.wfile.write(content)
 
         do_HEAD = do_GET
@@ -41,7 +41,7 @@ def hub(tmp_path_factory):
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", weights
+    yield f"http://127.0.0.1:{server.server_port}", state_dict
     server.shutdown()
 
 
@@ -51,10 +51,10 @@ def environment(address, folder):
 
 
 def test_fetched_weights_are_the_hub_s(hub, tmp_path):
-    address, weights = hub
+    address, state_dict = hub
     output = tmp_path / "lite0.safetensors"
     options = ("--backbone", "efficientnet_lite0", "--output", output)
     run_module("carpose.network.weights", *options, env=environment(address, tmp_path / "home"))
     fetched = read_weights(output)
-    assert set(fetched) == set(weights)
-    assert all(torch.equal(fetched[name], value) for name, value in weights.items())
+    assert set(fetched) == set(state_dict)
+    assert all(torch.equal(fetched[name], value) for name, value in state_dict.items())

@@ -13,7 +13,7 @@ CPU = torch.device("cpu")
 
 
 def checkpoint(path, provenance=None, **changes):
-    """An untrained network; another seed gives other weights of the same recipe."""
+    """Write an untrained network; `seed` changes its weights, not the training configuration in the file."""
     train_config = replace(TRAIN_CONFIG, **changes)
     save_checkpoint(path, build(train_config).state_dict(), replace(train_config, seed=0), provenance or {})
     return path

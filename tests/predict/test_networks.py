@@ -1,4 +1,4 @@
-"""Checkpoints of one model's folds → networks; what they say: mirror images mapped back, means."""
+"""Checkpoints of one model's folds → networks; predictions of mirror images and their means."""
 
 from dataclasses import replace
 
@@ -19,32 +19,33 @@ from models.predictor import Predictor
 from tests.predict.small import CPU, TRAIN_CONFIG, checkpoint
 
 
-def test_all_folds_have_one_recipe(tmp_path):
+def test_all_folds_have_one_training_configuration(tmp_path):
     first, other = checkpoint(tmp_path / "a0.pt", seed=1), checkpoint(tmp_path / "a1.pt", seed=2)
     networks, train_config = load_networks([first, other], CPU)
     assert [type(network) for network in networks] == [Predictor, Predictor] and train_config == TRAIN_CONFIG
     changed = checkpoint(tmp_path / "changed.pt", epochs=7)
-    with pytest.raises(UserError, match=r"changed.pt: its recipe differs from .*a0.pt"):
+    with pytest.raises(
+        UserError, match=r"changed.pt: its training configuration differs from that of .*a0.pt"
+    ):
         load_networks([first, changed], CPU)
 
 
-def test_a_fold_s_network_predicts_its_own_photos_alone(tmp_path):
-    """Given for another fold it would predict photos that it has learnt from, and call that out of fold."""
+def test_a_checkpoint_of_another_fold_is_refused(tmp_path):
+    """It would predict photos that it was trained on, and these would count as out of fold."""
     folds = [checkpoint(tmp_path / f"{fold}.pt", provenance={"fold": fold}) for fold in (0, 1)]
     load_networks(folds, CPU)
-    with pytest.raises(UserError, match="1.pt: is the model of fold 1 given as fold 0's"):
+    with pytest.raises(UserError, match="1.pt: is the model of fold 1, but that of fold 0 is needed"):
         load_networks(folds[::-1], CPU)
 
 
 @pytest.mark.parametrize("change", [{}, {"heads": ["height"]}, {"position": "regressed"}], ids=str)
-def test_mirrored_photo_has_mirrored_cars(change):
-    """What the mirror image's maps are made of: flipped maps of the mirrored picture are those of the picture
-    after flipping twice."""
+def test_a_mirrored_photo_has_mirrored_cars(change):
+    """The prediction for the mirrored images, flipped, equals that for the images."""
     train_config = replace(TRAIN_CONFIG, **change)
     model = prepare_for_inference(build(train_config), train_config, CPU)
-    pictures = torch.randint(0, 255, (2, 64, 192, 4), dtype=torch.uint8)
-    once = flipped_forward(model, pictures, train_config, CPU)
-    twice = flipped_forward(model, pictures.flip(2), train_config, CPU)
+    images = torch.randint(0, 255, (2, 64, 192, 4), dtype=torch.uint8)
+    once = flipped_forward(model, images, train_config, CPU)
+    twice = flipped_forward(model, images.flip(2), train_config, CPU)
     torch.testing.assert_close(twice.heatmap.flip(3), once.heatmap)
     cells = torch.arange(once.heatmap.numel())
     mirrored = cells.view(once.heatmap.shape).flip(3).flatten()
@@ -59,8 +60,8 @@ def test_mean_of_two_networks():
     one, other = (
         prepare_for_inference(build(replace(TRAIN_CONFIG, seed=seed)), TRAIN_CONFIG, CPU) for seed in (1, 2)
     )
-    pictures = torch.randint(0, 255, (2, 64, 192, 4), dtype=torch.uint8)
-    predictions = [forward(model, pictures, TRAIN_CONFIG, CPU) for model in (one, other)]
+    images = torch.randint(0, 255, (2, 64, 192, 4), dtype=torch.uint8)
+    predictions = [forward(model, images, TRAIN_CONFIG, CPU) for model in (one, other)]
     both, cells = mean(predictions), torch.tensor([5, 700])
     assert isinstance(both, RawPrediction)
     torch.testing.assert_close(both.heatmap, (predictions[0].heatmap + predictions[1].heatmap) / 2)

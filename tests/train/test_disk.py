@@ -1,4 +1,4 @@
-"""A disk that is full or read-only: a real one, mounted by the test, which needs root."""
+"""A full or read-only disk: a real file system, mounted by the test, which needs root."""
 
 import contextlib
 import os
@@ -25,7 +25,7 @@ def disk(tmp_path):
     folder.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", folder], capture_output=True)
     if mounted.returncode:
-        pytest.skip(f"no disk can be mounted here: {mounted.stderr.decode().strip()}")
+        pytest.skip(f"no file system can be mounted: {mounted.stderr.decode().strip()}")
     yield folder
     subprocess.run(["umount", "--lazy", folder], check=True)
 
@@ -36,17 +36,17 @@ def fill(disk):
             filler.write(bytes(4096))
 
 
-def test_full_disk_for_the_state_costs_no_training(prepared, undisturbed, disk, tmp_path):
+def test_a_full_disk_for_the_state_does_not_stop_a_training(prepared, undisturbed, disk, tmp_path):
     (disk / "state.pt.lock").touch()
     fill(disk)
     done = run_module(*options(prepared, tmp_path, "--state", disk / "state.pt"))
-    # Before and after the validation of each of three epochs.
+    # Twice per epoch: before and after the validation.
     assert done.stdout.count("the state could not be saved") == 6 and "No space left" in done.stdout
     assert (tmp_path / "model.pt").read_bytes() == undisturbed
     assert not (disk / "state.pt").exists()
 
 
-def test_full_disk_for_the_model_keeps_the_state(prepared, undisturbed, disk, tmp_path):
+def test_a_full_disk_for_the_model_keeps_the_state(prepared, undisturbed, disk, tmp_path):
     command = options(prepared, disk, "--state", tmp_path / "state.pt")
     fill(disk)
     os.truncate(disk / "filler", (disk / "filler").stat().st_size - 4096)  # room for the history alone
@@ -60,7 +60,7 @@ def test_full_disk_for_the_model_keeps_the_state(prepared, undisturbed, disk, tm
     assert (disk / "model.pt").read_bytes() == undisturbed
 
 
-def test_read_only_disk_stops_before_the_work(prepared, disk, tmp_path):
+def test_a_read_only_disk_is_an_error_before_the_training(prepared, disk, tmp_path):
     subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
     command = options(prepared, disk, "--state", tmp_path / "state.pt")
     done = run_module(*command, check=False)
@@ -68,8 +68,8 @@ def test_read_only_disk_stops_before_the_work(prepared, disk, tmp_path):
     assert "epoch 1" not in done.stdout and "Traceback" not in done.stderr
 
 
-def test_clock_that_jumps_changes_nothing(tmp_path):
-    """Which state is the newest is told by its name, not by its time."""
+def test_modification_times_of_states_do_not_matter(tmp_path):
+    """The newest state is known by its name."""
     path = tmp_path / "state.pt"
     for number in (1, 2):
         state.save(path, "a", {"x": torch.tensor(number)})

@@ -1,4 +1,4 @@
-"""Two processes on the CPU that share every batch: the training is that of one process."""
+"""Two processes on the CPU that share every batch train like one process."""
 
 import signal
 import socket
@@ -15,21 +15,21 @@ from carpose.network.checkpoint import build, load_checkpoint
 from carpose.train import distributed
 from tests.helpers import ENVIRONMENT, options, run_background, run_module
 
-# Equal up to rounding: normalisation over groups of channels, a step that does not divide by tiny gradients.
-ALIKE = ("--norm", "group", "--batch-size", 4, "--optimizer", "sgd", "--lr", 0.01, "--amp", "off")
+# With these options two trainings are equal up to rounding: Adam would divide by tiny gradients.
+COMPARABLE = ("--norm", "group", "--batch-size", 4, "--optimizer", "sgd", "--lr", 0.01, "--amp", "off")
 
 
 @pytest.fixture(scope="module")
 def alone(prepared, tmp_path_factory):
     folder = tmp_path_factory.mktemp("alone")
-    run_module(*options(prepared, folder, *ALIKE))
+    run_module(*options(prepared, folder, *COMPARABLE))
     return folder
 
 
 @pytest.fixture(scope="module")
 def shared(prepared, tmp_path_factory):
     folder = tmp_path_factory.mktemp("shared")
-    done = run_module(*options(prepared, folder, *ALIKE, "--gpus", 2))
+    done = run_module(*options(prepared, folder, *COMPARABLE, "--gpus", 2))
     return folder, done.stdout
 
 
@@ -39,13 +39,13 @@ def test_two_processes_train_as_one(alone, shared):
     losses = ["loss", "heatmap", "offset", "depth", "rotation"]
     np.testing.assert_allclose(two[losses], one[losses], rtol=1e-4)
     assert two["mAP"].notna().sum() == len(two)
-    weights = [load_checkpoint(folder / "model.pt")[0].state_dict() for folder in (alone, shared[0])]
-    for name, value in weights[0].items():
-        torch.testing.assert_close(weights[1][name], value, rtol=1e-3, atol=1e-4)
+    state_dicts = [load_checkpoint(folder / "model.pt")[0].state_dict() for folder in (alone, shared[0])]
+    for name, value in state_dicts[0].items():
+        torch.testing.assert_close(state_dicts[1][name], value, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow
-def test_one_process_alone_writes(shared):
+def test_only_the_main_process_writes(shared):
     folder, output = shared
     assert [line.count("epoch") for line in output.splitlines() if "epoch" in line] == [1, 1, 1]
     assert sorted(path.name for path in folder.iterdir()) == ["history.csv", "model.pt"]
@@ -54,25 +54,25 @@ def test_one_process_alone_writes(shared):
 @pytest.mark.parametrize("backbone", ["efficientnet_b0", "efficientnet_lite0", "dla34", "hourglass"])
 def test_batch_norms_over_all_processes_keep_their_activations(monkeypatch, backbone):
     model = build(TrainConfig(backbone=backbone, width=0.125, neck_channels=16)).eval()
-    pictures = torch.randn(1, 3, 64, 96)
+    images = torch.randn(1, 3, 64, 96)
     with torch.inference_mode():
-        before = model(pictures)[-1]
+        before = model(images)[-1]
         monkeypatch.setenv("WORLD_SIZE", "2")
-        shared = distributed.synchronised(model, torch.device("cuda"))
+        shared = distributed.sync_batch_norms(model, torch.device("cuda"))
         assert any(isinstance(layer, torch.nn.SyncBatchNorm) for layer in shared.modules())
-        for name, maps in shared(pictures)[-1].items():
+        for name, maps in shared(images)[-1].items():
             torch.testing.assert_close(maps, before[name], msg=name)
 
 
-def test_batch_that_cannot_be_shared_stops_at_once(prepared, tmp_path):
+def test_a_batch_that_cannot_be_shared_is_an_error(prepared, tmp_path):
     done = run_module(*options(prepared, tmp_path, "--batch-size", 3, "--gpus", 2), check=False)
     assert done.returncode == 2 and "2 GPUs cannot share 3 photos" in done.stderr
 
 
 @pytest.mark.slow
-def test_taken_away_it_goes_on_with_other_processes(prepared, alone, tmp_path):
-    """SIGTERM to torchrun, as Slurm sends it; then two nodes of one process each, as two torchruns."""
-    command = options(prepared, tmp_path, *ALIKE)
+def test_a_stopped_training_resumes_with_other_processes(prepared, alone, tmp_path):
+    """SIGTERM to torchrun, as Slurm sends it; then two nodes with one process each, that is two torchruns."""
+    command = options(prepared, tmp_path, *COMPARABLE)
     process = run_background([*command, "--gpus", 2])
     while "epoch 1/3" not in process.stdout.readline():
         assert process.poll() is None
@@ -94,7 +94,7 @@ def test_taken_away_it_goes_on_with_other_processes(prepared, alone, tmp_path):
 
 
 @pytest.mark.parametrize("options, passed_on", [(["-P"], "1"), ([], "")])
-def test_torchrun_s_processes_do_not_import_from_the_working_folder_either(options, passed_on):
+def test_torchrun_s_processes_inherit_safe_path(options, passed_on):
     code = "import os, torch; from carpose.train import distributed; torch.cuda.is_available = bool;"
     code += "os.execv = lambda *_: print('safe:', os.environ.get('PYTHONSAFEPATH', ''));"
     code += "distributed.launch(2, 'carpose.train')"

@@ -1,4 +1,4 @@
-"""What a training learns from, and what its state belongs to."""
+"""The data of a training, and the digest that binds its state to them."""
 
 import json
 import shutil
@@ -29,10 +29,10 @@ def files(prepared, tmp_path):
     return loop.TrainFiles(cache=tmp_path / "cache", **tables, **outputs)
 
 
-def test_a_state_belongs_to_all_that_is_learnt_from(files, tmp_path):
+def test_the_digest_depends_on_all_training_data(files, tmp_path):
     def digest(fold=0, train_config=TRAIN_CONFIG, **changes):
         changed = replace(files, **changes)
-        return loop.work_digest(changed, loop.read_tables(changed, fold), fold, train_config, None)
+        return loop.training_digest(changed, loop.read_tables(changed, fold), fold, train_config, None)
 
     first = digest()
     assert first == digest(output=tmp_path / "elsewhere")
@@ -59,13 +59,13 @@ def pseudo(files, tmp_path):
     return replace(files, pseudo=tmp_path / "pseudo.parquet")
 
 
-def test_a_state_belongs_to_what_matters_of_tables_and_checkpoints(pseudo, tmp_path):
-    """To the test photos that pseudo labels are of, and the network to start with; not to hashes of photos,
-    groups of near-duplicates, other folds' pseudo labels, or which code wrote a file."""
+def test_the_digest_depends_on_relevant_columns_and_weights_alone(pseudo, tmp_path):
+    """On the pseudo-labelled photos and the initial network; not on photo hashes, groups of near-duplicates,
+    other folds' pseudo labels, or which code wrote a file."""
 
     def digest(start=None):
         network = None if start is None else load_checkpoint(start)[0]
-        return loop.work_digest(pseudo, loop.read_tables(pseudo, 0), 0, TRAIN_CONFIG, network)
+        return loop.training_digest(pseudo, loop.read_tables(pseudo, 0), 0, TRAIN_CONFIG, network)
 
     first = digest()
     images, folds = parquet.read_images(pseudo.images), parquet.read_folds(pseudo.folds)
@@ -76,19 +76,19 @@ def test_a_state_belongs_to_what_matters_of_tables_and_checkpoints(pseudo, tmp_p
     assert digest() == first
     last = (images.split == "test") & (images.ImageId == images.ImageId[images.split == "test"].iloc[-1])
     parquet.write(pseudo.images, images.assign(excluded=last.map({True: "broken", False: ""})))
-    assert digest() != first, "a photo less that counts as empty of cars"
+    assert digest() != first, "one photo without cars fewer"
 
     one, other = (small.checkpoint(tmp_path / f"{seed}.pt", seed=seed) for seed in (1, 2))
     again = small.checkpoint(tmp_path / "again.pt", provenance={"code": "other", "fold": 0}, seed=1)
     assert digest(one) == digest(again) != digest(other) != digest()
 
 
-def test_pseudo_labels_of_the_fold_are_learnt_from(files, pseudo):
+def test_pseudo_labels_of_the_fold_are_used_for_training(files, pseudo):
     alone, with_pseudo = loop.read_tables(files, 0), loop.read_tables(pseudo, 0)
     plain, both = (tables.samples(files.cache, TRAIN_CONFIG) for tables in (alone, with_pseudo))
     images = pd.read_parquet(files.images)
     assert set(alone.truth().ImageId) <= set(alone.valid_ids)
-    assert with_pseudo.truth().equals(alone.truth()), "measured on labels alone"
+    assert with_pseudo.truth().equals(alone.truth()), "validation uses labels alone"
     assert with_pseudo.valid_ids == alone.valid_ids and both.labelled == plain.labelled == len(plain)
     assert both.image_ids[both.labelled :] == sorted(images.ImageId[images.split == "test"])
     assert len(both.xyz) == len(plain.xyz) + 4
@@ -96,30 +96,32 @@ def test_pseudo_labels_of_the_fold_are_learnt_from(files, pseudo):
 
 
 def test_pseudo_labels_of_other_folds_or_photos_are_refused(pseudo):
-    """With none of its own the fold would learn that all test photos are empty."""
+    """Without pseudo labels of this fold, all test photos would count as empty."""
     table = cars.read(pseudo.pseudo)
     cars.write(pseudo.pseudo, table.assign(fold=1), folds=[1, 2])
     with pytest.raises(UserError, match="pseudo.parquet: has labels for the folds 1, 2, none for fold 0;"):
         loop.read_tables(pseudo, 0)
     cars.write(pseudo.pseudo, table.assign(ImageId="ID_elsewhere"), folds=[0, 1])
-    with pytest.raises(UserError, match="pseudo.parquet: image ID_elsewhere is no test photo of .*images"):
+    with pytest.raises(
+        UserError, match="pseudo.parquet: image ID_elsewhere is not among the test photos of .*images"
+    ):
         loop.read_tables(pseudo, 0)
     cars.write(pseudo.pseudo, table[:0], folds=[0, 1])
-    assert len(loop.read_tables(pseudo, 0).pseudo_ids) == 4, "made, but nothing was found"
+    assert len(loop.read_tables(pseudo, 0).pseudo_ids) == 4, "no car was a pseudo label"
 
 
-def test_a_fold_that_is_none_is_said(files):
-    with pytest.raises(UserError, match="fold 7 leaves nothing to train or to validate on"):
+def test_a_fold_without_photos_is_an_error(files):
+    with pytest.raises(UserError, match="fold 7 leaves no photos to train or to validate on"):
         loop.read_tables(files, 7)
 
 
 @pytest.mark.parametrize("file", ["labels", "pseudo"])
-def test_cars_of_other_photos_are_not_learnt_from(files, tmp_path, file):
-    """All photos would seem to be empty."""
+def test_cars_of_other_photos_are_refused(files, tmp_path, file):
+    """Otherwise all photos would count as empty."""
     cars_of_others = cars.read(files.labels).assign(fold=0, weight=0.5, depth_sigma=0.1)
     cars_of_others["ImageId"] += "_other"
     cars.write(tmp_path / f"{file}.parquet", cars_of_others)
     with pytest.raises(
-        UserError, match=f"{file}.parquet: (none of its .* cars is on one|image .*_other is no)"
+        UserError, match=f"{file}.parquet: (none of its .* cars is on one|image .*_other is not)"
     ):
         loop.read_tables(replace(files, **{file: tmp_path / f"{file}.parquet"}), 0)

@@ -1,4 +1,4 @@
-"""Training as its user runs it: deterministic, resumable, never silent about a loss that is not finite."""
+"""Training by its command line: deterministic, resumable, and stopped by a loss that is not finite."""
 
 import os
 import random
@@ -27,7 +27,7 @@ def undisturbed(prepared, tmp_path_factory):
 
 
 def patched(code, command):
-    """The same command with something of it replaced."""
+    """The same command after `code` has run, which replaces a function."""
     start = f"import sys; from carpose.train import state, step, __main__; {code}; sys.exit(__main__.main())"
     return [sys.executable, "-c", start, *map(str, command[1:])]
 
@@ -54,7 +54,7 @@ def test_tensorboard_has_the_history(undisturbed):
 
 
 @pytest.mark.slow
-def test_killed_at_random_it_ends_bit_identical(prepared, undisturbed, tmp_path):
+def test_a_training_killed_at_random_ends_bit_identical(prepared, undisturbed, tmp_path):
     """SIGKILL at random moments, with a state written after nearly every step."""
     random.seed(4)
     command = [sys.executable, "-m", *map(str, options(prepared, tmp_path, "--save-minutes", 0.0001))]
@@ -70,14 +70,14 @@ def test_killed_at_random_it_ends_bit_identical(prepared, undisturbed, tmp_path)
             process.kill()
             kills += 1
         process.wait()
-    assert kills, "the training was over before it could be killed"
+    assert kills, "the training ended before it could be killed"
     subprocess.run(command, env=ENVIRONMENT, check=True, capture_output=True)
     assert (tmp_path / "model.pt").read_bytes() == (undisturbed / "model.pt").read_bytes()
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_sigterm_saves_and_leaves(prepared, undisturbed, tmp_path, workers):
-    """To the whole group of processes, as Slurm and torchrun send it."""
+def test_sigterm_saves_the_state_and_stops(prepared, undisturbed, tmp_path, workers):
+    """SIGTERM to the process group, as Slurm and torchrun send it."""
     command = options(prepared, tmp_path, "--workers", workers)
     process = run_background(command, start_new_session=True)
     while "epoch 1/3" not in process.stdout.readline():
@@ -90,14 +90,14 @@ def test_sigterm_saves_and_leaves(prepared, undisturbed, tmp_path, workers):
 
 
 def test_a_second_training_of_the_same_state_waits(prepared, undisturbed, tmp_path):
-    """As after a kill of Snakemake: the orphan is left alone, and what it has done is gone on from."""
+    """As after a kill of Snakemake: it waits for the orphaned training, then resumes from its state."""
     command = options(prepared, tmp_path)
     orphan = run_background(command)
     while "epoch 1/3" not in orphan.stdout.readline():
         assert orphan.poll() is None
     orphan.send_signal(signal.SIGSTOP)
     second = run_background(command, stderr=subprocess.PIPE)
-    assert "another training is at work" in second.stderr.readline()
+    assert "another training uses this state" in second.stderr.readline()
     assert second.poll() is None and not (tmp_path / "model.pt").exists()
     orphan.kill()
     orphan.wait()
@@ -117,7 +117,7 @@ def test_infinite_loss_stops_and_names_the_photos(prepared, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "wrong, message",
+    "invalid, message",
     [
         (("--batch-size", 0), "batch_size: invalid value 0; it must be at least 1"),
         (("--lr", "nan", "--radius", 0), "lr: invalid value nan; it must be a finite number"),
@@ -127,17 +127,17 @@ def test_infinite_loss_stops_and_names_the_photos(prepared, tmp_path):
         (("--state", "."), ".: is a folder; name a file"),
     ],
 )
-def test_what_cannot_be_trained_is_said_first(prepared, tmp_path, wrong, message):
-    done = run_module(*options(prepared, tmp_path, *wrong), check=False, cwd=tmp_path)
+def test_invalid_options_are_errors_before_the_training(prepared, tmp_path, invalid, message):
+    done = run_module(*options(prepared, tmp_path, *invalid), check=False, cwd=tmp_path)
     assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())
 
 
-def test_going_back_halves_the_rate_of_what_failed(prepared, undisturbed, tmp_path):
-    """Also where the state that it goes back to was saved after an earlier failure."""
+def test_each_rollback_halves_the_learning_rate(prepared, undisturbed, tmp_path):
+    """Also if the restored state was saved before or after an earlier rollback."""
     folds = pd.read_parquet(prepared / "folds.parquet")
     steps = int((folds.fold != 0).sum()) // 2
-    # Of all steps' losses in turn, the second of epoch 2 and, after that was trained again, of epoch 3.
+    # Counted over all steps: the second of epoch 2 and, after that is repeated, the second of epoch 3.
     broken = [steps + 1, 2 * steps + 3]
     code = (
         "import itertools; number = itertools.count(); "
@@ -145,14 +145,14 @@ def test_going_back_halves_the_rate_of_what_failed(prepared, undisturbed, tmp_pa
     )
     command = patched(code, options(prepared, tmp_path, "--on-nan", "rollback"))
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=True)
-    assert "back to epoch 2 at 0.5 of the rate" in done.stdout
-    assert "back to epoch 3 at 0.25 of the rate" in done.stdout
+    assert "back to epoch 2 with 0.5 times the learning rate" in done.stdout
+    assert "back to epoch 3 with 0.25 times the learning rate" in done.stdout
     usual, halved = (pd.read_csv(folder / "history.csv").lr for folder in (undisturbed, tmp_path))
     np.testing.assert_allclose(halved / usual, [1, 0.5, 0.25])
 
 
 @pytest.mark.slow
-def test_a_retraining_learns_from_pseudo_labels_and_starts_warm(prepared, undisturbed, tmp_path):
+def test_a_later_round_uses_pseudo_labels_and_starts_warm(prepared, undisturbed, tmp_path):
     images = pd.read_parquet(prepared / "images.parquet")
     labels = pd.read_parquet(prepared / "labels.parquet")
     tests = images.ImageId[images.split == "test"].tolist()
@@ -176,26 +176,31 @@ def test_a_retraining_learns_from_pseudo_labels_and_starts_warm(prepared, undist
     assert any(not torch.equal(models["warm"][name], value) for name, value in models["new"].items())
 
 
-def test_a_start_of_another_network_is_refused(prepared, undisturbed, tmp_path):
+def test_start_weights_of_another_network_are_refused(prepared, undisturbed, tmp_path):
     more = ("--start-weights", undisturbed / "model.pt", "--width", 0.25)
     done = run_module(*options(prepared, tmp_path, *more), check=False)
-    assert done.returncode == 2 and "model.pt: holds another network" in done.stderr
+    assert done.returncode == 2 and "model.pt: has another network" in done.stderr
     assert "start: scratch" in done.stderr
 
 
-def test_a_start_of_another_fold_is_refused(prepared, undisturbed, tmp_path):
-    """It has learnt from the photos that this training is measured on."""
+def test_start_weights_of_another_fold_are_refused(prepared, undisturbed, tmp_path):
+    """They were trained on the photos that this training validates on."""
     more = ("--start-weights", undisturbed / "model.pt", "--fold", 1)
     done = run_module(*options(prepared, tmp_path, *more), check=False)
-    assert done.returncode == 2 and "model.pt: is the model of fold 0 given as fold 1's" in done.stderr
+    assert (
+        done.returncode == 2
+        and "model.pt: is the model of fold 0, but that of fold 1 is needed" in done.stderr
+    )
     assert not list(tmp_path.glob("*.pt"))
 
 
-def test_a_loss_that_outweighs_the_others_is_named(capsys):
+def test_a_loss_that_dominates_the_others_is_named(capsys):
     row = {"epoch": 1, "loss": 1.0, "heatmap": 0.5, "offset": 0.1, "rotation": 0.04}
-    weights = {"heatmap": 2.0, "offset": 4.0, "rotation": 30.0}
-    Log("round0").epoch(row, 3, weights)
+    loss_weights = {"heatmap": 2.0, "offset": 4.0, "rotation": 30.0}
+    Log("round0").epoch(row, 3, loss_weights)
     assert capsys.readouterr().out == "[round0] epoch 1/3  loss 1  heatmap 0.5  offset 0.1  rotation 0.04\n"
-    Log("round0").epoch(row | {"rotation": -1.0}, 3, weights)
-    warning = "the rotation loss outweighs the others tenfold; lower loss_weights.rotation"
+    Log("round0").epoch(row | {"rotation": -1.0}, 3, loss_weights)
+    warning = (
+        "the weighted rotation loss is more than 10 times the sum of all others; lower loss_weights.rotation"
+    )
     assert warning in capsys.readouterr().out

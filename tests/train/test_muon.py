@@ -1,4 +1,4 @@
-"""Muon against timm's, which takes one matrix at a time, and against singular values."""
+"""Muon against timm's, which orthogonalises one matrix at a time, and against singular values."""
 
 import functools
 
@@ -7,45 +7,45 @@ import torch
 from torch import nn
 
 import models.torchvision_shim  # noqa: F401  must come before timm
-from carpose.train.muon import COEFFICIENTS, MOMENTUM, Muon, as_matrix, is_matrix, orthogonalising
+from carpose.train.muon import COEFFICIENTS, MOMENTUM, Muon, as_matrix, is_matrix, orthogonalising_factors
 
 import timm.optim.muon  # isort: skip
 
 
 def orthogonal(matrices):
-    return [factor @ x for factor, x in zip(orthogonalising(matrices), matrices, strict=True)]
+    return [factor @ x for factor, x in zip(orthogonalising_factors(matrices), matrices, strict=True)]
 
 
 @pytest.mark.parametrize("width", [12, 72, 432])
-def test_orthogonal_is_newton_schulz_on_the_whole_matrix(width):
+def test_factors_agree_with_newton_schulz_on_the_matrices(width):
     spread = torch.logspace(0, -2, width, dtype=torch.double)
     matrices = list(torch.randn(3, 8, width, dtype=torch.double) * spread)
     expected = [
         timm.optim.muon.zeropower_via_newtonschulz(x, 5, list(COEFFICIENTS), dtype=torch.double)
         for x in matrices
     ]
-    for found, value in zip(orthogonal(matrices), expected, strict=True):
-        torch.testing.assert_close(found, value)
-    for found, value in zip(orthogonal([x.float() for x in matrices]), expected, strict=True):
-        torch.testing.assert_close(found.double(), value, atol=1e-4, rtol=1e-4)
+    for result, value in zip(orthogonal(matrices), expected, strict=True):
+        torch.testing.assert_close(result, value)
+    for result, value in zip(orthogonal([x.float() for x in matrices]), expected, strict=True):
+        torch.testing.assert_close(result.double(), value, atol=1e-4, rtol=1e-4)
 
 
-def test_orthogonal_turns_singular_values_to_one():
-    (found,) = orthogonal([torch.randn(16, 144)])
-    values = torch.linalg.svdvals(found)
+def test_singular_values_become_about_one():
+    (result,) = orthogonal([torch.randn(16, 144)])
+    values = torch.linalg.svdvals(result)
     assert values.min() > 0.7 and values.max() < 1.2
     assert torch.equal(orthogonal([torch.zeros(4, 9)])[0], torch.zeros(4, 9))
 
 
-def test_weights_are_matrices_whichever_way_they_lie_in_memory():
+def test_weights_are_matrices_in_any_memory_format():
     weight = torch.randn(8, 4, 3, 3)
     for one in (weight, weight.to(memory_format=torch.channels_last), torch.randn(64, 4, 1, 1)):
         before, matrix = one.clone(), as_matrix(one)
         assert len(matrix) == min(len(one), one[0].numel()) and matrix.numel() == one.numel()
         matrix.mul_(2)
         assert torch.equal(one, 2 * before)
-        for row, own in zip(matrix if len(matrix) == len(one) else matrix.mT, one, strict=True):
-            assert torch.equal(row.sort().values, own.flatten().sort().values)
+        for row, channel in zip(matrix if len(matrix) == len(one) else matrix.mT, one, strict=True):
+            assert torch.equal(row.sort().values, channel.flatten().sort().values)
     assert is_matrix(weight) and not is_matrix(torch.randn(8)) and not is_matrix(torch.randn(1, 32, 1, 1))
     assert not is_matrix(torch.randn(32, 1, 3, 3)), "a depthwise convolution"
 
@@ -82,17 +82,17 @@ def test_steps_are_those_of_timm(monkeypatch, decay, memory_format):
         {"params": [p for p in theirs.parameters() if p.ndim == 1], "weight_decay": 0.0},
     ]
     expected = steps(theirs, timm.optim.muon.Muon(groups, lr=0.01, weight_decay=decay, momentum=MOMENTUM), 6)
-    found = steps(ours, Muon(ours.parameters(), lr=0.01, weight_decay=decay), 6)
-    torch.testing.assert_close(found, expected, atol=2e-4, rtol=1e-3)
+    result = steps(ours, Muon(ours.parameters(), lr=0.01, weight_decay=decay), 6)
+    torch.testing.assert_close(result, expected, atol=2e-4, rtol=1e-3)
 
 
-def test_it_goes_on_from_its_state():
-    whole, parts = network(), network()
-    optimizer = Muon(whole.parameters(), lr=0.01, weight_decay=0.0)
-    steps(whole, optimizer, 3)
-    expected = steps(whole, optimizer, 3, seed=1)
-    first = Muon(parts.parameters(), lr=0.01, weight_decay=0.0)
-    steps(parts, first, 3)
-    second = Muon(parts.parameters(), lr=0.01, weight_decay=0.0)
+def test_it_resumes_from_its_state():
+    uninterrupted, resumed = network(), network()
+    optimizer = Muon(uninterrupted.parameters(), lr=0.01, weight_decay=0.0)
+    steps(uninterrupted, optimizer, 3)
+    expected = steps(uninterrupted, optimizer, 3, seed=1)
+    first = Muon(resumed.parameters(), lr=0.01, weight_decay=0.0)
+    steps(resumed, first, 3)
+    second = Muon(resumed.parameters(), lr=0.01, weight_decay=0.0)
     second.load_state_dict(first.state_dict())
-    assert torch.equal(steps(parts, second, 3, seed=1), expected)
+    assert torch.equal(steps(resumed, second, 3, seed=1), expected)

@@ -1,4 +1,4 @@
-"""The state file: whole, checked, bound to its training."""
+"""The state file: written atomically, verified, bound to its training."""
 
 import hashlib
 import io
@@ -33,7 +33,7 @@ def test_damaged_state_falls_back_to_the_one_before(path, damage, capsys):
     assert "damaged" in capsys.readouterr().err
 
 
-def test_state_of_another_recipe_is_set_aside(path, capsys):
+def test_a_state_of_another_configuration_is_renamed(path, capsys):
     state.save(path, "a", {"x": 1})
     assert state.load(path, "b") is None
     assert "another configuration" in capsys.readouterr().err
@@ -49,7 +49,7 @@ def test_failed_write_leaves_the_state_before(path, monkeypatch):
         state.save(path, "a", {"x": 2})
     monkeypatch.undo()
     assert state.load(path, "a") == {"x": 1}
-    assert not list(path.parent.glob(".*")), "nothing half-written stays"
+    assert not list(path.parent.glob(".*")), "no partial file is left"
 
 
 def test_a_state_that_would_run_code_is_not_used(tmp_path, capsys):

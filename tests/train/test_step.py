@@ -1,4 +1,4 @@
-"""A step: clipped, averaged, the same in parts, padded or replayed."""
+"""A step: gradient clipping, moving average, padded targets, recorded graphs."""
 
 import io
 from dataclasses import replace
@@ -31,8 +31,8 @@ def samples_of(prepared, labels, train_config, count=None, cars=None):
 
 
 def first_batch(samples):
-    pictures, targets, _ = samples.collate([samples[0, place, place] for place in range(2)])
-    return pictures, targets
+    images, targets, _ = samples.collate([samples[0, position, position] for position in range(2)])
+    return images, targets
 
 
 def through_a_file(state):
@@ -55,21 +55,21 @@ def test_gradients_are_clipped_and_do_not_add_up(prepared, labels, optimizer):
 
     training.optimizer.step = watched
     for _ in range(2):
-        # Without a rate nothing moves but the batch norms.
+        # With a learning rate of 0 only the batch norms' statistics change.
         first, second = (training.step(*batch, 0.0)() for _ in range(2))
         assert first["norm"] == pytest.approx(second["norm"], rel=1e-3) and first["norm"] > 1e-3
         assert used[-1] == pytest.approx(1e-3, rel=1e-3)
         training.restore(through_a_file(training.state()))
 
 
-def test_the_average_follows_a_restored_training(prepared, labels):
-    """Else it would stand still, in silence."""
+def test_the_moving_average_follows_a_restored_training(prepared, labels):
+    """It must not keep references to tensors of before the restore."""
     batch = first_batch(samples_of(prepared, labels, SMALL, 2))
     one, other = (Training(SMALL, None, CPU) for _ in range(2))
     one.step(*batch, 1e-2)()
     other.restore(through_a_file(one.state()))
     for training in (one, other):
-        training.progress.step = 10  # in the first steps the average is the network
+        training.progress.step = 10  # in the first steps the average equals the network
         training.step(*batch, 1e-2)()
     for name, value in one.ema.module.state_dict().items():
         assert torch.equal(other.ema.module.state_dict()[name], value), name
@@ -92,36 +92,38 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(prepared, labels):
     values = Training(train_config, None, CPU).step(
         *first_batch(samples_of(prepared, labels, train_config, 2)), 0.0
     )()
-    weights = {
+    loss_weights = {
         name: train_config.loss_weight_of(name)
         for name in ("heatmap", "offset", "depth", "height", "rotation")
     }
-    assert weights["height"] == 0.25 and list(values) == ["loss", *weights, "norm"]
-    assert values["loss"] == pytest.approx(sum(weight * values[name] for name, weight in weights.items()))
+    assert loss_weights["height"] == 0.25 and list(values) == ["loss", *loss_weights, "norm"]
+    assert values["loss"] == pytest.approx(
+        sum(weight * values[name] for name, weight in loss_weights.items())
+    )
 
 
 @pytest.mark.parametrize("sigma", [0.1, 0.0])
 def test_padded_targets_train_the_same(prepared, labels, sigma):
-    """As a GPU gets them."""
+    """Padded as for a CUDA graph."""
     table = labels.assign(depth_sigma=sigma)
     table.loc[::3, "weight"] = 0.5
     samples = samples_of(prepared, table, BOTH_DEPTHS)
-    assert samples.most_cars() == table.ImageId.value_counts().max()
-    pictures, targets = first_batch(samples)
-    padded = pad_targets(targets, 2 * samples.most_cars())
-    assert len(padded["peak"]) == 2 * samples.most_cars() > len(targets["peak"])
+    assert samples.max_cars() == table.ImageId.value_counts().max()
+    images, targets = first_batch(samples)
+    padded = pad_targets(targets, 2 * samples.max_cars())
+    assert len(padded["peak"]) == 2 * samples.max_cars() > len(targets["peak"])
     one, other = (Training(BOTH_DEPTHS, None, CPU) for _ in range(2))
     first, second = (
-        (one.step(pictures, targets, 1e-3)(), other.step(pictures, padded, 1e-3)()) for _ in range(2)
+        (one.step(images, targets, 1e-3)(), other.step(images, padded, 1e-3)()) for _ in range(2)
     )
     assert first[0] == pytest.approx(first[1], rel=1e-5)
-    # A step of Muon enlarges what rounding differs by, the norm of the next gradient most of all.
+    # The step amplifies rounding differences, most of all in the norm of the next gradient.
     second[0].pop("norm"), second[1].pop("norm")
     assert second[0] == pytest.approx(second[1], rel=1e-5)
 
 
 def test_one_recording_serves_all_batches_of_a_training(prepared, labels, monkeypatch):
-    """With a graph that calls the function again, for want of a GPU; see tests/test_gpu.py."""
+    """With a mock of a CUDA graph that calls the function again; tests/test_gpu.py tests the real one."""
 
     class Again:
         def __init__(self, function, inputs, outputs):
@@ -142,16 +144,16 @@ def test_one_recording_serves_all_batches_of_a_training(prepared, labels, monkey
     samples = samples_of(prepared, table, train_config, len(names))
     one, other = (Training(train_config, None, CPU) for _ in range(2))
     one.recorded = graphs.Recorded(one.forward_backward)
-    for place in range(len(names)):
-        pictures, targets, _ = samples.collate([samples[0, place, place]])
-        padded = pad_targets(targets, samples.most_cars())
-        values = [training.step(pictures, padded, 1e-3)() for training in (one, other)]
+    for position in range(len(names)):
+        images, targets, _ = samples.collate([samples[0, position, position]])
+        padded = pad_targets(targets, samples.max_cars())
+        values = [training.step(images, padded, 1e-3)() for training in (one, other)]
         assert values[0] == values[1]
-    assert list(one.recorded.calls.values()) == [graphs.UNRECORDED + 1] and len(one.recorded.graphs) == 1
+    assert list(one.recorded.calls.values()) == [graphs.WARMUP_CALLS + 1] and len(one.recorded.graphs) == 1
 
 
-def test_a_training_goes_on_where_numbers_have_another_format():
-    """From a GPU with bf16 to one with float16, whose gradients are scaled, and back."""
+def test_a_training_resumes_with_another_number_format():
+    """From bf16 to float16, which has a gradient scaler, and back."""
     plain, scaled = (Training(SMALL, None, CPU) for _ in range(2))
     scaled.scaler = torch.amp.GradScaler("cpu", enabled=True)
     state = scaled.state()

@@ -1,4 +1,4 @@
-# From a folder of photos to tables, folds and the picture cache.
+# From a folder of photos to tables, folds and the image cache.
 
 
 rule download_data:

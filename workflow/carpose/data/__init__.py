@@ -1,1 +1,1 @@
-"""From photos to batches: picture cache, folds, augmentation, samples, loader."""
+"""From photos to batches: image cache, folds, augmentation, samples, loader."""

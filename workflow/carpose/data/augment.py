@@ -1,9 +1,9 @@
-"""Augmentation that moves pose and picture together.
+"""Augmentation that transforms poses and image together.
 
-The scene is transformed by an orthogonal matrix Q (a mirror x → −x, a small rotation of the camera) and
-the picture by the homography V·K·Q·K⁻¹, V being the view with its random zoom and shift. Both are exact: the
-warped picture is what a camera with intrinsics V·K sees of the transformed scene, for every car at every
-depth (zoom and shift live in the intrinsics, the mirror is about cx). One interpolation does all.
+The scene is transformed by an orthogonal matrix Q (the mirror x → −x, a small rotation of the camera), the
+image by the homography V·K·Q·K⁻¹, where V is the view with a random zoom and shift. This is exact for every
+car at every depth: the warped image is what a camera with intrinsics V·K sees of the transformed scene. Zoom
+and shift are part of the intrinsics; the mirror is about cx. The image is interpolated once.
 """
 
 import random
@@ -15,14 +15,14 @@ import numpy as np
 from carpose.config.train_config import TrainConfig
 from carpose.geometry.rotation import MIRROR, matrix
 
-BORDER = (124, 124, 124, 0)  # grey where the picture ends; the fourth channel is the mask
+BORDER = (124, 124, 124, 0)  # grey beyond the edge of the photo; the fourth channel is the mask
 
 
 @dataclass(frozen=True)
 class Placement:
-    """How a photo comes into the network: `scene` acts on the camera frame, `view` on photo pixels."""
+    """How a photo is mapped to the network's input."""
 
-    scene: np.ndarray  # Q, 3×3 orthogonal
+    scene: np.ndarray  # Q, 3×3 orthogonal, acts on the camera frame
     view: np.ndarray  # V, 3×3, photo pixels → network pixels
 
     def homography(self, intrinsics: np.ndarray) -> np.ndarray:
@@ -30,21 +30,23 @@ class Placement:
         return self.view @ intrinsics @ self.scene @ np.linalg.inv(intrinsics)
 
     def apply(self, xyz: np.ndarray, rotation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Positions (N, 3) and rotations (N, 3, 3) of cars as the network's camera sees them."""
-        car = MIRROR if np.linalg.det(self.scene) < 0 else np.eye(3)
-        return xyz @ self.scene.T, self.scene @ rotation @ car
+        """Positions (N, 3) in metres and rotations (N, 3, 3) of cars → the same in the transformed scene.
+
+        A mirror also mirrors each car in its own frame, so that its rotation stays a rotation."""
+        car_mirror = MIRROR if np.linalg.det(self.scene) < 0 else np.eye(3)
+        return xyz @ self.scene.T, self.scene @ rotation @ car_mirror
 
 
-def turned(pan: float, tilt: float, roll: float) -> np.ndarray:
-    """3×3 rotation of the camera frame by so many degrees."""
-    return matrix(np.radians([tilt, pan, roll]))[0]
+def camera_rotation(pan_deg: float, tilt_deg: float, roll_deg: float) -> np.ndarray:
+    """3×3 rotation of the camera frame."""
+    return matrix(np.radians([tilt_deg, pan_deg, roll_deg]))[0]
 
 
-def sample(train_config: TrainConfig, view: np.ndarray, rng: np.random.Generator) -> Placement:
-    """Draw a placement around the nominal view."""
+def sample_placement(train_config: TrainConfig, view: np.ndarray, rng: np.random.Generator) -> Placement:
+    """Draw a random placement; view: 3×3, the nominal view of photo pixels."""
     width, height = train_config.input_width, train_config.input_height
     scene = MIRROR if rng.random() < train_config.flip else np.eye(3)
-    scene = turned(*rng.uniform(-1, 1, 3) * train_config.rotate_deg) @ scene
+    scene = camera_rotation(*rng.uniform(-1, 1, 3) * train_config.rotate_deg) @ scene
     zoom = np.exp(rng.uniform(-1, 1) * np.log1p(train_config.zoom))
     dx, dy = rng.uniform(-1, 1, 2) * train_config.shift * [width, height]
     centre = np.array([(width - 1) / 2, (height - 1) / 2])
@@ -53,8 +55,8 @@ def sample(train_config: TrainConfig, view: np.ndarray, rng: np.random.Generator
     return Placement(scene, jitter @ view)
 
 
-def stronger(train_config: TrainConfig, factor: float) -> TrainConfig:
-    """The recipe with `factor` times the rotation, zoom, shift and colour change."""
+def scale_augmentation(train_config: TrainConfig, factor: float) -> TrainConfig:
+    """The training configuration with rotation, zoom, shift and colour change multiplied by `factor`."""
     return replace(
         train_config,
         rotate_deg=[factor * angle for angle in train_config.rotate_deg],
@@ -64,17 +66,17 @@ def stronger(train_config: TrainConfig, factor: float) -> TrainConfig:
     )
 
 
-def warp(picture: np.ndarray, homography: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(H, W, 4) uint8 → (height, width, 4), size = (width, height)."""
+def warp(image: np.ndarray, homography: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Warp (H, W, 4) uint8 to (height, width, 4) by a 3×3 matrix; size: width, height."""
     return cv2.warpPerspective(
-        picture, homography, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=BORDER
+        image, homography, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=BORDER
     )
 
 
 class Photometric:
     """Brightness, contrast, hue, saturation, gamma, noise and blur through albumentations.
 
-    Called with a generator, so that a sample depends on nothing but the recipe's seed, epoch and image.
+    All random numbers come from the generator of the call, so that a sample depends on its own seed alone.
     """
 
     def __init__(self, strength: float):
@@ -92,15 +94,15 @@ class Photometric:
                 ]
             )
 
-    def __call__(self, picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """picture: (H, W, 4) uint8; the mask channel is left alone."""
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """image (H, W, 4) uint8 → the same shape; the mask channel is not changed."""
         if self.transform is None:
-            return picture
-        # Not set_random_seed, which gives each transform the same numbers: a rare one would be used only
-        # together with the commoner ones, and as weakly as it is rare.
+            return image
+        # Not set_random_seed, which gives all transforms the same random numbers: one with a low probability
+        # would then be applied only together with those of a higher one, and only weakly.
         self.transform.set_random_state(rng, random.Random(int(rng.integers(2**31))))
-        # OpenCV takes the channels apart and together again ten times faster than NumPy.
-        colour = self.transform(image=cv2.cvtColor(picture, cv2.COLOR_RGBA2RGB))["image"]
-        result = picture.copy()
+        # OpenCV splits and merges channels ten times as fast as NumPy.
+        colour = self.transform(image=cv2.cvtColor(image, cv2.COLOR_RGBA2RGB))["image"]
+        result = image.copy()
         cv2.mixChannels([colour], [result], [0, 0, 1, 1, 2, 2])
         return result

@@ -1,6 +1,6 @@
-"""Batches: the order of an epoch, the processes that prepare them, the way to a GPU.
+"""Batches: the order of the photos in an epoch, worker processes, and the copy to a GPU.
 
-What they hold depends neither on the number of processes nor on where a training was interrupted.
+The content of a batch depends neither on the number of workers nor on where a training was interrupted.
 """
 
 import os
@@ -18,69 +18,73 @@ from carpose.heads.targets import pad_targets
 
 from .samples import Batch, Photos, Sample, Samples, normalised
 
-PREFETCHED = 2  # batches that each worker prepares ahead
+PREFETCH_FACTOR = 2  # batches that each worker prepares in advance
 
 
-def epoch_order(epoch: int, labelled: int, unlabelled: int, share: float, seed: int) -> np.ndarray:
-    """The photos of one epoch: as many samples as labelled photos, `share` of them pseudo-labelled.
+def epoch_order(
+    epoch: int, labelled: int, pseudo_labelled: int, pseudo_share: float, seed: int
+) -> np.ndarray:
+    """Indices of the photos of one epoch: `labelled` samples, a share of them pseudo-labelled photos.
 
-    Photos 0 … labelled−1 are labelled, the next `unlabelled` ones pseudo-labelled.
+    Photos 0 … labelled − 1 are labelled, the next `pseudo_labelled` ones are pseudo-labelled.
     """
     rng = np.random.default_rng([seed, epoch])
-    extra = round(share * labelled) if unlabelled else 0
-    chosen = rng.permutation(labelled)[: labelled - extra]
-    rounds = -(-extra // max(unlabelled, 1))
-    pseudo = [rng.permutation(unlabelled) + labelled for _ in range(rounds)]
+    pseudo_count = round(pseudo_share * labelled) if pseudo_labelled else 0
+    chosen = rng.permutation(labelled)[: labelled - pseudo_count]
+    repeats = -(-pseudo_count // max(pseudo_labelled, 1))
+    pseudo = [rng.permutation(pseudo_labelled) + labelled for _ in range(repeats)]
     return rng.permutation(np.concatenate([chosen, *pseudo])[:labelled])
 
 
-def batches(epoch: int, order: np.ndarray, batch_size: int, first: int) -> Iterator[list[tuple]]:
-    """Keys of Samples in batches, from batch number `first` on; an incomplete last batch is dropped."""
-    for batch in range(first, max(len(order) // batch_size, 1)):
-        places = range(batch * batch_size, min((batch + 1) * batch_size, len(order)))
-        yield [(epoch, place, int(order[place])) for place in places]
+def batches(epoch: int, order: np.ndarray, batch_size: int, first_batch: int) -> Iterator[list[tuple]]:
+    """Keys of Samples by batch, from batch number `first_batch` on; an incomplete last batch is dropped."""
+    for batch in range(first_batch, max(len(order) // batch_size, 1)):
+        positions = range(batch * batch_size, min((batch + 1) * batch_size, len(order)))
+        yield [(epoch, position, int(order[position])) for position in positions]
 
 
 def stream(
     samples: Samples,
     epochs: range,
-    first: int,
+    first_batch: int,
     device: torch.device,
     *,
     workers: int = 0,
     shard: Callable[[list], list] | None = None,
     fixed_shape: bool = False,
 ) -> Iterator[Batch]:
-    """All batches of these epochs, from batch number `first` of the first one on.
+    """All batches of these epochs; the first epoch begins with its batch number `first_batch`.
 
-    On the CPU pictures come normalised, on a GPU as bytes, a quarter of the way. workers: processes that
-    prepare the batches; shard: keys of a batch → those of this process, where several share each batch;
-    fixed_shape: targets of all batches are padded to one shape. Raises UserError where workers have too
-    little shared memory.
+    For the CPU images are normalised float32; for a GPU they stay uint8, a quarter of the bytes to copy.
+    workers: processes that prepare the batches; shard: keys of a batch → the keys of this process, where
+    several processes share each batch; fixed_shape: pad the targets of all batches to one shape.
+    Raises UserError if there is too little shared memory for the workers.
 
-    The same workers prepare them throughout: new ones in each epoch would cost their start, and this process
-    a copy of every page that it writes to for the first time after a fork.
+    The workers live for all epochs: starting new ones takes time, and after each fork this process copies
+    every page that it writes to (copy-on-write).
     """
-    train_config, unlabelled = samples.train_config, len(samples) - samples.labelled
-    max_cars = max(train_config.batch_size * samples.most_cars(), 1)
+    train_config, pseudo_labelled = samples.train_config, len(samples) - samples.labelled
+    max_cars = max(train_config.batch_size * samples.max_cars(), 1)
     on_cpu = device.type == "cpu"
 
     def keys() -> Iterator[list[tuple]]:
         for epoch in epochs:
             order = epoch_order(
-                epoch, samples.labelled, unlabelled, train_config.pseudo_share, train_config.seed
+                epoch, samples.labelled, pseudo_labelled, train_config.pseudo_share, train_config.seed
             )
-            yield from batches(epoch, order, train_config.batch_size, first if epoch == epochs.start else 0)
+            yield from batches(
+                epoch, order, train_config.batch_size, first_batch if epoch == epochs.start else 0
+            )
 
     def collate(batch: list[Sample]) -> Batch:
-        pictures, targets, image_ids = samples.collate(batch)
+        images, targets, image_ids = samples.collate(batch)
         if fixed_shape:
             targets = pad_targets(targets, max_cars)
-        return normalised(pictures, train_config) if on_cpu else pictures, targets, image_ids
+        return normalised(images, train_config) if on_cpu else images, targets, image_ids
 
     pixels = train_config.batch_size * train_config.input_width * train_config.input_height
-    maps = 8 * (pixels // STRIDE**2)  # bytes of a batch's heat and ignore maps, at most
-    check_shared_memory((16 if on_cpu else 4) * pixels + maps, workers)  # of all processes together
+    map_bytes = 8 * (pixels // STRIDE**2)  # heat map and ignore map of a batch, at most
+    check_shared_memory((16 if on_cpu else 4) * pixels + map_bytes, workers)  # all shards together
     loader = torch.utils.data.DataLoader(
         samples,
         batch_sampler=map(shard, keys()) if shard else keys(),
@@ -94,26 +98,29 @@ def stream(
 def photo_batches(
     photos: Photos, batch_size: int, workers: int = 0
 ) -> Iterator[tuple[torch.Tensor, list[str]]]:
-    """Pictures (B, H, W, 4) uint8 with their ImageIds; the last batch may be smaller."""
+    """Yield images (B, H, W, 4) uint8 with their ImageIds; the last batch may be smaller.
+
+    Raises UserError if there is too little shared memory for the workers.
+    """
     train_config, image_ids = photos.train_config, photos.image_ids
     check_shared_memory(4 * batch_size * train_config.input_width * train_config.input_height, workers)
     loader = torch.utils.data.DataLoader(
         photos,
         batch_size=batch_size,
-        collate_fn=lambda pictures: torch.from_numpy(np.stack(pictures)),
+        collate_fn=lambda images: torch.from_numpy(np.stack(images)),
         **_processes(workers),
     )
-    for start, pictures in zip(range(0, len(image_ids), batch_size), loader, strict=True):
-        yield pictures, image_ids[start : start + batch_size]
+    for start, images in zip(range(0, len(image_ids), batch_size), loader, strict=True):
+        yield images, image_ids[start : start + batch_size]
 
 
 def _processes(workers: int) -> dict:
-    """Options of torch's DataLoader: forked workers, which see what is open; without any, this process."""
-    options = {"generator": torch.Generator()}  # else the workers' seed is drawn from the training's numbers
+    """Options of torch's DataLoader for forked workers, which inherit open files; 0: this process loads."""
+    options = {"generator": torch.Generator()}  # keeps torch's global one as it is
     if workers:
         options |= {
             "num_workers": workers,
-            "prefetch_factor": PREFETCHED,
+            "prefetch_factor": PREFETCH_FACTOR,
             "multiprocessing_context": "fork",
             "worker_init_fn": _leave_process_group,
         }
@@ -121,46 +128,46 @@ def _processes(workers: int) -> dict:
 
 
 def _leave_process_group(worker: int) -> None:
-    """In a new worker: leave the group of processes, all of which Slurm and torchrun send SIGTERM.
+    """Give a new worker a process group of its own: Slurm and torchrun send SIGTERM to the training's group.
 
-    A worker dies of it and takes the training along, which was to save its state. It ends its workers itself.
+    If SIGTERM killed a worker, the training would fail before it had saved its state. The training stops its
+    workers itself.
     """
     os.setpgid(0, 0)
 
 
 def on_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
-    """The same batches on a GPU, each copied there while the one before is computed on."""
+    """The batches on a GPU. Each is copied on a stream of its own while the step before is computed."""
     copy_stream = torch.cuda.Stream(device)
     in_flight: deque[tuple[Batch, torch.cuda.Event]] = deque()
 
-    def arrived() -> Batch:
-        (pictures, targets, image_ids), copied = in_flight.popleft()
+    def next_copied() -> Batch:
+        (images, targets, image_ids), copied = in_flight.popleft()
         current = torch.cuda.current_stream(device)
         current.wait_event(copied)
-        for tensor in (pictures, *targets.values()):
-            tensor.record_stream(current)  # its memory is not given out again before that is done
-        return pictures, targets, image_ids
+        for tensor in (images, *targets.values()):
+            tensor.record_stream(current)  # its memory is not reused before that stream is done with it
+        return images, targets, image_ids
 
-    for pictures, targets, image_ids in batches:
+    for images, targets, image_ids in batches:
         with torch.cuda.stream(copy_stream):
-            pictures = pictures.to(device, non_blocking=True)
+            images = images.to(device, non_blocking=True)
             moved = {
                 name: torch.as_tensor(value).to(device, non_blocking=True) for name, value in targets.items()
             }
-        in_flight.append(((pictures, moved, image_ids), copy_stream.record_event()))
+        in_flight.append(((images, moved, image_ids), copy_stream.record_event()))
         if len(in_flight) > 1:
-            yield arrived()
+            yield next_copied()
     while in_flight:
-        yield arrived()
+        yield next_copied()
 
 
-def check_shared_memory(batch: int, workers: int, folder: str = "/dev/shm") -> None:
-    """Raises UserError where the batches, of so many bytes, do not fit into the memory in which torch's
-    workers leave them: it would wait for them for ever, or die of it."""
-    needed = (PREFETCHED + 1) * workers * batch  # and one more for all that is on its way
+def check_shared_memory(batch_bytes: int, workers: int, folder: str = "/dev/shm") -> None:
+    """Raises UserError if the workers' batches do not fit into shared memory: torch would hang or crash."""
+    needed = (PREFETCH_FACTOR + 1) * workers * batch_bytes  # one more per worker for batches in transfer
     free = shutil.disk_usage(folder).free if Path(folder).exists() else needed
     if free < needed:
         raise UserError(
             f"workers: {workers} of them need {needed >> 20} MB in {folder}, which has {free >> 20} MB free; "
-            f"give a container more (docker run --shm-size {-(-needed >> 30)}g), or take fewer workers"
+            f"use fewer workers, or give a container more (docker run --shm-size {-(-needed >> 30)}g)"
         )

@@ -1,7 +1,7 @@
-"""Samples for training and prediction: cached photo → picture → what a network reads; cars → targets.
+"""Samples for training and prediction: cached photo → image → network input; cars → targets.
 
-A sample depends on nothing but the recipe's seed, the epoch and its place in the order, so that any
-number of workers gives the same training and an interrupted one can go on in the middle of an epoch.
+A sample depends on the training's seed, the epoch, its position in the epoch and the photo alone. So any
+number of workers gives the same training, and a training can resume in the middle of an epoch.
 """
 
 import functools
@@ -24,16 +24,21 @@ from carpose.heads.targets import encode
 from . import augment
 from .cache import Cache, open_cache
 
-# Pictures (bytes, or on the CPU what `normalised` makes of them), targets by name, ImageIds.
+# Images (uint8, or on the CPU the output of `normalised`), targets by name, ImageIds.
 Batch = tuple[torch.Tensor, dict[str, torch.Tensor | np.ndarray], list[str]]
-MASKED = 127  # the mask's value above which a pixel is masked
-# ImageNet's, which pretrained weights expect, but for those of EfficientNet-Lite (0.5 and 0.5).
+MASK_THRESHOLD = 127  # a pixel is masked where the mask's value is above this
+# Of ImageNet, which pretrained weights expect (those of EfficientNet-Lite expect 0.5 and 0.5).
 MEAN = torch.tensor([0.485, 0.456, 0.406])
 STD = torch.tensor([0.229, 0.224, 0.225])
 
 
 class View:
-    """A recipe's nominal view of the photos of a cache: matrices and sizes that belong together."""
+    """The nominal (not augmented) mapping of the photos of a cache to the network's input.
+
+    size: width, height of the input; 3×3 matrices: `matrix` (photo pixels → network pixels), `from_cache`
+    (cache pixels → photo pixels), `photo_intrinsics`, and `map_intrinsics` of the output maps;
+    focal_reference: focal length of the output maps in cells.
+    """
 
     def __init__(self, cache: Cache, train_config: TrainConfig):
         self.size = (train_config.input_width, train_config.input_height)
@@ -47,7 +52,8 @@ class View:
 
 
 class Photos(torch.utils.data.Dataset):
-    """Photos as they are, for prediction: (height, width, 4) uint8; or as a turned camera sees them."""
+    """Photos for prediction, without augmentation: (height, width, 4) uint8. Raises UserError if a photo is
+    not in the cache, or if the cache's crop is too narrow."""
 
     def __init__(
         self,
@@ -56,51 +62,52 @@ class Photos(torch.utils.data.Dataset):
         train_config: TrainConfig,
         scene: np.ndarray | None = None,
     ):
-        """scene: 3×3 rotation of the camera frame, see carpose.data.augment."""
-        cv2.setNumThreads(0)  # workers, which are forked from here, are as many as there are cores for
+        """cache_folder: of carpose.data.cache; scene: 3×3 rotation of the camera frame (test-time view)."""
+        cv2.setNumThreads(0)  # also in the forked workers, which use all cores already
         self.cache, self.image_ids, self.train_config = open_cache(cache_folder), image_ids, train_config
         self.view = View(self.cache, train_config)
         self.scene = np.eye(3) if scene is None else scene
-        part, held = camera.visible_part(train_config.crop, train_config.perspective), self.cache.crop
-        if not camera.lies_within(part, held):
-            text = f"holds {camera.format_rectangle(held)} of the photos, and the model's view shows"
-            advice = "build the cache with a wider --crop"
-            raise UserError(f"{cache_folder}: {text} {camera.format_rectangle(part)}; {advice}")
-        unknown = set(image_ids) - set(self.cache.rows)
-        if unknown:
-            raise UserError(f"{cache_folder}: image {min(unknown)} is not in the cache; rerun build_cache")
+        visible, cached = camera.visible_part(train_config.crop, train_config.perspective), self.cache.crop
+        if not camera.lies_within(visible, cached):
+            text = f"contains {camera.format_rectangle(cached)} of the photos, but the network's input shows"
+            advice = "build the cache with a larger crop (cache.crop)"
+            raise UserError(f"{cache_folder}: {text} {camera.format_rectangle(visible)}; {advice}")
+        missing = set(image_ids) - set(self.cache.rows)
+        if missing:
+            raise UserError(f"{cache_folder}: image {min(missing)} is not in the cache; rerun build_cache")
 
-    def picture(self, image_id: str, placement: augment.Placement) -> np.ndarray:
+    def image(self, image_id: str, placement: augment.Placement) -> np.ndarray:
+        """The photo as this placement shows it: (height, width, 4) uint8."""
         homography = placement.homography(self.cache.intrinsics) @ self.view.from_cache
         photo = self.cache.photos[self.cache.rows[image_id]]
-        picture = augment.warp(photo, homography, self.view.size)
-        # The system's memory keeps the file; this process would seem to hold all that it ever read of it.
+        image = augment.warp(photo, homography, self.view.size)
+        # Else all pages read so far would count as memory of this process; the page cache keeps the file.
         self.cache.photos.base.madvise(mmap.MADV_DONTNEED)
-        return picture
+        return image
 
     def __len__(self) -> int:
         return len(self.image_ids)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        return self.picture(self.image_ids[index], augment.Placement(self.scene, self.view.matrix))
+        return self.image(self.image_ids[index], augment.Placement(self.scene, self.view.matrix))
 
 
 class Sample(NamedTuple):
-    """One augmented photo and what there is to see in it, in the camera frame of its augmentation."""
+    """One augmented photo and its cars, in the camera frame after augmentation."""
 
-    picture: np.ndarray  # (H, W, 4) uint8, the mask last
+    image: np.ndarray  # (H, W, 4) uint8: red, green, blue, mask
     xyz: np.ndarray  # (N, 3) metres
     rotation: np.ndarray  # (N, 3, 3)
-    weight: np.ndarray  # (N,)
-    noise: np.ndarray  # (N,) standard deviation of a label's log z
+    weight: np.ndarray  # (N,) sample weights, see Samples
+    noise: np.ndarray  # (N,) standard deviation of the label's log z
     intrinsics: np.ndarray  # 3×3, of the output maps
     index: int  # of the photo
 
 
 class Samples(Photos):
-    """Augmented photos with their cars, indexed by (epoch, place in the epoch's order, photo).
+    """Augmented photos with their cars, indexed by (epoch, position in the epoch, index of the photo).
 
-    `collate` makes batches with targets of them.
+    `collate` makes them into a batch with targets.
     """
 
     def __init__(
@@ -109,99 +116,103 @@ class Samples(Photos):
         image_ids: list[str],
         cars: pd.DataFrame,
         train_config: TrainConfig,
-        pseudo: int = 0,
+        pseudo_count: int = 0,
     ):
-        """cars: labels with weight 1, pseudo labels with weight 0 … 1 (0: left out of the loss) and, where it
-        is known, depth_sigma (of log z); pseudo: so many photos, the last of image_ids, are pseudo-labelled.
-        """
+        """cars: table with the sample weight in `weight` (1 for a label, 0 … 1 for a pseudo label; 0 leaves
+        the car's region out of the loss) and optionally depth_sigma (standard deviation of log z);
+        pseudo_count: number of pseudo-labelled photos, the last ones of image_ids."""
         super().__init__(cache_folder, image_ids, train_config)
-        owner = pd.Index(image_ids).get_indexer(cars["ImageId"])  # −1: another fold's
-        order = np.argsort(owner, kind="stable")[(owner < 0).sum() :]
-        self.start = np.searchsorted(owner[order], np.arange(len(image_ids) + 1))
+        photo_index = pd.Index(image_ids).get_indexer(cars["ImageId"])  # −1: a photo that is not used
+        order = np.argsort(photo_index, kind="stable")[(photo_index < 0).sum() :]
+        self.first_car = np.searchsorted(photo_index[order], np.arange(len(image_ids) + 1))
         self.xyz = cars[POSITION].to_numpy(float)[order]
         self.rotation = rotation.matrix(cars[ANGLES].to_numpy(float)[order])
         self.weight = cars["weight"].to_numpy(float)[order]
         self.noise = cars["depth_sigma"].to_numpy(float)[order] if "depth_sigma" in cars else 0 * self.weight
-        self.labelled = len(image_ids) - pseudo
-        # Of labelled and of pseudo-labelled photos.
-        self.strengths = [train_config, augment.stronger(train_config, train_config.pseudo_augment_scale)]
-        self.photometric = [augment.Photometric(strength.colour) for strength in self.strengths]
+        self.labelled = len(image_ids) - pseudo_count
+        # For labelled and for pseudo-labelled photos.
+        self.augment_configs = [
+            train_config,
+            augment.scale_augmentation(train_config, train_config.pseudo_augment_scale),
+        ]
+        self.photometric = [augment.Photometric(config.colour) for config in self.augment_configs]
 
-    def most_cars(self) -> int:
-        """Of one photo, that something is learnt from."""
+    def max_cars(self) -> int:
+        """The largest number of cars with a positive sample weight on one photo."""
         counted = np.concatenate([[0], np.cumsum(self.weight > 0)])
-        return int(np.diff(counted[self.start]).max(initial=0))
+        return int(np.diff(counted[self.first_car]).max(initial=0))
 
     def __getitem__(self, key: tuple[int, int, int]) -> Sample:
-        epoch, place, index = key
-        rng = np.random.default_rng([self.train_config.seed, epoch, place, index])
-        kind = int(index >= self.labelled)
-        placement = augment.sample(self.strengths[kind], self.view.matrix, rng)
-        picture = self.photometric[kind](self.picture(self.image_ids[index], placement), rng)
-        cars = slice(self.start[index], self.start[index + 1])
-        xyz, turn = placement.apply(self.xyz[cars], self.rotation[cars])
+        epoch, position, index = key
+        rng = np.random.default_rng([self.train_config.seed, epoch, position, index])
+        is_pseudo = int(index >= self.labelled)
+        placement = augment.sample_placement(self.augment_configs[is_pseudo], self.view.matrix, rng)
+        image = self.photometric[is_pseudo](self.image(self.image_ids[index], placement), rng)
+        cars = slice(self.first_car[index], self.first_car[index + 1])
+        xyz, rotations = placement.apply(self.xyz[cars], self.rotation[cars])
         intrinsics = camera.cells(STRIDE) @ placement.view @ self.view.photo_intrinsics
-        return Sample(picture, xyz, turn, self.weight[cars], self.noise[cars], intrinsics, index)
+        return Sample(image, xyz, rotations, self.weight[cars], self.noise[cars], intrinsics, index)
 
     def collate(self, samples: list[Sample]) -> Batch:
-        """Samples → pictures (B, H, W, 4) uint8, targets by name, ImageIds.
+        """Samples → images (B, H, W, 4) uint8, targets by name, ImageIds.
 
-        Maps are tensors, which come from a worker in shared memory; what is short stays an array, which
-        comes through a pipe: as a tensor it would cost more than all the rest.
+        Maps become tensors, which workers pass on in shared memory. Short targets stay NumPy arrays, which go
+        through a pipe: for them, a block of shared memory each would cost more than all other transfers.
         """
-        pictures, xyz, turn, weight, noise, intrinsics, indices = zip(*samples, strict=True)
-        pictures = np.stack(pictures)
+        images, xyz, rotations, weight, noise, intrinsics, indices = zip(*samples, strict=True)
+        images = np.stack(images)
         targets = encode(
             np.concatenate(xyz),
-            np.concatenate(turn),
+            np.concatenate(rotations),
             np.concatenate(weight),
             np.stack(intrinsics),
-            (pictures.shape[2] // STRIDE, pictures.shape[1] // STRIDE),
+            (images.shape[2] // STRIDE, images.shape[1] // STRIDE),
             self.view.focal_reference,
             self.train_config,
-            np.concatenate(noise) if self.noise.any() else None,  # in all batches or in none
+            np.concatenate(noise) if self.noise.any() else None,  # of all batches or of none
             np.repeat(np.arange(len(xyz)), [len(positions) for positions in xyz]),
         )
-        masked = masked_cells(pictures)
+        masked = masked_cells(images)
         masked.reshape(-1)[targets["peak"]] = False
         targets["ignore"] |= masked
         batch = {n: torch.from_numpy(value) if value.ndim > 2 else value for n, value in targets.items()}
-        return torch.from_numpy(pictures), batch, [self.image_ids[index] for index in indices]
+        return torch.from_numpy(images), batch, [self.image_ids[index] for index in indices]
 
 
-def masked_cells(pictures):
-    """(B, H, W, 4) uint8, array or tensor → (B, H/4, W/4) bool: whether the middle of a cell is masked."""
-    middle = STRIDE // 2
-    return pictures[:, middle::STRIDE, middle::STRIDE, 3] > MASKED
+def masked_cells(images):
+    """(B, H, W, 4) uint8, array or tensor → (B, H/4, W/4) bool: whether the centre of the cell is masked."""
+    centre = STRIDE // 2
+    return images[:, centre::STRIDE, centre::STRIDE, 3] > MASK_THRESHOLD
 
 
-def network_input(pictures: torch.Tensor, device: torch.device, train_config: TrainConfig) -> torch.Tensor:
-    """(B, H, W, 4) uint8, or what `normalised` made of it → (B, 3 or 4, H, W) float32, channels last, on the
-    device."""
-    pictures = pictures.to(device, non_blocking=True)
-    if not pictures.is_floating_point():
-        pictures = normalised(pictures, train_config)
-    return pictures.permute(0, 3, 1, 2)
+def network_input(images: torch.Tensor, device: torch.device, train_config: TrainConfig) -> torch.Tensor:
+    """(B, H, W, 4) uint8, or the output of `normalised` → (B, 3 or 4, H, W) float32 on the device, in the
+    memory format channels_last."""
+    images = images.to(device, non_blocking=True)
+    if not images.is_floating_point():
+        images = normalised(images, train_config)
+    return images.permute(0, 3, 1, 2)
 
 
-def normalised(pictures: torch.Tensor, train_config: TrainConfig) -> torch.Tensor:
-    """(B, H, W, 4) uint8 → (B, H, W, 3 or 4) float32: (RGB − mean) / standard deviation; the mask 0 … 1."""
-    batch, height, width, _ = pictures.shape
-    colour = pictures[..., :3]
-    if pictures.device.type == "cpu":
-        # OpenCV takes three of four channels five times as fast as PyTorch does on a CPU.
-        rgb = cv2.cvtColor(pictures.reshape(-1, width, 4).numpy(), cv2.COLOR_RGBA2RGB)
+def normalised(images: torch.Tensor, train_config: TrainConfig) -> torch.Tensor:
+    """(B, H, W, 4) uint8 → (B, H, W, 3 or 4) float32: (RGB − mean) / std, and the mask as 0 … 1."""
+    batch, height, width, _ = images.shape
+    colour = images[..., :3]
+    if images.device.type == "cpu":
+        # On a CPU OpenCV drops the fourth channel five times as fast as PyTorch.
+        rgb = cv2.cvtColor(images.reshape(-1, width, 4).numpy(), cv2.COLOR_RGBA2RGB)
         colour = torch.from_numpy(rgb)
-    # A row at a time: three channels at a time are three times as slow.
+    # Broadcast over whole rows: over three channels it is three times as slow.
     rows = colour.reshape(batch, height, 3 * width).float()
     shift, scale = _shift_and_scale(width, rows.device)
     torch.addcmul(shift, rows, scale, out=rows)
     inputs = rows.view(batch, height, width, 3)
-    return torch.cat([inputs, pictures[..., 3:] / 255.0], dim=-1) if train_config.mask_channel else inputs
+    return torch.cat([inputs, images[..., 3:] / 255.0], dim=-1) if train_config.mask_channel else inputs
 
 
 @functools.cache
 def _shift_and_scale(width: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of a row of pixels; kept, since to bring them to a GPU is to wait for it, and CUDA graphs read them."""
+    """−mean/std and 1/(255·std), (3·width,) each. Cached: a copy to a GPU would wait for it, and CUDA graphs
+    need constants at fixed addresses."""
     with torch.inference_mode(False):
         return (-MEAN / STD).repeat(width).to(device), (1 / (255 * STD)).repeat(width).to(device)

@@ -1,1 +1,1 @@
-"""A trained network as a file for another runtime."""
+"""Export a trained network for another runtime."""

@@ -1,4 +1,4 @@
-"""Output maps → cars: peaks of the heat map, depths pooled and merged, positions, and what else heads say."""
+"""Output maps → cars: peaks of the heat map, pooled and merged depths, positions, columns of other heads."""
 
 from collections.abc import Callable, Sequence
 
@@ -11,10 +11,10 @@ from models.layers import DENSE, around
 from .head import Detections, Head, Tensors, make_heads
 from .heatmap import peaks
 
-MOST = 64  # cars per picture
-SAME_CENTRE = 0.3  # cells: how far apart neighbouring cells put the centre of one car
+MAX_CARS = 64  # per photo
+CENTRE_SIGMA = 0.3  # cells; σ of the distance between the centres that two cells of one car predict
 
-Poses = Callable[[torch.Tensor], Tensors]  # cells (N,), counted through the batch → (N, channels) by head
+Poses = Callable[[torch.Tensor], Tensors]  # cell indices (N,) → (N, channels) by head
 
 
 def decode(
@@ -25,60 +25,64 @@ def decode(
     train_config: TrainConfig,
     threshold: float,
 ) -> dict[str, np.ndarray]:
-    """What a network makes of a batch → its cars, in the camera frame of `intrinsics`.
+    """Decode a network's outputs for a batch into cars, in the camera frame of `intrinsics`.
 
-    heatmap (B, 1, height, width): probabilities; poses: what all other heads say at cells; intrinsics 3×3 of
-    the maps; threshold: lowest score kept.
-    Returns arrays over all cars: picture (index in the batch), score, xyz (N, 3), depth_sigma (standard
-    deviation of log z), and the columns of the heads, such as angles (N, 3) pitch yaw roll.
+    heatmap (B, 1, height, width): probabilities; poses: a function that gives the outputs of all other heads
+    at cells; intrinsics: 3×3, of the maps; focal_reference: focal length of the nominal maps in cells;
+    threshold: the lowest score of a car.
+    Returns arrays over all N cars: photo (index in the batch), score, xyz (N, 3) in metres, depth_sigma
+    (standard deviation of log z), and the heads' columns, such as angles (N, 3): pitch, yaw, roll in radians.
     """
     height, width = heatmap.shape[2:]
     heads = {name: head for name, head in make_heads(train_config).items() if name != DENSE}
-    cell = peaks(heatmap[:, 0], threshold, MOST)
+    cell = peaks(heatmap[:, 0], threshold, MAX_CARS)
     score = heatmap.reshape(-1)[cell].double().cpu().numpy()
-    can_pool = not heads["offset"].regressed  # else the neighbours do not say where the centre is
+    can_pool = not heads["offset"].regressed  # pooling needs each cell's offset to the centre
     raw = pool(poses, cell, (width, height), heads) if can_pool else poses(cell)
     outputs = {name: value.double().cpu().numpy() for name, value in raw.items()}
-    picture, place = np.divmod(cell.cpu().numpy(), height * width)
+    photo, place = np.divmod(cell.cpu().numpy(), height * width)
     place = np.column_stack([place % width, place // width])
 
-    detections = Detections(picture, place, intrinsics, focal_reference)
+    detections = Detections(photo, place, intrinsics, focal_reference)
     estimates = [head.depth(outputs[name], detections) for name, head in heads.items()]
     detections.z, sigma = merge([estimate for estimate in estimates if estimate is not None])
     detections.xyz = heads["offset"].position(outputs["offset"], detections)
-    cars = {"picture": picture, "score": score, "xyz": detections.xyz, "depth_sigma": sigma}
+    cars = {"photo": photo, "score": score, "xyz": detections.xyz, "depth_sigma": sigma}
     for name, head in heads.items():
         cars |= head.columns(outputs[name], detections)
     return cars
 
 
 def pool(poses: Poses, cells: torch.Tensor, size: tuple[int, int], heads: dict[str, Head]) -> Tensors:
-    """Outputs at cells, each head's by its rule for the nine cells about the centre; heads: all but the heat
-    map; size: width, height.
+    """Outputs at cells (N,), pooled over the 3×3 cells around each by the rule of each head (`Head.pooled`).
 
-    A neighbour counts by its weight in training and by whether it puts the centre where the cell itself does,
-    so means the same car.
+    size: width, height of the maps; heads: all but the heat map.
+
+    The weight of a neighbour is its weight in training times a Gaussian of the distance between the centres
+    that it and the cell itself predict: a neighbour that predicts another centre belongs to another car.
     """
     width, height = size
     places, inside = around(cells, height, width)
     outputs = {name: value.unflatten(0, places.shape) for name, value in poses(places.flatten()).items()}
     place = torch.stack([places % width, places // width % height], dim=2)
-    middle, offset = 4, outputs["offset"]
-    centre = place - place[:, middle, None] + offset
-    apart = (centre - centre[:, middle, None]).square().sum(2)
-    log_weight = -offset.square().sum(2) / 2 - apart / (2 * SAME_CENTRE**2)
+    centre_index, offset = 4, outputs["offset"]
+    centre = place - place[:, centre_index, None] + offset
+    distance2 = (centre - centre[:, centre_index, None]).square().sum(2)
+    log_weight = -offset.square().sum(2) / 2 - distance2 / (2 * CENTRE_SIGMA**2)
     log_weight = log_weight.masked_fill(~inside, -torch.inf)
     return {name: head.pooled(outputs[name], log_weight) for name, head in heads.items()}
 
 
 def merge(estimates: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """Depths z (N,) and σ (N,) of log z of one network as one, each with the weight 1/σ²; their errors are
-    taken to go together."""
+    """Merge several estimates (z (N,), σ (N,) of log z) of one network's depths: means of log z and of σ with
+    the weights 1/σ². σ does not shrink, because the estimates' errors are taken to be fully correlated."""
     if len(estimates) == 1:
         return estimates[0]
-    weights = [1 / np.maximum(sigma, 1e-6) ** 2 for _, sigma in estimates]
-    total = sum(weights)
-    shares = [weight / total for weight in weights[:-1]]
-    shares.append(1 - sum(shares))
-    log_z = sum(share * np.log(z) for share, (z, _) in zip(shares, estimates, strict=True))
-    return np.exp(log_z), sum(share * sigma for share, (_, sigma) in zip(shares, estimates, strict=True))
+    precisions = [1 / np.maximum(sigma, 1e-6) ** 2 for _, sigma in estimates]
+    total = sum(precisions)
+    fractions = [precision / total for precision in precisions[:-1]]
+    fractions.append(1 - sum(fractions))
+    log_z = sum(fraction * np.log(z) for fraction, (z, _) in zip(fractions, estimates, strict=True))
+    return np.exp(log_z), sum(
+        fraction * sigma for fraction, (_, sigma) in zip(fractions, estimates, strict=True)
+    )

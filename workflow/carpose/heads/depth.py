@@ -1,4 +1,4 @@
-"""The depth with its uncertainty: a number and the log of its Laplace scale."""
+"""The depth with its uncertainty: two channels, a value and the log of its Laplace scale."""
 
 from collections.abc import Callable
 
@@ -10,11 +10,11 @@ from carpose.geometry import camera
 
 from .head import Cars, Cells, Detections, Head, Tensors
 
-TYPICAL_DEPTH = 35.0  # metres at the reference focal length: centres the output on zero
-UNKNOWN = 10.0  # standard deviation of log z where an output is beyond all depths
+TYPICAL_DEPTH = 35.0  # metres at the reference focal length; a car at this depth has the target 0
+UNKNOWN_SIGMA = 10.0  # standard deviation of log z where the output corresponds to no depth
 
 
-# What is learnt of a depth relative to TYPICAL_DEPTH and the focal length: depth → target, target → depth.
+# Relative depth → target, and target → relative depth; relative to TYPICAL_DEPTH and the focal length.
 Parametrisation = tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], np.ndarray]]
 PARAMETRISATIONS: dict[str, Parametrisation] = {
     "log": (np.log, np.exp),
@@ -25,17 +25,17 @@ PARAMETRISATIONS: dict[str, Parametrisation] = {
 
 
 class DepthHead(Head):
-    """A head of two channels that estimates the depth; a subclass chooses the parametrisation."""
+    """Base class of heads that predict a depth in two channels; a subclass chooses the parametrisation."""
 
     parametrisation: Parametrisation
 
     def targets(self, cars: Cars, cells: Cells) -> dict[str, np.ndarray]:
-        """(M, 1), and under `…_noise` the Laplace scale of the label's own error, where labels have one."""
+        """(M, 1) and, if labels have a depth error, its Laplace scale (M, 1) under the name `…_noise`."""
         to_target, _ = self.parametrisation
         relative = cars.xyz[:, 2] * cars.focal_reference / (cars.focal * TYPICAL_DEPTH)
         targets = {self.name: to_target(relative).astype(np.float32)[cells.car, None]}
         if cars.noise is not None:
-            # A Laplace scale is the standard deviation over √2; the slope carries it to the target.
+            # Laplace scale = standard deviation / √2, times |d target / d log z|.
             step = 1e-4
             farther, nearer = (to_target(relative * np.exp(sign * step)) for sign in (1, -1))
             slope = np.abs(farther - nearer) / (2 * step)
@@ -47,9 +47,12 @@ class DepthHead(Head):
     def losses(
         cls, heads: list[Head], outputs: list[torch.Tensor], targets: Tensors, totals: Tensors
     ) -> list[torch.Tensor]:
-        """Laplace likelihood: |error|/b + log b, with s = log b held in a sane range; the variance of a
-        pseudo label's own error is not the network's to explain. All depths at once: so few numbers cost less
-        than the calls; one by one the last bits of logaddexp would differ."""
+        """Negative log-likelihood of a Laplace distribution (Kendall & Gal 2017): |error|/b + log b.
+
+        The network predicts s = log b, clamped to −6 … 4. The variance of a pseudo label's depth error is
+        added to the network's: b² = exp(2s) + noise². All depth heads in one call, which is faster; the last
+        bits of logaddexp depend on it.
+        """
         output = torch.stack(outputs)
         error = (output[..., :1] - torch.stack([targets[head.name] for head in heads])).abs()
         s = output[..., 1:].clamp(-6, 4)
@@ -63,24 +66,24 @@ class DepthHead(Head):
         return self.losses([self], [output], targets, totals)[0]
 
     def pooled(self, outputs: torch.Tensor, log_weight: torch.Tensor) -> torch.Tensor:
-        """The eight cells about a centre learn its depth as well, each with its uncertainty: the mean of all,
-        by their precision too."""
-        weight = torch.softmax(log_weight - 2 * outputs[..., 1], dim=1)  # the log of a precision
+        """The mean over the 3×3 cells, weighted by `log_weight` and by the predicted precision 1/b²: the
+        neighbours learn the depth of the same car."""
+        weight = torch.softmax(log_weight - 2 * outputs[..., 1], dim=1)  # log 1/b² = −2s
         return (weight[..., None] * outputs).sum(1)
 
     def depth(self, output: np.ndarray, detections: Detections) -> tuple[np.ndarray, np.ndarray]:
         (_, to_depth), value = self.parametrisation, output[:, 0]
         scale = TYPICAL_DEPTH * camera.focal(detections.intrinsics) / detections.focal_reference
         z = np.clip(to_depth(value) * scale, 0.5, 5000)
-        # A Laplace scale b of the output has standard deviation √2·b; the slope carries it to log z.
+        # Standard deviation of a Laplace distribution: √2·b, times |d log z / d output|.
         step = 1e-4
         slope = np.abs(np.log(to_depth(value + step) / to_depth(value - step))) / (2 * step)
         sigma = np.sqrt(2) * np.exp(np.clip(output[:, 1], -10, 5)) * slope
-        return z, np.where(slope > 0, sigma, UNKNOWN)
+        return z, np.where(slope > 0, sigma, UNKNOWN_SIGMA)
 
 
 class Depth(DepthHead):
-    """The depth in the recipe's parametrisation."""
+    """The depth in the parametrisation of the training configuration (`depth`)."""
 
     def __init__(self, name: str, channels: int, train_config: TrainConfig):
         super().__init__(name, channels, train_config)

@@ -1,4 +1,4 @@
-"""What every head is: the base class, and what a head is given to make targets from and to decode."""
+"""The base class of all heads, and the data that a head makes targets from and decodes."""
 
 from dataclasses import dataclass, fields
 
@@ -16,65 +16,66 @@ Tensors = dict[str, torch.Tensor]
 
 @dataclass
 class Cars:
-    """The cars of a batch that are on its maps, in the camera frame of their pictures."""
+    """The cars of a batch whose centres are inside the maps, each in the camera frame of its image."""
 
     xyz: np.ndarray  # (N, 3) metres
     rotation: np.ndarray  # (N, 3, 3)
-    weight: np.ndarray  # (N,) 1: labelled, 0 … 1: pseudo label, 0: unsure
-    noise: np.ndarray | None  # (N,) standard deviation of a label's log z; None: all labels are true
-    photo: np.ndarray  # (N,) index of each car's picture
-    uv: np.ndarray  # (N, 2) the centre in cells
-    column: np.ndarray  # (N,) the cell of the centre
-    row: np.ndarray  # (N,)
-    focal: np.ndarray  # (N,) focal length of each car's picture, in cells
-    focal_reference: float  # that of the nominal maps
+    weight: np.ndarray  # (N,) sample weight: 1 label, 0 … 1 pseudo label, 0 ignored
+    noise: np.ndarray | None  # (N,) standard deviation of the label's log z; None: labels have no error
+    photo: np.ndarray  # (N,) index of the photo in the batch
+    uv: np.ndarray  # (N, 2) the projected centre, in cells
+    column: np.ndarray  # (N,) column of the centre's cell
+    row: np.ndarray  # (N,) and its row
+    focal: np.ndarray  # (N,) focal length of the photo's map, in cells
+    focal_reference: float  # focal length of the nominal maps, in cells
 
     def __getitem__(self, rows: np.ndarray) -> "Cars":
-        """Some of the cars, by index or mask."""
+        """A selection of the cars, by index or mask."""
         values = {item.name: getattr(self, item.name) for item in fields(self)}
         return Cars(**{k: v[rows] if isinstance(v, np.ndarray) else v for k, v in values.items()})
 
 
 @dataclass
 class Cells:
-    """Which cells learn which car: M of them, in their order."""
+    """The M cells that learn a car, sorted by cell index, and which car each learns."""
 
-    cell: np.ndarray  # (M,) counted through the batch
+    cell: np.ndarray  # (M,) cell index
     car: np.ndarray  # (M,) row in Cars
-    offset: np.ndarray  # (M, 2) from the cell to the car's centre, in cells
-    weight: np.ndarray  # (M,) float32, the more the nearer the centre
+    offset: np.ndarray  # (M, 2) from the cell to its car's centre, in cells
+    weight: np.ndarray  # (M,) float32, weight in the loss: larger nearer to the centre
 
 
 @dataclass
 class Detections:
-    """The cells in which cars were detected, and what is decoded of them so far."""
+    """The cells in which cars were detected, and what has been decoded so far."""
 
-    picture: np.ndarray  # (N,) index in the batch
+    photo: np.ndarray  # (N,) index of the photo in the batch
     place: np.ndarray  # (N, 2) column and row of each cell
     intrinsics: np.ndarray  # 3×3, of the maps
-    focal_reference: float
-    z: np.ndarray | None = None  # (N,) metres: there once the depths are merged
-    xyz: np.ndarray | None = None  # (N, 3) metres: there for `columns`
+    focal_reference: float  # focal length of the nominal maps, in cells
+    z: np.ndarray | None = None  # (N,) metres; set before `position`
+    xyz: np.ndarray | None = None  # (N, 3) metres; set before `columns`
 
 
 class Head:
-    """A head that is learnt at cells. A subclass says what: `targets`, and `columns` or `depth`; the rest has
-    a default. The heat map alone is learnt everywhere."""
+    """A head that is learnt at single cells (only the heat map is learnt at all cells).
+
+    A subclass implements `targets` and `columns` or `depth`; all other methods have a default.
+    """
 
     def __init__(self, name: str, channels: int, train_config: TrainConfig):
         self.name, self.channels = name, channels
 
     def targets(self, cars: Cars, cells: Cells) -> dict[str, np.ndarray]:
-        """What the cells learn: float32 arrays (M, numbers) by names that no other head uses; the default
-        loss takes the one with this head's own name."""
+        """The targets at the cells: float32 arrays (M, numbers) by names that no other head uses. The default
+        loss reads the array with this head's name."""
         return {}
 
     def loss(self, output: torch.Tensor, targets: Tensors, totals: Tensors) -> torch.Tensor:
-        """The mean error of all cells, by their weight; averaged over the processes of a training it is the
-        batch's.
+        """The loss of a batch, a scalar: the mean error over the cells, weighted by targets["weight"].
 
-        output (M, channels) float32; targets: all of the batch, see heads.targets; totals: see heads.loss.
-        Default: L1, the mean over the channels.
+        output (M, channels) float32; targets: of the batch, see heads.targets.encode; totals: the divisors,
+        see heads.loss.compute. Default: L1, averaged over the channels.
         """
         error = (output - targets[self.name]).abs() * targets["weight"][:, None]
         return error.sum() / (self.channels * totals["cells"])
@@ -83,31 +84,34 @@ class Head:
     def losses(
         cls, heads: list["Head"], outputs: list[torch.Tensor], targets: Tensors, totals: Tensors
     ) -> list[torch.Tensor]:
-        """`loss` of each of several heads that share this method, so that a kind of heads can compute them
-        all at once."""
+        """The losses of several heads that share this method. A subclass overrides it to compute them in one
+        call; the default calls `loss` of each."""
         return [head.loss(output, targets, totals) for head, output in zip(heads, outputs, strict=True)]
 
     def mirrored(self, output: torch.Tensor) -> torch.Tensor:
-        """(N, channels), what is said of a car in the mirror image → what that means for the car itself."""
+        """Outputs (N, channels) in the mirrored image → the corresponding outputs in the image itself."""
         return output
 
     def pooled(self, outputs: torch.Tensor, log_weight: torch.Tensor) -> torch.Tensor:
-        """(N, 9, channels) at the nine cells about each centre → (N, channels). log_weight (N, 9): how much
-        each cell counts. Default: the cell in the middle."""
+        """Outputs (N, 9, channels) at the 3×3 cells around each centre → (N, channels).
+
+        log_weight (N, 9): log of each cell's weight. Default: the outputs of the centre's cell."""
         return outputs[:, 4]
 
     def depth(self, output: np.ndarray, detections: Detections) -> tuple[np.ndarray, np.ndarray] | None:
-        """(N, channels) float64 → the depth (N,) in metres and the standard deviation of its log, where the
-        head says them; those of all heads are merged."""
+        """Outputs (N, channels) float64 → z (N,) in metres and the standard deviation (N,) of log z, or None.
+
+        The depths of all heads are merged."""
         return None
 
     def columns(self, output: np.ndarray, detections: Detections) -> dict[str, np.ndarray]:
-        """(N, channels) float64 → arrays (N, …) by name for the table of cars; where they are is known."""
+        """Outputs (N, channels) float64 → arrays (N, …) by column name of the table of cars."""
         return {}
 
 
 def make_heads(train_config: TrainConfig) -> dict[str, Head]:
-    """The recipe's heads, by name in the registry's order: the fixed ones, and others that it names."""
+    """The network's heads by name in the registry's order: those that are not optional, and
+    `train_config.heads`."""
     return {
         name: resolve(entry.builder)(name, entry.channels, train_config)
         for name, entry in HEADS.items()

@@ -1,9 +1,9 @@
-"""The apparent height, a second depth: a car appears the higher the nearer it is, as 1/z."""
+"""The apparent height of a car in the image, proportional to 1/z: a second estimate of the depth."""
 
 from .depth import PARAMETRISATIONS, DepthHead
 
 
 class Height(DepthHead):
-    """Relative to the height that a car has at TYPICAL_DEPTH, less 1."""
+    """The target is the height relative to that of a car at TYPICAL_DEPTH, minus 1."""
 
     parametrisation = PARAMETRISATIONS["inverse"]

@@ -1,4 +1,4 @@
-"""The offset from a cell to the centre of its car, from which x and y follow with the depth; or, for
+"""The offset from a cell to its car's centre, which with the depth gives x and y; or, with
 `position: regressed`, x and y themselves."""
 
 import numpy as np
@@ -9,11 +9,11 @@ from carpose.geometry import camera
 
 from .head import Cars, Cells, Detections, Head
 
-POSITION_UNIT = 10.0  # metres: brings regressed x and y near one
+POSITION_UNIT = 10.0  # metres; scales regressed x and y to about one
 
 
 class Offset(Head):
-    """Two numbers: cells right and down, or x and y in units of 10 m."""
+    """Two channels: offset to the right and down in cells, or x and y in units of POSITION_UNIT."""
 
     def __init__(self, name: str, channels: int, train_config: TrainConfig):
         super().__init__(name, channels, train_config)
@@ -27,7 +27,7 @@ class Offset(Head):
         return output * output.new_tensor([-1, 1])
 
     def position(self, output: np.ndarray, detections: Detections) -> np.ndarray:
-        """(N, 3) metres, from the outputs and the merged depth."""
+        """x, y, z (N, 3) in metres, from the outputs (N, 2) and the merged depth."""
         z = detections.z
         if self.regressed:
             return np.column_stack([output * POSITION_UNIT, z])

@@ -1,4 +1,4 @@
-"""The rotation: sine and cosine of yaw, of pitch, and of roll + π, none of which jumps at ±π."""
+"""The rotation: sine and cosine of yaw, of pitch, and of roll + π, which are continuous at ±π."""
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ from .head import Cars, Cells, Detections, Head
 
 
 class Rotation(Head):
-    """Six numbers."""
+    """Six channels: sin yaw, cos yaw, sin pitch, cos pitch, sin(roll + π), cos(roll + π)."""
 
     def targets(self, cars: Cars, cells: Cells) -> dict[str, np.ndarray]:
         yaw_pitch_roll = rotation.angles(cars.rotation)[:, [1, 0, 2]] + [0, 0, np.pi]
@@ -21,7 +21,7 @@ class Rotation(Head):
         return output * output.new_tensor([-1, 1, 1, 1, -1, 1])
 
     def columns(self, output: np.ndarray, detections: Detections) -> dict[str, np.ndarray]:
-        """angles (N, 3): pitch, yaw, roll."""
+        """`angles` (N, 3): pitch, yaw, roll in radians."""
         yaw, pitch, roll = np.arctan2(output[:, 0::2], output[:, 1::2]).T
-        turn = rotation.matrix(np.column_stack([pitch, yaw, roll - np.pi]))
-        return {"angles": rotation.angles(turn)}
+        matrices = rotation.matrix(np.column_stack([pitch, yaw, roll - np.pi]))  # angles in their usual range
+        return {"angles": rotation.angles(matrices)}

@@ -1,4 +1,4 @@
-"""Cars → training targets: which cells learn which car, and what each head makes of that."""
+"""Cars → training targets: which cells learn which car, and the targets of each head at these cells."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from models.layers import DENSE
 
 from .head import Cars, Cells, make_heads
 
-SIDE = 3  # cells across the square about a centre that learns its car
+WINDOW = 3  # the WINDOW × WINDOW cells around a centre learn its car
 
 
 def encode(
@@ -22,18 +22,18 @@ def encode(
     noise: np.ndarray | None = None,
     photo: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
-    """Cars of a batch of pictures → targets. All pictures at once: the calls cost more than the numbers.
+    """Cars of a batch → targets. One call for the whole batch, because NumPy's overhead per call dominates.
 
-    xyz (N, 3) metres; rotation (N, 3, 3); weight (N,): 1 = labelled, 0 … 1 = pseudo label, 0 = unsure;
-    intrinsics (B, 3, 3), or (3, 3) of a single picture; size: width, height of the maps; focal_reference:
-    focal length of the nominal maps in cells; noise (N,): standard deviation of a label's log z, for all
-    batches of a training or (None) for none; photo (N,): each car's picture, 0 … B − 1 (default: 0).
-    Cars whose centre is outside the maps, or nearer than half a metre, have no target.
+    xyz (N, 3) metres; rotation (N, 3, 3); weight (N,): 1 for a label, 0 … 1 for a pseudo label, 0 ignored;
+    intrinsics (B, 3, 3), or (3, 3) of a single photo; size: width, height of the maps; focal_reference:
+    focal length of the nominal maps in cells; noise (N,): standard deviation of the label's log z, for
+    all batches of a training or (None) for none; photo (N,): index of each car's photo, 0 … B − 1 (default:
+    0). Cars whose centre is outside the maps or nearer than 0.5 m have no target.
 
     Returns by name: heatmap (B, height, width) float32, peaks of exactly 1; ignore, bool of that shape: cells
-    that are neither positive nor negative; peak (P,), cells of the centres, and peak_weight, the probability
-    that the car is there; cell (M,), cells that learn a car, and weight; and what the heads make of those
-    cells' cars, (M, numbers). Cells are counted row by row through the whole batch.
+    that are neither positive nor negative; peak (P,), cell indices of the centres, and peak_weight, the cars'
+    weights; cell (M,), indices of the cells that learn a car, and weight (M,), their weights in the loss; and
+    the targets of the heads at these cells, (M, numbers).
     """
     width, height = size
     photo = np.zeros(len(xyz), np.int64) if photo is None else photo
@@ -49,11 +49,11 @@ def encode(
     heatmap, ignore = heads[DENSE].draw(cars, shape)
     cars = cars[cars.weight > 0]
     centre = (cars.photo * height + cars.row) * width + cars.column
-    peak, first = np.unique(centre, return_index=True)
+    peak, first_car = np.unique(centre, return_index=True)
     ignore.reshape(-1)[peak] = False
     cells = assign(cars, shape)
     targets = {DENSE: heatmap, "ignore": ignore, "peak": peak}
-    targets |= {"peak_weight": cars.weight[first].astype(np.float32)}
+    targets |= {"peak_weight": cars.weight[first_car].astype(np.float32)}
     targets |= {"cell": cells.cell, "weight": cells.weight}
     for head in heads.values():
         targets |= head.targets(cars, cells)
@@ -61,20 +61,22 @@ def encode(
 
 
 def assign(cars: Cars, shape: tuple[int, int, int]) -> Cells:
-    """The cells about each centre learn its car; where cars compete the nearer centre wins.
+    """The WINDOW × WINDOW cells around each centre learn its car; of several cars, the one whose centre is
+    nearest.
 
-    shape: (B, height, width) of the maps.
+    shape: (B, height, width) of the maps. The weight of a cell is the car's weight times exp(−d²/2), d being
+    the distance to the centre in cells.
     """
     _, height, width = shape
-    dy, dx = np.divmod(np.arange(SIDE * SIDE), SIDE) - np.array([[SIDE // 2]])
+    dy, dx = np.divmod(np.arange(WINDOW * WINDOW), WINDOW) - np.array([[WINDOW // 2]])
     columns, rows = cars.column[:, None] + dx, cars.row[:, None] + dy
     inside = ((columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)).reshape(-1)
-    car = np.flatnonzero(inside) // SIDE**2
-    places = np.stack([columns.reshape(-1)[inside], rows.reshape(-1)[inside]], axis=1)
-    offset = cars.uv[car] - places
+    car = np.flatnonzero(inside) // WINDOW**2
+    cell_xy = np.stack([columns.reshape(-1)[inside], rows.reshape(-1)[inside]], axis=1)
+    offset = cars.uv[car] - cell_xy
     distance = (offset**2).sum(axis=1)
-    cell = cars.photo[car] * (height * width) + places[:, 1] * width + places[:, 0]
-    # By cell and, within a cell, by distance: one sort of one number is five times as fast as lexsort.
+    cell = cars.photo[car] * (height * width) + cell_xy[:, 1] * width + cell_xy[:, 0]
+    # Sorted by cell, then by distance: one key (cell + distance below 1) is five times as fast as lexsort.
     order = np.argsort(cell + distance / (distance.max(initial=0) + 1), kind="stable")
     nearest = order[np.diff(cell[order], prepend=-1) > 0]
     car = car[nearest]
@@ -83,17 +85,18 @@ def assign(cars: Cars, shape: tuple[int, int, int]) -> Cells:
 
 
 def pad_targets(targets: dict, max_objects: int) -> dict:
-    """The same targets with as many peaks and cells as `max_objects` cars, no fewer than there are, can have;
-    those added have no weight. What a GPU replays needs one shape. targets: arrays and, of maps, tensors.
+    """Pad peaks and cells to the number that `max_objects` cars can have, with entries of weight 0, because a
+    CUDA graph needs fixed shapes. targets: NumPy arrays, and tensors for maps; max_objects: at least the
+    number of cars.
 
-    The added ones are spread over the maps: gradients that meet in a cell are summed one after the other.
+    The added entries are spread over the maps: gradients of one cell would be summed one after the other.
     """
     last = targets[DENSE].numel() - 1
     padded = dict(targets)
     for name in set(targets) - {DENSE, "ignore"}:
         value = targets[name]
-        more = max_objects * (1 if name.startswith("peak") else SIDE**2) - len(value)
-        index = name in ("peak", "cell")
-        added = np.linspace(0, last, more) if index else np.zeros((more, *value.shape[1:]))
+        missing = max_objects * (1 if name.startswith("peak") else WINDOW**2) - len(value)
+        is_index = name in ("peak", "cell")
+        added = np.linspace(0, last, missing) if is_index else np.zeros((missing, *value.shape[1:]))
         padded[name] = np.concatenate([value, added.astype(value.dtype)])
     return padded

@@ -1,1 +1,1 @@
-"""A configuration's network: built, saved, loaded, and the device it computes on."""
+"""Build, save and load networks; choose the device; CUDA graphs; download pretrained weights."""

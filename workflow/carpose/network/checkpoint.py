@@ -1,6 +1,6 @@
-"""A recipe's network: built from what the registry says of backbone, neck and heads, saved, loaded.
+"""Build the network of a training configuration, and save and load checkpoints.
 
-A checkpoint is the result of a training: weights, recipe and where they came from, in one file.
+A checkpoint is the result of a training: network weights, training configuration and provenance in one file.
 """
 
 import hashlib
@@ -21,7 +21,10 @@ from models.build import build_model
 
 
 def build(train_config: TrainConfig) -> torch.nn.Module:
-    """The recipe's network, with fresh (or pretrained) weights. Raises UserError where it cannot be made."""
+    """The network of a training configuration, with random or pretrained weights.
+
+    The random weights depend on train_config.seed. Raises UserError if the network cannot be built.
+    """
     entry = backbone_of(train_config.backbone)
     hub_name = (
         published_name(train_config.backbone, train_config.width)
@@ -50,26 +53,26 @@ def build(train_config: TrainConfig) -> torch.nn.Module:
 
 
 def save_checkpoint(
-    path: Path, weights: dict[str, torch.Tensor], train_config: TrainConfig, provenance: dict
+    path: Path, state_dict: dict[str, torch.Tensor], train_config: TrainConfig, provenance: dict
 ) -> None:
-    """Write weights (on the CPU), recipe and provenance; the same content gives the same bytes."""
+    """Write network weights, training configuration and provenance; equal content gives equal bytes."""
     content = {
-        # Copies: a tensor that is a part of a longer one would be written with all of that.
+        # Cloned, because torch.save writes the whole storage that a view belongs to.
         "weights": {
             name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-            for name, tensor in weights.items()
+            for name, tensor in state_dict.items()
         },
         "train_config": asdict(train_config),
         "provenance": {**version.provenance(), **provenance},
     }
-    buffer = io.BytesIO()  # torch's own writer hides why a file could not be written
+    buffer = io.BytesIO()  # torch's own file writer hides the reason of an OSError
     torch.save(content, buffer)
     with atomic(path) as temporary:
         temporary.write_bytes(buffer.getbuffer())
 
 
 def weights_digest(model: torch.nn.Module) -> str:
-    """A hash of the weights alone, whatever code saved them."""
+    """SHA-256 of the network weights: names, shapes, dtypes and values."""
     hasher = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         hasher.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
@@ -78,9 +81,10 @@ def weights_digest(model: torch.nn.Module) -> str:
 
 
 def load_checkpoint(path: Path, fold: int | None = None) -> tuple[torch.nn.Module, TrainConfig, dict]:
-    """The network with its weights, its recipe, its provenance. Raises UserError naming the file.
+    """The trained network, its training configuration and its provenance.
 
-    fold: whose photos the network must not have learnt from; a checkpoint of another fold is refused.
+    fold: the fold whose photos the network must not have been trained on. Raises UserError naming the file if
+    it is not a valid checkpoint, or one of another fold.
     """
     try:
         content = dict(torch.load(path, map_location="cpu", weights_only=True))
@@ -88,30 +92,32 @@ def load_checkpoint(path: Path, fold: int | None = None) -> tuple[torch.nn.Modul
         model = build(replace(train_config, pretrained="none"))
         model.load_state_dict(content["weights"])
     except FileNotFoundError:
-        raise UserError(f"{path}: there is no such file") from None
+        raise UserError(f"{path}: file not found") from None
     except (PermissionError, MemoryError):
-        raise  # the file is not to blame
-    except Exception as error:  # anything can be wrong with a file
+        raise  # says nothing about the content of the file
+    except Exception as error:  # torch.load raises many types for invalid files
         reason = f"{type(error).__name__}: {truncate(str(error))}"
-        raise UserError(f"{path}: not a checkpoint of this version ({reason}); train it again") from error
+        raise UserError(
+            f"{path}: not a checkpoint of this version ({reason}); train the model again"
+        ) from error
     version.remember_use(path, provenance)
     if fold is not None and (trained := provenance.get("fold", fold)) != fold:
         raise UserError(
-            f"{path}: is the model of fold {trained} given as fold {fold}'s, whose photos it has learnt from;"
-            f" name the checkpoint of fold {fold}"
+            f"{path}: is the model of fold {trained}, but that of fold {fold} is needed: this one was "
+            f"trained on fold {fold}'s photos; name the checkpoint of fold {fold}"
         )
     return model, train_config, provenance
 
 
 def build_from(path: Path, fold: int, train_config: TrainConfig) -> torch.nn.Module:
-    """The recipe's network with the weights of a checkpoint, for a training of this fold.
+    """The network of a training configuration with the weights of a checkpoint of the same fold.
 
-    Raises UserError naming the file where it holds another network, or one of another fold.
+    Raises UserError naming the file if it has another architecture, or is a checkpoint of another fold.
     """
     model = build(train_config)
     try:
         model.load_state_dict(load_checkpoint(path, fold)[0].state_dict())
     except RuntimeError:
-        advice = "train it again, or take start: scratch"
-        raise UserError(f"{path}: holds another network than this recipe describes; {advice}") from None
+        advice = "train it again, or set start: scratch"
+        raise UserError(f"{path}: has another network than the training configuration; {advice}") from None
     return model

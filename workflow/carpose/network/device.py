@@ -1,7 +1,7 @@
-"""Where a stage computes: the device, its number format, and one training per GPU.
+"""The device that a stage computes on, its number format, and locks that give each training a GPU of its own.
 
-Snakemake does not hand out GPUs on one machine; a lock file per device does. Slurm does, and then
-CUDA_VISIBLE_DEVICES holds only what the job owns, so the lock is always free.
+On a single machine Snakemake does not assign GPUs to jobs; a lock file per GPU does. Slurm assigns them:
+then CUDA_VISIBLE_DEVICES lists the job's GPUs alone, and their locks are always free.
 """
 
 import contextlib
@@ -21,60 +21,63 @@ from carpose.core.errors import UserError
 
 @contextlib.contextmanager
 def acquire_device(gpus: int) -> Iterator[torch.device]:
-    """Yield the CPU (gpus = 0) or a CUDA device nobody else of ours computes on, waiting for one.
+    """Yield the CPU (gpus = 0, or no GPU) or a GPU that is locked until the end; waits until one is free.
 
-    A process that torchrun started takes the device of its number among those that it sees. Raises UserError
-    where NVIDIA's driver is there, but torch cannot use it.
+    A process started by torchrun uses the visible GPU with the index LOCAL_RANK, without a lock. Raises
+    UserError if NVIDIA's driver is installed, but torch finds no GPU, or fewer than there are processes.
     """
     if gpus == 0 or not torch.cuda.is_available():
         if gpus:
-            check_no_gpu()
+            check_no_driver()
         yield torch.device("cpu")
         return
     if "LOCAL_RANK" in os.environ:
         index, lock = int(os.environ["LOCAL_RANK"]), contextlib.nullcontext()
         count = torch.cuda.device_count()
         if index >= count:
-            raise UserError(f"gpus: process {index} of this machine finds {count} GPUs; start fewer")
+            raise UserError(
+                f"gpus: process {index} of this machine finds {count} GPUs; start at most {count} processes"
+            )
     else:
-        [(index, lock)] = acquire(1).items()
+        [(index, lock)] = lock_gpus(1).items()
     with lock:
         torch.cuda.set_device(index)
         set_deterministic()
         yield torch.device("cuda", index)
 
 
-def check_no_gpu(driver: str = "/dev/nvidiactl") -> None:
-    """Raises UserError where there is a driver all the same: days on the CPU are not what was meant."""
+def check_no_driver(driver: str = "/dev/nvidiactl") -> None:
+    """Raises UserError if NVIDIA's driver is installed, where torch finds no GPU: a training would take days
+    on the CPU by mistake. An empty CUDA_VISIBLE_DEVICES allows it."""
     if os.path.exists(driver) and os.environ.get("CUDA_VISIBLE_DEVICES") != "":
         raise UserError(
-            f"gpus: this machine has NVIDIA's driver, but PyTorch {torch.__version__} finds no GPU: install "
-            f"a build for this driver (nvidia-smi says its CUDA version), or compute on the CPU with gpus: 0"
+            f"gpus: this machine has NVIDIA's driver, but PyTorch {torch.__version__} finds no GPU; install "
+            "a build for this driver (nvidia-smi shows its CUDA version), or use the CPU with gpus: 0"
         )
 
 
 def worker_count(workers: int) -> int:
-    """So many worker processes, but no more than cores, on which they would be in each other's way."""
+    """The number of worker processes, at most the number of cores of this process."""
     return min(workers, len(os.sched_getaffinity(0)))
 
 
-def acquire(count: int) -> dict[int, IO]:
-    """The numbers of so many free GPUs with the open files that hold their locks, waiting for them.
+def lock_gpus(count: int) -> dict[int, IO]:
+    """Lock `count` GPUs, waiting until they are free: index → the open file that holds the lock.
 
-    All or none: two trainings that held half of theirs would wait for each other for ever. Raises UserError
-    where there are fewer.
+    It takes all or none: two trainings with half of their GPUs each would deadlock. Raises UserError if the
+    machine has fewer.
     """
-    present = torch.cuda.device_count()
-    if present < count:
-        raise UserError(f"gpus: {count} are asked for, this machine has {present}; set gpus: {present}")
+    available = torch.cuda.device_count()
+    if available < count:
+        raise UserError(f"gpus: {count} are requested, this machine has {available}; set gpus: {available}")
     folder = Path(tempfile.gettempdir()) / f"carpose-gpus-{os.getuid()}"
     folder.mkdir(exist_ok=True)
-    announced = False
+    waiting_announced = False
     while True:
         locks: dict[int, IO] = {}
-        for index in range(present):
+        for index in range(available):
             name = torch.cuda.get_device_properties(index).uuid
-            handle = open(folder / f"{name}.lock", "w")  # noqa: SIM115  it is kept
+            handle = open(folder / f"{name}.lock", "w")  # noqa: SIM115  closing it would release the lock
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -85,15 +88,15 @@ def acquire(count: int) -> dict[int, IO]:
                 return locks
         for handle in locks.values():
             handle.close()
-        if not announced:
-            print(f"waiting for {count} of {present} GPUs to be free", flush=True)
-        announced = True
-        time.sleep(random.uniform(1, 3))  # not in step with another one that waits
+        if not waiting_announced:
+            print(f"waiting for {count} of {available} GPUs to be free", flush=True)
+        waiting_announced = True
+        time.sleep(random.uniform(1, 3))  # random, so that two waiting processes do not collide again
 
 
 def fetch(values: torch.Tensor) -> Callable[[], list[float]]:
-    """Bring a few numbers from the device. The call that is returned waits for them, but for nothing that was
-    started later."""
+    """Start to copy a few numbers (N,) from the device. The function returned waits for this copy, not for
+    work queued later, and gives a list."""
     if values.device.type == "cpu":
         return values.tolist
     copy = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
@@ -108,14 +111,15 @@ def fetch(values: torch.Tensor) -> Callable[[], list[float]]:
 
 
 def set_deterministic() -> None:
-    """From now on the GPU gives the same bits each time, where torch can; to be called before it computes."""
+    """Make torch use deterministic algorithms where it has them; to be called before the GPU is used."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # takes time, and nothing reads it
+    torch.utils.deterministic.fill_uninitialized_memory = False  # takes time, and no code here reads it
 
 
 def autocast_dtype(device: torch.device, amp: str) -> torch.dtype | None:
-    """The dtype of autocast, or None for float32. `auto` takes bf16 where the hardware computes in it."""
+    """The dtype of autocast for the key `amp`, or None for float32. `auto`: bf16 where the hardware is fast
+    in it; else fp16 on a GPU, float32 on a CPU."""
     if amp == "off":
         return None
     if amp != "auto":
@@ -123,6 +127,6 @@ def autocast_dtype(device: torch.device, amp: str) -> torch.dtype | None:
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     cpu = torch.cpu.get_capabilities()
-    # Intel's AVX-512 multiplies bf16 no faster than float32, and converts slowly (docs/lab/profiles.md).
+    # Intel's AVX-512 multiplies bf16 no faster than float32, and conversion is slow (docs/lab/profiles.md).
     fast = cpu.get("amx_bf16") or (cpu.get("avx512_bf16") and "Intel" not in cpu.get("cpu_name", ""))
     return torch.bfloat16 if fast else None

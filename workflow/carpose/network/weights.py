@@ -1,6 +1,6 @@
-"""Fetch a backbone's published weights from the hub, once, into a file.
+"""Download a backbone's published weights from the hub, once, into a file.
 
-Compute nodes of clusters often have no internet; the node where Snakemake runs has.
+Compute nodes of clusters often have no internet access; the node where Snakemake runs has.
 """
 
 from pathlib import Path
@@ -25,11 +25,11 @@ def main() -> int:
     args = parser.parse_args()
     train_config = from_options(args, TrainConfig, KEYS)
     try:
-        weights = from_hub(published_name(train_config.backbone, train_config.width))
+        state_dict = from_hub(published_name(train_config.backbone, train_config.width))
     except ValueError as error:
         raise UserError(str(error)) from error
     with atomic(args.output) as temporary:
-        save_file({name: tensor.contiguous() for name, tensor in weights.items()}, temporary)
+        save_file({name: tensor.contiguous() for name, tensor in state_dict.items()}, temporary)
     return 0
 
 

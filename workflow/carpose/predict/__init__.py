@@ -1,1 +1,1 @@
-"""Trained networks and photos → tables of cars."""
+"""Predict tables of cars from photos with trained networks."""

@@ -1,4 +1,4 @@
-"""Photos → tables of cars: batches through the networks, views of a turned camera, and their fusion."""
+"""Photos → tables of cars: forward passes in batches, test-time views, and the fusion of the views."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from tqdm import tqdm
 from carpose.config.sections import Predict
 from carpose.config.train_config import TrainConfig
 from carpose.core import cars
-from carpose.data.augment import turned
+from carpose.data.augment import camera_rotation
 from carpose.data.loader import photo_batches
 from carpose.data.samples import Photos, View, masked_cells
 from carpose.fuse.combine import fuse
@@ -34,19 +34,20 @@ def predict_cars(
     workers: int = 0,
     label: str | None = None,
 ) -> tuple[pd.DataFrame, list[pd.DataFrame]]:
-    """Cars from what all networks say on average, and from what each says by itself.
+    """Cars decoded from the networks' averaged outputs, and those from each network's own outputs.
 
-    networks: of carpose.predict.networks, all of one recipe; cache: folder; workers: processes that read
-    photos; label: name of the progress bar, None shows none.
+    networks: of carpose.predict.networks, all of one training configuration; cache: folder of the image
+    cache; workers: processes that read photos; label: of the progress bar (None: no bar). With one network
+    both results are the same table.
     """
-    turns = settings.tta_rotations_deg or [[0.0, 0.0, 0.0]]
+    rotations_deg = settings.tta_rotations_deg or [[0.0, 0.0, 0.0]]
     views = []
-    for number, turn in enumerate(turns, start=1):
-        photos = Photos(cache, image_ids, train_config, turned(*turn))
-        name = f"{label}, view {number}/{len(turns)}" if label and len(turns) > 1 else label
+    for number, rotation_deg in enumerate(rotations_deg, start=1):
+        photos = Photos(cache, image_ids, train_config, camera_rotation(*rotation_deg))
+        name = f"{label}, view {number}/{len(rotations_deg)}" if label and len(rotations_deg) > 1 else label
         views.append(predict_view(networks, photos, device, settings, workers=workers, label=name))
-    together, *alone = [fuse_views(tables) for tables in zip(*views, strict=True)]
-    return together, alone or [together]
+    averaged, *by_network = [fuse_views(tables) for tables in zip(*views, strict=True)]
+    return averaged, by_network or [averaged]
 
 
 def predict_view(
@@ -58,15 +59,18 @@ def predict_view(
     workers: int = 0,
     label: str | None = None,
 ) -> list[pd.DataFrame]:
-    """Tables of cars by all networks together and, if there are several, by each; as `predict_cars`."""
-    train_config, view = photos.train_config, photos.view
-    run = flipped_forward if settings.flip else forward
+    """Tables of cars of one view: of the averaged outputs and, with several networks, of each network.
 
-    def predict_batch(pictures: torch.Tensor, names: list[str]) -> list[pd.DataFrame]:
-        pictures = pictures.to(device)
-        predictions = [run(network, pictures, train_config, device) for network in networks]
+    Arguments as in predict_cars; photos: in the view to predict.
+    """
+    train_config, view = photos.train_config, photos.view
+    forward_pass = flipped_forward if settings.flip else forward
+
+    def predict_batch(images: torch.Tensor, names: list[str]) -> list[pd.DataFrame]:
+        images = images.to(device)
+        predictions = [forward_pass(network, images, train_config, device) for network in networks]
         if settings.mask_filter:
-            visible = ~masked_cells(pictures)
+            visible = ~masked_cells(images)
             for prediction in predictions:
                 prediction.heatmap = prediction.heatmap * visible[:, None]
         predictions = [mean(predictions), *(predictions if len(networks) > 1 else [])]
@@ -75,9 +79,9 @@ def predict_view(
     total = -(-len(photos) // settings.batch_size)
     batches = photo_batches(photos, settings.batch_size, workers)
     bar = tqdm(batches, total=total, desc=label, disable=label is None, mininterval=5)
-    parts = [predict_batch(pictures, names) for pictures, names in bar]
-    none = [cars.empty(COLUMNS)] * (1 + len(networks) if len(networks) > 1 else 1)
-    return [cars.concat(tables) for tables in zip(none, *parts, strict=True)]
+    parts = [predict_batch(images, names) for images, names in bar]
+    empty_tables = [cars.empty(COLUMNS)] * (1 + len(networks) if len(networks) > 1 else 1)
+    return [cars.concat(tables) for tables in zip(empty_tables, *parts, strict=True)]
 
 
 def to_table(
@@ -88,21 +92,24 @@ def to_table(
     threshold: float,
     scene: np.ndarray,
 ) -> pd.DataFrame:
-    """A batch → table of cars in the photo's own camera frame; scene: how that was turned."""
+    """Decode the prediction of a batch into a table of cars in the camera frame of the photos.
+
+    scene: 3×3 rotation of the camera frame in this view, which is undone.
+    """
     intrinsics, focal = view.map_intrinsics, view.focal_reference
     columns = decode(prediction.heatmap, prediction.poses, intrinsics, focal, train_config, threshold)
-    picture, xyz, angles = (columns.pop(name) for name in ("picture", "xyz", "angles"))
+    photo, xyz, angles = (columns.pop(name) for name in ("photo", "xyz", "angles"))
     angles = rotation.angles(scene.T @ rotation.matrix(angles))
     table = pd.DataFrame(np.column_stack([angles, xyz @ scene]), columns=cars.POSE)
-    table.insert(0, "ImageId", np.array(image_ids, dtype=object)[picture])
+    table.insert(0, "ImageId", np.array(image_ids, dtype=object)[photo])
     return table.assign(score=columns.pop("score"), depth_sigma=columns.pop("depth_sigma"), **columns)
 
 
 def fuse_views(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """The cars that one network found in several views of the same photos, as one table."""
+    """Fuse the cars that one network predicted in several views of the same photos into one table."""
     if len(tables) == 1:
         return tables[0]
     fused = fuse({str(number): table for number, table in enumerate(tables)})
-    # The views' errors are one network's and go together: two are hardly surer than one.
+    # fuse divides σ by √agreement for independent errors; those of one network's views are correlated.
     fused["depth_sigma"] = fused["depth_sigma"] * np.sqrt(fused["agreement"])
     return fused[["ImageId", *COLUMNS]]

@@ -1,5 +1,5 @@
-"""Trained networks as they predict: loaded from checkpoints, put where they compute, and what they say of a
-batch of pictures: heat maps, and poses at the cells that are asked for.
+"""Trained networks for prediction: loaded from checkpoints, moved to the device, and their raw predictions
+for a batch of images: heat maps, and poses at chosen cells.
 """
 
 from collections.abc import Sequence
@@ -26,12 +26,13 @@ def prepare_for_inference(
     runtime: str = "torch",
     graphs: bool = True,
 ) -> torch.nn.Module:
-    """A copy of the network as and where it will predict: a Predictor, or what works like it.
+    """A copy of the network on the device, prepared for inference, with the interface of a Predictor.
 
-    runtime: torch, or openvino, which is for the CPU alone; graphs: on a GPU as a CUDA graph.
+    runtime: torch, or openvino (on a CPU; a GPU always uses torch); graphs: use a CUDA graph on a GPU. Raises
+    UserError if the runtime is not installed.
     """
     if runtime == "openvino" and device.type == "cpu":
-        from .openvino import Network  # here: what it imports is optional
+        from .openvino import Network  # imported here, because OpenVINO is optional
 
         return Network(model, train_config)
     folded = fold_batch_norms(model, 4 if train_config.mask_channel else 3)
@@ -42,40 +43,43 @@ def prepare_for_inference(
 def load_networks(
     checkpoints: Sequence[Path], device: torch.device, runtime: str = "torch", graphs: bool = True
 ) -> tuple[list[torch.nn.Module], TrainConfig]:
-    """Checkpoints of fold 0, 1, … of one model → its networks, and their recipe.
+    """Checkpoints of fold 0, 1, … of one model → the networks, and their training configuration.
 
-    runtime, graphs: as in `placed`. Raises UserError where a checkpoint is another fold's, where recipes
-    differ, or where the runtime is not installed.
+    runtime, graphs: see prepare_for_inference. Raises UserError if a checkpoint is invalid or of another
+    fold, if training configurations differ, or if the runtime is not installed.
     """
-    networks, first = [], None
+    networks, first_config = [], None
     for fold, path in enumerate(checkpoints):
         model, train_config, _ = load_checkpoint(path, fold)
-        first = first or train_config
-        if train_config != first:
-            raise UserError(f"{path}: its recipe differs from {checkpoints[0]}'s; retrain one of them")
+        first_config = first_config or train_config
+        if train_config != first_config:
+            raise UserError(
+                f"{path}: its training configuration differs from that of {checkpoints[0]}; train one "
+                "of them again"
+            )
         networks.append(prepare_for_inference(model, train_config, device, runtime, graphs))
-    return networks, first
+    return networks, first_config
 
 
 @dataclass
 class RawPrediction:
-    """What one network, or the mean of several, says of a batch of pictures."""
+    """The outputs of one network, or the mean of several, for a batch of images."""
 
     heatmap: torch.Tensor  # (B, 1, H/4, W/4) float32, probabilities
-    poses: Poses  # cells (N,) counted through the batch → (N, channels) by head
+    poses: Poses  # cell indices (N,) → (N, channels) by head
 
 
 def forward(
-    model: torch.nn.Module, pictures: torch.Tensor, train_config: TrainConfig, device: torch.device
+    model: torch.nn.Module, images: torch.Tensor, train_config: TrainConfig, device: torch.device
 ) -> RawPrediction:
-    """What a network says of pictures (B, H, W, 4) uint8. model: of carpose.predict.networks."""
+    """The outputs of a network (of prepare_for_inference) for images (B, H, W, 4) uint8."""
     dtype = autocast_dtype(device, train_config.amp)
 
     def autocast() -> torch.autocast:
         return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
 
     with torch.inference_mode(), autocast():
-        logits, features = model(network_input(pictures, device, train_config))
+        logits, features = model(network_input(images, device, train_config))
         heatmap = logits.float().sigmoid()
 
     def poses(cells: torch.Tensor) -> Tensors:
@@ -86,14 +90,14 @@ def forward(
 
 
 def flipped_forward(
-    model: torch.nn.Module, pictures: torch.Tensor, train_config: TrainConfig, device: torch.device
+    model: torch.nn.Module, images: torch.Tensor, train_config: TrainConfig, device: torch.device
 ) -> RawPrediction:
-    """The mean of what a network says of the pictures and of their mirror images, mapped back.
+    """The mean of a network's outputs for the images and, mapped back, for their mirror images.
 
-    An array flip is what a camera with mirrored cx sees of the mirrored scene: exact, no resampling.
+    A flipped array is exactly what a camera with mirrored cx sees of the mirrored scene, without resampling.
     """
     heads = make_heads(train_config)
-    plain, mirrored = (forward(model, view, train_config, device) for view in (pictures, pictures.flip(2)))
+    plain, mirrored = (forward(model, view, train_config, device) for view in (images, images.flip(2)))
     width = plain.heatmap.shape[3]
 
     def poses(cells: torch.Tensor) -> Tensors:
@@ -105,7 +109,7 @@ def flipped_forward(
 
 
 def mean(predictions: list[RawPrediction]) -> RawPrediction:
-    """The mean of several networks' predictions, or of several views of the same pictures."""
+    """The mean of several predictions for the same images."""
 
     def poses(cells: torch.Tensor) -> Tensors:
         outputs = [prediction.poses(cells) for prediction in predictions]

@@ -2,7 +2,7 @@
 
 In: configs/studies/*.yaml, which name a base and what is changed, and the configuration. Out: for every
 variant and seed the training configuration and the settings of prediction and image cache, by the name of
-the run. docs/lab/studies.md explains the format.
+the run. docs/extending.md explains the format.
 """
 
 import hashlib

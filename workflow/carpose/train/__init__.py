@@ -1,1 +1,1 @@
-"""Training loop, step, optimiser, moving average, state, several processes."""
+"""Training: loop, step, optimiser, moving average of the weights, state for resuming, several processes."""

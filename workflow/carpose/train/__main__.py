@@ -1,9 +1,10 @@
-"""Train one model on one fold; the same command for the first training and every retraining.
+"""Train one model on one fold, in the first round or a later one.
 
-In: the picture cache, labels, folds and, for a later round, pseudo labels and the round before's weights.
-Out: `model.pt` (the last moving average of the weights) and `history.csv` (one row per epoch).
-Killed at any moment, the same command goes on from its state file and ends with the same weights.
-With --gpus N it becomes torchrun, and N processes share every batch; on several nodes torchrun starts it.
+In: the image cache, labels, folds and, in a later round, pseudo labels and the previous round's checkpoint.
+Out: `model.pt` (the last moving average of the network weights) and `history.csv` (one row per epoch).
+If it was killed, the same command resumes from the state file and ends with the same weights.
+With --gpus N it replaces itself by torchrun, and N processes share every batch; for several nodes, start it
+with torchrun.
 """
 
 import argparse
@@ -34,7 +35,7 @@ def main() -> int:
         files = replace(files, start_weights=None)
     check_outputs(files.output, files.history, files.state)
     torch.set_num_threads(train_config.threads)
-    distributed.check(train_config.batch_size, max(args.gpus, distributed.size()))
+    distributed.check_batch_size(train_config.batch_size, max(args.gpus, distributed.world_size()))
     distributed.launch(args.gpus, "carpose.train")
     main_process = distributed.is_main_process()
     lock = state.state_lock(files.state) if main_process else contextlib.nullcontext()
@@ -43,7 +44,7 @@ def main() -> int:
             run(files, args.fold, train_config, running, device, args.name)
         except Interrupted:
             if main_process:
-                print(f"[{args.name}] stopped on request; the state is saved, the same command goes on")
+                print(f"[{args.name}] stopped on request; the state is saved, the same command resumes")
             return 128 + signal.SIGTERM
     return 0
 
@@ -51,20 +52,26 @@ def main() -> int:
 def parse() -> argparse.Namespace:
     parser = program("carpose.train", __doc__)
     files = parser.add_argument_group("files")
-    files.add_argument("--cache", type=Path, required=True, help="folder of the picture cache")
-    files.add_argument("--images", type=Path, required=True, help="images.parquet of the check")
+    files.add_argument("--cache", type=Path, required=True, help="folder of the image cache")
+    files.add_argument("--images", type=Path, required=True, help="images.parquet (carpose.kaggle check)")
     files.add_argument("--labels", type=Path, required=True, help="labels.parquet")
     files.add_argument("--folds", type=Path, required=True, help="folds.parquet")
     files.add_argument("--pseudo", type=Path, help="pseudo.parquet of the round before")
-    files.add_argument("--start-weights", type=Path, help="model.pt of the round before, for --start warm")
+    files.add_argument(
+        "--start-weights", type=Path, help="model.pt of the round before, read with --start warm"
+    )
     files.add_argument("--output", type=Path, required=True, help="model.pt")
     files.add_argument("--history", type=Path, required=True, help="history.csv")
-    files.add_argument("--state", type=Path, required=True, help="file to resume from; gone when all is done")
-    files.add_argument("--events", type=Path, help="folder for TensorBoard events, if --tensorboard")
+    files.add_argument(
+        "--state", type=Path, required=True, help="state file to resume from; removed at the end"
+    )
+    files.add_argument(
+        "--events", type=Path, help="folder for TensorBoard events, written with --tensorboard"
+    )
     parser.add_argument("--fold", type=int_at_least(0), required=True, help="the fold to validate on")
-    parser.add_argument("--name", default="train", help="name in the log")
+    parser.add_argument("--name", default="train", help="prefix of the log lines")
     parser.add_argument(
-        "--gpus", type=int_at_least(0), default=1, help="how many share the training; 0: the CPU"
+        "--gpus", type=int_at_least(0), default=1, help="number of GPUs that share the training; 0: the CPU"
     )
     add_options(parser, Running)
     add_options(parser, TrainConfig)

@@ -1,8 +1,8 @@
-"""One training by several processes (torchrun), each with its share of every batch, on its own GPU.
+"""One training by several processes (torchrun): each computes a shard of every batch on a GPU of its own.
 
-Losses are sums over cars divided by the cars of the whole batch, so that the mean of the processes' losses
-and gradients, which is what DistributedDataParallel makes, is that of one process with the whole batch.
-Process 0 alone reads and writes files. With one process everything here does nothing.
+Losses are sums over cars, divided by the mean number of cars per process. So the mean over the processes of
+losses and gradients (DistributedDataParallel) equals those of one process with the whole batch. Only the main
+process, rank 0, reads and writes files. With a single process these functions do nothing.
 """
 
 import contextlib
@@ -20,123 +20,124 @@ import models.torchvision_shim  # noqa: F401  must come before timm
 from timm.layers import convert_sync_batchnorm  # isort: skip
 
 from carpose.core.errors import UserError
-from carpose.network.device import acquire
+from carpose.network.device import lock_gpus
 
-# While process 0 validates or waits for a file's lock the others wait; torchrun ends all if one dies.
-PATIENCE = timedelta(days=1)
+# Long: the others wait while process 0 validates or waits for a lock. torchrun stops all if one fails.
+TIMEOUT = timedelta(days=1)
 
 
-def size() -> int:
-    """Processes of this training."""
+def world_size() -> int:
+    """The number of processes of this training."""
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
 def rank() -> int:
-    """Number of this process, 0 … size − 1."""
+    """The number of this process, 0 … world_size − 1."""
     return int(os.environ.get("RANK", 0))
 
 
 def is_main_process() -> bool:
-    """Of the one that reads and writes files."""
+    """Whether this is the process that reads and writes files."""
     return rank() == 0
 
 
 def launch(processes: int, module: str) -> None:
-    """Become torchrun with so many processes of `python -m module` and this command line; does not return.
+    """Replace this program by torchrun with `processes` times `python -m module` and the same arguments.
 
-    It waits for as many free GPUs, which stay its own and are all that its processes see. For one process,
-    and for those that torchrun has started, it returns at once. Raises UserError where there are too few.
+    It first waits for as many free GPUs; their locks are kept, and the processes see these GPUs alone. For a
+    single process, and in a process started by torchrun, it returns at once. Raises UserError if the machine
+    has too few GPUs.
     """
     if processes < 2 or "TORCHELASTIC_RUN_ID" in os.environ:
         return
     if torch.cuda.is_available():
-        locks = acquire(processes)
+        locks = lock_gpus(processes)
         for handle in locks.values():
-            os.set_inheritable(handle.fileno(), True)  # the lock outlives this program
+            os.set_inheritable(handle.fileno(), True)  # the lock survives exec
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         names = visible.split(",") if visible else [str(index) for index in range(torch.cuda.device_count())]
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names[index] for index in locks)
-    if sys.flags.safe_path:  # `python -P`: its processes, too
+    if sys.flags.safe_path:  # `python -P` applies to its processes, too
         os.environ["PYTHONSAFEPATH"] = "1"
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
-    # Slurm's warning signal is passed on too.
+    # Passed on to the processes; SIGUSR1 is Slurm's warning.
     signals = ["--signals-to-handle", "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"]
     os.execv(sys.executable, [*torchrun, str(processes), *signals, "-m", module, *sys.argv[1:]])
 
 
 @contextlib.contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
-    """Meet the other processes."""
-    if size() == 1:
+    """Join the process group of all processes."""
+    if world_size() == 1:
         yield
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
     yield
-    # Not after an error: it waits for the others, which wait for this process. torchrun ends them.
+    # Not after an error: it would wait for the others, which wait for this process. torchrun stops them.
     dist.destroy_process_group()
 
 
-def check(photos: int, processes: int) -> None:
-    """Raises UserError where a batch of so many photos cannot be shared equally."""
+def check_batch_size(photos: int, processes: int) -> None:
+    """Raises UserError if a batch of so many photos cannot be shared equally."""
     if photos % processes:
-        raise UserError(f"batch_size: {processes} GPUs cannot share {photos} photos equally; take a multiple")
+        raise UserError(f"batch_size: {processes} GPUs cannot share {photos} photos equally; use a multiple")
 
 
 def shard(batch: list) -> list:
-    """This process's part of a batch."""
-    return batch[rank() :: size()]
+    """This process's shard of a batch."""
+    return batch[rank() :: world_size()]
 
 
 def wrap(model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
-    """The network whose backward pass averages the gradients of all processes.
+    """The network as DistributedDataParallel, which averages the gradients of all processes.
 
     Raises UserError for batch normalisation on the CPU, where torch cannot synchronise it.
     """
-    if size() == 1:
+    if world_size() == 1:
         return model
     if device.type == "cpu" and any(isinstance(m, torch.nn.BatchNorm2d) for m in model.modules()):
         raise UserError("several processes on the CPU cannot share batch normalisation; set norm: group")
-    # Every step has the same graph; synchronised norms have the same statistics everywhere.
+    # The graph of every step is the same; synchronised norms have equal statistics in all processes.
     return DistributedDataParallel(
         model, static_graph=True, broadcast_buffers=False, gradient_as_bucket_view=True
     )
 
 
-def synchronised(model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
-    """The same network, its batch normalisation over the whole batch of all processes.
+def sync_batch_norms(model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
+    """The network with batch normalisation over the batches of all processes (SyncBatchNorm).
 
-    torch's own conversion would lose the activations that timm keeps in its batch norms.
+    By timm: torch's own conversion would drop the activations inside timm's batch norms.
     """
-    if size() == 1 or device.type == "cpu":
+    if world_size() == 1 or device.type == "cpu":
         return model
     return convert_sync_batchnorm(model)
 
 
-def count(counts: torch.Tensor) -> torch.Tensor:
-    """Σ over the processes of numbers of cars or cells (one or more), each at least 1, per process."""
-    return mean(counts).clamp(min=1 / size())
+def mean_counts(counts: torch.Tensor) -> torch.Tensor:
+    """The mean over the processes of counts (N,) of cars or cells; a total of 0 is taken as 1."""
+    return mean(counts).clamp(min=1 / world_size())
 
 
 def mean(values: torch.Tensor) -> torch.Tensor:
-    """The mean over the processes of a few numbers, the same on all."""
-    if size() == 1:
+    """The mean of a tensor over the processes, the same in all of them."""
+    if world_size() == 1:
         return values
     total = values.detach().clone()
     dist.all_reduce(total)
-    return total / size()
+    return total / world_size()
 
 
-def any_of(flag: bool, device: torch.device) -> bool:
-    """Whether the flag is raised in any process: a signal may reach them in different steps."""
-    if size() == 1:
+def any_process(flag: bool, device: torch.device) -> bool:
+    """Whether the flag is set in any process: a signal may reach them in different steps."""
+    if world_size() == 1:
         return flag
     return bool(mean(torch.tensor([float(flag)], device=device)))
 
 
 def broadcast_object(value):
-    """What the main process has, for all."""
-    if size() == 1:
+    """The main process's value, in all processes; it has to be picklable."""
+    if world_size() == 1:
         return value
-    box = [value]
-    dist.broadcast_object_list(box)
-    return box[0]
+    objects = [value]
+    dist.broadcast_object_list(objects)
+    return objects[0]

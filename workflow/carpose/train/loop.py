@@ -1,4 +1,4 @@
-"""A training from its files to its checkpoint: epochs, validation, states from which a killed one goes on."""
+"""A training from its input files to its checkpoint: epochs, validation, saved states, resuming."""
 
 import hashlib
 import itertools
@@ -31,12 +31,12 @@ from carpose.predict.cars import predict_cars
 from carpose.predict.networks import prepare_for_inference
 
 from . import distributed
-from .optimizer import rate_schedule
+from .optimizer import lr_schedule
 from .state import Saver, remove
 from .step import Training
 
-ROLLBACKS = 3  # times a training may go back after a loss that is not finite
-TOO_MUCH = 10  # times all other losses together
+MAX_ROLLBACKS = 3  # after losses that are not finite
+DOMINANCE = 10  # warn where one weighted loss is this many times the sum of the others
 VALIDATION = Predict(threshold=0.05, batch_size=8, flip=False, tta_rotations_deg=[], mask_filter=False)
 
 
@@ -52,33 +52,36 @@ class TrainFiles:
     history: Path
     state: Path
     pseudo: Path | None = None  # pseudo labels of the round before
-    start_weights: Path | None = None  # model.pt that it begins with
+    start_weights: Path | None = None  # model.pt to start from
     events: Path | None = None  # folder for TensorBoard
 
 
 class Interrupted(Exception):
-    """SIGTERM or SIGUSR1 came: the state is saved."""
+    """The training was stopped by SIGTERM or SIGUSR1, after the state was saved."""
 
 
 class Log:
-    """What a training says; the main process alone says anything."""
+    """The log lines of a training, printed by the main process alone, and its TensorBoard events."""
 
     def __init__(self, name: str, events: Path | None = None):
-        """name: in front of every line; events: folder for TensorBoard, or None."""
+        """name: prefix of every line; events: folder for TensorBoard, or None."""
         self.name, self.events = name, events
 
-    def say(self, message: str) -> None:
+    def info(self, message: str) -> None:
         if distributed.is_main_process():
             print(f"[{self.name}] {message}", flush=True)
 
-    def epoch(self, row: dict[str, float], epochs: int, weights: dict[str, float]) -> None:
-        """An epoch's row of the history, and a warning where one weighted loss starves the others."""
+    def epoch(self, row: dict[str, float], epochs: int, loss_weights: dict[str, float]) -> None:
+        """Print an epoch's row of the history, and a warning if one weighted loss dominates all others."""
         text = "  ".join(f"{name} {value:.3g}" for name, value in row.items() if name != "epoch")
-        self.say(f"epoch {row['epoch']}/{epochs}  {text}")
-        terms = {name: abs(row[name] * weight) for name, weight in weights.items()}
+        self.info(f"epoch {row['epoch']}/{epochs}  {text}")
+        terms = {name: abs(row[name] * weight) for name, weight in loss_weights.items()}
         name = max(terms, key=terms.get)
-        if terms[name] > TOO_MUCH * (sum(terms.values()) - terms[name]):
-            self.say(f"warning: the {name} loss outweighs the others tenfold; lower loss_weights.{name}")
+        if terms[name] > DOMINANCE * (sum(terms.values()) - terms[name]):
+            self.info(
+                f"warning: the weighted {name} loss is more than {DOMINANCE} times the sum of all others; "
+                f"lower loss_weights.{name}"
+            )
         if self.events and distributed.is_main_process():
             from torch.utils.tensorboard import SummaryWriter  # takes a second to import
 
@@ -89,11 +92,11 @@ class Log:
 
 @dataclass(frozen=True)
 class Tables:
-    """What a training of one fold learns from, and is measured on.
+    """The data of the training of one fold.
 
-    cars: labels of all training photos, then pseudo labels of the test photos, with weight and depth_sigma;
-    train_ids, valid_ids: training photos to learn from and to measure on; pseudo_ids: test photos to learn
-    from.
+    cars: labels of all training photos, then pseudo labels of the test photos, with sample weight and
+    depth_sigma; train_ids, valid_ids: training photos to train and to validate on; pseudo_ids: test photos
+    with pseudo labels.
     """
 
     cars: pd.DataFrame
@@ -102,52 +105,56 @@ class Tables:
     pseudo_ids: list[str]
 
     def samples(self, cache: Path, train_config: TrainConfig) -> Samples:
-        """cache: folder of the picture cache."""
+        """Samples of all photos to train on; cache: folder of the image cache."""
         return Samples(cache, self.train_ids + self.pseudo_ids, self.cars, train_config, len(self.pseudo_ids))
 
     def truth(self) -> pd.DataFrame:
-        """The true cars of the photos to measure on."""
+        """The labelled cars of the validation photos."""
         return self.cars[self.cars["ImageId"].isin(self.valid_ids)]
 
 
 def read_tables(files: TrainFiles, fold: int) -> Tables:
-    """Raises UserError where a file is not right, the fold leaves nothing to learn from, or pseudo labels are
-    of other folds or photos."""
+    """Read the data of one fold. Raises UserError if a file is invalid, if no photo is left to train or to
+    validate on, or if the pseudo labels are of other folds or photos."""
     columns = ["ImageId", *POSE, "weight", "depth_sigma"]
     labels = cars.read(files.labels).assign(weight=1.0, depth_sigma=0.0)[columns]
     folds = parquet.read_folds(files.folds).sort_values("ImageId")
     train_ids = folds.ImageId[folds.fold != fold].tolist()
     valid_ids = folds.ImageId[folds.fold == fold].tolist()
     if not train_ids or not valid_ids:
-        raise UserError(f"{files.folds}: fold {fold} leaves nothing to train or to validate on")
+        raise UserError(f"{files.folds}: fold {fold} leaves no photos to train or to validate on")
     check_same_photos(files.labels, labels, folds["ImageId"])
     if files.pseudo is None:
         return Tables(labels, train_ids, valid_ids, [])
     pseudo = cars.read(files.pseudo, columns=dict.fromkeys(["fold", *columns[-2:]], parquet.NUMBER))
-    made = parquet.about(files.pseudo).get("folds", [fold])
-    if fold not in made:
-        text = f"has labels for the folds {', '.join(map(str, made))}, none for fold {fold}"
-        raise UserError(f"{files.pseudo}: {text}; make them again with these folds")
+    pseudo_folds = parquet.about(files.pseudo).get("folds", [fold])
+    if fold not in pseudo_folds:
+        text = f"has labels for the folds {', '.join(map(str, pseudo_folds))}, none for fold {fold}"
+        raise UserError(f"{files.pseudo}: {text}; make the pseudo labels again with these folds")
     pseudo = pseudo.loc[pseudo.fold == fold, columns]
     pseudo_ids = sorted(read_test_images(files.images, excluded=False))
     unlisted = pseudo.ImageId[~pseudo.ImageId.isin(pseudo_ids)]
     if len(unlisted):
-        text = f"image {unlisted.iloc[0]} is no test photo of {files.images}, or is left out"
+        text = f"image {unlisted.iloc[0]} is not among the test photos of {files.images}, or is excluded"
         raise UserError(f"{files.pseudo}: {text}; make the pseudo labels again")
     return Tables(pd.concat([labels, pseudo], ignore_index=True), train_ids, valid_ids, pseudo_ids)
 
 
-def work_digest(
-    files: TrainFiles, tables: Tables, fold: int, train_config: TrainConfig, start: torch.nn.Module | None
+def training_digest(
+    files: TrainFiles,
+    tables: Tables,
+    fold: int,
+    train_config: TrainConfig,
+    initial_network: torch.nn.Module | None,
 ) -> str:
-    """What a state belongs to: the recipe, the fold, the network to start with, and all that is learnt from,
-    whatever code wrote it."""
+    """A hash of all inputs of a training: configuration, fold, initial network, tables and photos. A saved
+    state is resumed only by a training with the same hash. It does not depend on the code's version."""
     hasher = hashlib.sha256(f"{train_config.digest()} {fold}".encode())
     hasher.update(parquet.content_digest(tables.cars).encode())
     for image_ids in (tables.train_ids, tables.valid_ids, tables.pseudo_ids):
         hasher.update(hashlib.sha256("\n".join(image_ids).encode()).digest())
-    if start is not None:
-        hasher.update(weights_digest(start).encode())
+    if initial_network is not None:
+        hasher.update(weights_digest(initial_network).encode())
     pretrained = None if train_config.pretrained in ("none", "hub") else Path(train_config.pretrained)
     for path in (pretrained, files.cache / "cache.json"):
         if path is not None:
@@ -163,25 +170,29 @@ def run(
     device: torch.device,
     name: str = "train",
 ) -> None:
-    """Train to the end, or raise Interrupted (state saved) or UserError (a loss that is not finite).
+    """Train to the end, write the checkpoint and the history, and remove the state.
 
-    fold: the one to validate on; name: in the log.
+    fold: the fold to validate on; name: prefix of the log lines. Raises Interrupted after a signal (the state
+    is saved), UserError for invalid files or a loss that is not finite.
     """
-    pyarrow.set_memory_pool(pyarrow.system_memory_pool())  # its own keeps several times what tables take
+    # pyarrow's own pool keeps several times the memory that the tables need.
+    pyarrow.set_memory_pool(pyarrow.system_memory_pool())
     log = Log(name, files.events if running.tensorboard else None)
     tables = read_tables(files, fold)
     samples, valid_ids, truth = tables.samples(files.cache, train_config), tables.valid_ids, tables.truth()
-    steps = max(samples.labelled // train_config.batch_size, 1)  # of an epoch
-    distributed.check(min(samples.labelled, train_config.batch_size), distributed.size())
-    start = None if files.start_weights is None else build_from(files.start_weights, fold, train_config)
-    digest = work_digest(files, tables, fold, train_config, start)
-    saver = Saver(files.state, digest, running.save_minutes, log.say)
-    training = Training(train_config, start, device, running.graphs)
-    log.say(f"computing on {device} in {training.dtype or torch.float32}".replace("torch.", ""))
+    steps = max(samples.labelled // train_config.batch_size, 1)  # per epoch
+    distributed.check_batch_size(min(samples.labelled, train_config.batch_size), distributed.world_size())
+    initial_network = None
+    if files.start_weights is not None:
+        initial_network = build_from(files.start_weights, fold, train_config)
+    digest = training_digest(files, tables, fold, train_config, initial_network)
+    saver = Saver(files.state, digest, running.save_minutes, log.info)
+    training = Training(train_config, initial_network, device, running.graphs)
+    log.info(f"computing on {device} in {training.dtype or torch.float32}".replace("torch.", ""))
     saved = saver.load()
     if saved:
         training.restore(saved)
-        log.say(f"going on at epoch {training.progress.epoch + 1}, batch {training.progress.batch}")
+        log.info(f"going on at epoch {training.progress.epoch + 1}, batch {training.progress.batch}")
 
     def validate() -> float:
         model = prepare_for_inference(training.ema.module, train_config, device, graphs=running.graphs)
@@ -208,71 +219,75 @@ def train(
     log: Log,
     validate: Callable[[], float],
 ) -> None:
-    """All epochs that are left, of so many steps each; validate: the metric on the fold's own photos."""
+    """Train all remaining epochs; steps: per epoch; validate: gives the mAP on the validation photos."""
     train_config, device = training.train_config, training.device
     epochs = train_config.epochs
-    rate_of = rate_schedule(train_config.schedule, epochs * steps, training.peak_rate, train_config.warmup)
+    lr_at = lr_schedule(train_config.schedule, epochs * steps, training.peak_lr, train_config.warmup)
     fixed_shape = training.recorded is not None
     rollbacks, batches = 0, None
     while (progress := training.progress).epoch < epochs:
         if batches is None:
-            left = range(progress.epoch, epochs)
+            remaining = range(progress.epoch, epochs)
             options = {"workers": running.workers, "shard": distributed.shard, "fixed_shape": fixed_shape}
-            batches = stream(samples, left, progress.batch, device, **options)
-        began, cpu_began = time.monotonic(), time.process_time()
+            batches = stream(samples, remaining, progress.batch, device, **options)
+        start_time, cpu_start_time = time.monotonic(), time.process_time()
         try:
-            train_epoch(training, batches, steps, rate_of, saver, log.name)
+            train_epoch(training, batches, steps, lr_at, saver, log.name)
         except FloatingPointError as error:
             rollbacks += 1
-            batches = None  # from where it goes on; the workers of before go first
+            batches = None  # stops the workers; new batches start at the restored position
             roll_back(training, error, saver, rollbacks, log)
             continue
         epoch = progress.epoch + 1
         if epoch == epochs:
-            batches = None  # the workers go before those of the last validation come
-        spent = {"seconds": time.monotonic() - began, "cpu_seconds": time.process_time() - cpu_began}
-        due = epoch == epochs or (running.validate_every > 0 and epoch % running.validate_every == 0)
-        if due:
+            batches = None  # stops the workers before the last validation starts its own
+        durations = {
+            "seconds": time.monotonic() - start_time,
+            "cpu_seconds": time.process_time() - cpu_start_time,
+        }
+        validate_now = epoch == epochs or (running.validate_every > 0 and epoch % running.validate_every == 0)
+        if validate_now:
             saver.save(training)  # a validation can take longer than Slurm waits after SIGTERM
-        row = close_epoch(training, steps, spent, validate if due else None)
+        row = close_epoch(training, steps, durations, validate if validate_now else None)
         saver.save(training)
-        log.epoch(row, epochs, loss.weights(train_config))
+        log.epoch(row, epochs, loss.loss_weights(train_config))
 
 
 def train_epoch(
     training: Training,
     batches: Iterator[Batch],
     steps: int,
-    rate_of: Callable[[int], float],
+    lr_at: Callable[[int], float],
     saver: Saver,
     label: str = "",
 ) -> None:
-    """The rest of the current epoch of so many steps. rate_of: step of the training → learning rate.
+    """Train the remaining batches of the current epoch; steps: per epoch; lr_at: step of the training →
+    learning rate, before `Progress.lr_scale`; label: of the progress bar.
 
     Raises FloatingPointError naming epoch, step and ImageIds; Interrupted after a signal.
     """
     progress = training.progress
     left = steps - progress.batch
     silent = not (sys.stderr.isatty() and distributed.is_main_process())
-    rest = itertools.islice(batches, left)
-    bar = tqdm(rest, total=left, desc=f"{label} {progress.epoch + 1}", disable=silent, leave=False)
+    remaining = itertools.islice(batches, left)
+    bar = tqdm(remaining, total=left, desc=f"{label} {progress.epoch + 1}", disable=silent, leave=False)
     in_flight: deque[tuple] = deque()
 
     def drain(limit: int) -> None:
-        """Wait until no more than `limit` steps are in flight; count the losses of the others."""
+        """Wait until at most `limit` steps are in flight; add the losses of the finished ones."""
         while len(in_flight) > limit:
             step, result, image_ids = in_flight.popleft()
             count_losses(training, step, result(), image_ids)
 
-    for pictures, targets, image_ids in bar:
-        result = training.step(pictures, targets, rate_of(progress.step) * progress.lr_scale)
+    for images, targets, image_ids in bar:
+        result = training.step(images, targets, lr_at(progress.step) * progress.lr_scale)
         in_flight.append((progress.step, result, image_ids))
         drain(training.max_in_flight)
         progress.step += 1
         progress.batch += 1
         if not silent and (done := progress.batch - len(in_flight)):
             bar.set_postfix({name: f"{total / done:.3f}" for name, total in progress.sums.items()})
-        stopping = distributed.any_of(saver.stopping, training.device)
+        stopping = distributed.any_process(saver.stopping, training.device)
         if stopping or saver.is_due():
             drain(0)
             saver.save(training)
@@ -282,37 +297,40 @@ def train_epoch(
 
 
 def count_losses(training: Training, step: int, values: dict[str, float], image_ids: list[str]) -> None:
-    """Add a step's losses to those of its epoch. Raises FloatingPointError where they are not finite."""
+    """Add a step's losses to the sums of the epoch. Raises FloatingPointError if one is not finite."""
     progress = training.progress
     if training.is_broken(values):
         bad = ", ".join(f"{name} {value:g}" for name, value in values.items() if not math.isfinite(value))
         place = f"epoch {progress.epoch + 1}, step {step}, images {', '.join(image_ids)}"
         raise FloatingPointError(f"loss is not finite ({bad}) in {place}")
     for name, value in values.items():
-        if math.isfinite(value):  # the norm is not, where float16 overflowed and a step was left out
+        if math.isfinite(value):  # the norm is not, if float16 overflowed and the scaler skipped the step
             progress.sums[name] = progress.sums.get(name, 0.0) + value
 
 
 def roll_back(training: Training, error: FloatingPointError, saver: Saver, rollbacks: int, log: Log) -> None:
-    """Go back to the last state at half the rate. Raises UserError where it may not, or not again."""
-    saved, may = saver.load(), training.train_config.on_nan == "rollback"
-    if not may or saved is None or rollbacks > ROLLBACKS:
-        raise UserError(f"{error}; lower the rate{'' if may else ', or set on_nan: rollback'}") from None
-    # Of what failed: the saved state may be of before an earlier failure.
+    """Restore the last saved state and halve the learning rate. Raises UserError if `on_nan` is stop, if
+    there is no state, or after MAX_ROLLBACKS."""
+    saved, may_roll_back = saver.load(), training.train_config.on_nan == "rollback"
+    if not may_roll_back or saved is None or rollbacks > MAX_ROLLBACKS:
+        raise UserError(f"{error}; lower lr{'' if may_roll_back else ', or set on_nan: rollback'}") from None
+    # Half of the current scale, not of the saved one: the state may be older than the last rollback.
     lr_scale = training.progress.lr_scale / 2
     training.restore(saved)
     training.progress.lr_scale = lr_scale
-    log.say(f"{error}; back to epoch {training.progress.epoch + 1} at {lr_scale:g} of the rate")
+    log.info(
+        f"{error}; back to epoch {training.progress.epoch + 1} with {lr_scale:g} times the learning rate"
+    )
 
 
 def close_epoch(
-    training: Training, steps: int, spent: dict[str, float], validate: Callable[[], float] | None
+    training: Training, steps: int, durations: dict[str, float], validate: Callable[[], float] | None
 ) -> dict[str, float]:
-    """The epoch's row of the history: mean losses, seconds and, where it is to be measured, the metric."""
+    """Add the epoch's row (mean losses, seconds and, with `validate`, mAP) to the history; start the next."""
     progress = training.progress
     row = {"epoch": progress.epoch + 1, "lr": training.optimizer.param_groups[0]["lr"]}
     row |= {name: total / steps for name, total in progress.sums.items()}
-    row |= {name: round(value, 2) for name, value in spent.items()}
+    row |= {name: round(value, 2) for name, value in durations.items()}
     if validate is not None and distributed.is_main_process():
         row["mAP"] = validate()
     progress.history.append(row)

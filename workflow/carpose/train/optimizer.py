@@ -1,4 +1,4 @@
-"""The optimiser of a recipe, its learning rate at every step, and the moving average of the weights."""
+"""The optimiser, the learning rate at every step, and the moving average of the network weights."""
 
 from collections.abc import Callable
 
@@ -13,75 +13,82 @@ from timm.optim import create_optimizer_v2  # isort: skip
 from timm.scheduler import create_scheduler_v2  # isort: skip
 from timm.utils import ModelEmaV3  # isort: skip
 
-FUSED = {"adam", "adamw", "sgd"}  # what torch has as one kernel
+FUSED = {"adam", "adamw", "sgd"}  # optimisers that torch has as one fused kernel
 
 
-def make_optimizer(model: torch.nn.Module, train_config: TrainConfig, rate: float) -> torch.optim.Optimizer:
-    """The recipe's optimiser; weight decay is not for biases and norms."""
+def make_optimizer(model: torch.nn.Module, train_config: TrainConfig, lr: float) -> torch.optim.Optimizer:
+    """The optimiser of the training configuration; lr: peak learning rate. Biases and norms have no weight
+    decay."""
     if train_config.optimizer == "muon":
-        return Muon(model.parameters(), rate, train_config.weight_decay)
-    # One kernel for all tensors: a small network on the CPU spends a tenth of a step here otherwise.
+        return Muon(model.parameters(), lr, train_config.weight_decay)
+    # One kernel for all tensors: otherwise it takes a tenth of a small network's step on the CPU.
     fused = {"fused": True} if train_config.optimizer in FUSED else {}
     return create_optimizer_v2(
-        model, opt=train_config.optimizer, lr=rate, weight_decay=train_config.weight_decay, **fused
+        model, opt=train_config.optimizer, lr=lr, weight_decay=train_config.weight_decay, **fused
     )
 
 
-def scaled_rate(train_config: TrainConfig) -> float:
-    """The peak learning rate for the recipe's batch size."""
+def scaled_lr(train_config: TrainConfig) -> float:
+    """The peak learning rate: lr · (batch_size / lr_batch_size)^e, e = 0, ½ or 1 by `lr_scaling`."""
     exponent = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}[train_config.lr_scaling]
     return train_config.lr * (train_config.batch_size / train_config.lr_batch_size) ** exponent
 
 
-def rate_schedule(name: str, steps: int, peak: float, warmup: float) -> Callable[[int], float]:
-    """The learning rate of each step 0 … steps − 1: a linear warm-up over the first `warmup` share, then a
-    schedule of timm, the cosine and its like down to 1 % of the peak. Steps: a tenth at each of thirds;
-    wsd and rsqrt fall to the end in the last third. (timm's `plateau` waits for the metric of the fold's own
-    photos, which would leak them into the training.)
+def lr_schedule(name: str, steps: int, peak: float, warmup: float) -> Callable[[int], float]:
+    """A function step 0 … steps − 1 → learning rate: linear warm-up, then a schedule of timm by its `name`.
+
+    peak: peak learning rate; warmup: share of the steps. The smooth schedules end at 1 % of the peak; `step`
+    multiplies by 0.1 after each third, `multistep` after 2/3 and 8/9; `wsd` and `rsqrt` decay to the end in
+    the last third. timm's `plateau` is not supported: it needs the validation metric, which would leak the
+    validation photos into the training.
     """
-    rise = max(1, round(warmup * steps))
-    fall = max(1, steps - rise)
-    carrier = torch.optim.SGD([torch.zeros(1)], lr=peak)
+    warmup_steps = max(1, round(warmup * steps))
+    decay_steps = max(1, steps - warmup_steps)
+    dummy_optimizer = torch.optim.SGD([torch.zeros(1)], lr=peak)
     schedule, _ = create_scheduler_v2(
-        carrier,
+        dummy_optimizer,
         sched=name,
-        num_epochs=fall,
-        decay_epochs=max(1, fall // 3),
-        decay_milestones=[fall * 2 // 3, fall * 8 // 9],
+        num_epochs=decay_steps,
+        decay_epochs=max(1, decay_steps // 3),
+        decay_milestones=[decay_steps * 2 // 3, decay_steps * 8 // 9],
         decay_rate=1.0 if name == "poly" else 0.1,
-        stable_timescale=rise,
+        stable_timescale=warmup_steps,
         min_lr=0.01 * peak,
         step_on_epochs=False,
         updates_per_epoch=1,
     )
 
-    def rate(step: int) -> float:
-        if step < rise:
-            return peak * (step + 1) / rise
-        schedule.step_update(step - rise)
-        return carrier.param_groups[0]["lr"]
+    def lr_at(step: int) -> float:
+        if step < warmup_steps:
+            return peak * (step + 1) / warmup_steps
+        schedule.step_update(step - warmup_steps)
+        return dummy_optimizer.param_groups[0]["lr"]
 
-    return rate
+    return lr_at
 
 
 class MovingAverage(ModelEmaV3):
-    """timm's moving average with warm-up, the result of a training; its tensors are looked up once.
+    """timm's moving average of the network weights, with warm-up. It is the result of a training.
 
-    Going through both state dicts in each step takes 3 % of a step of the smallest networks.
+    The pairs of tensors are looked up once: iterating over both state dicts takes 3 % of a small network's
+    step.
     """
 
     def __init__(self, model: torch.nn.Module, decay: float):
-        """The model's tensors have to stay where they are in memory."""
+        """The model's tensors must not be replaced later, only changed in place."""
         super().__init__(model, decay=decay, use_warmup=True, warmup_power=0.75)
-        both = [list(network.state_dict().values()) for network in (self.module, model)]
+        state_lists = [list(network.state_dict().values()) for network in (self.module, model)]
         self.averaged, self.copied = (
-            [[tensor for tensor in tensors if tensor.is_floating_point() == wanted] for tensors in both]
-            for wanted in (True, False)
+            [
+                [tensor for tensor in tensors if tensor.is_floating_point() == is_float]
+                for tensors in state_lists
+            ]
+            for is_float in (True, False)
         )
 
     @torch.no_grad()
     def update_from_model(self, step: int) -> None:
-        """After step number `step`, from 0; the model is the one that this was made of."""
+        """Update after step number `step` (from 0) from the model given at construction."""
         torch._foreach_lerp_(*self.averaged, 1 - self.get_decay(step))
         if self.copied[0]:
             torch._foreach_copy_(*self.copied)

@@ -1,7 +1,7 @@
-"""The state of an interrupted training: written whole, checked when read, bound to recipe and data.
+"""The saved state of a training: written atomically, verified when read, bound to configuration and data.
 
-A file is the SHA-256 of its payload, then the payload (torch.save). The state before the last one is
-kept: a file cut short or damaged costs one interval, not the night.
+A file holds the SHA-256 of its payload, then the payload (torch.save). The previous state is kept too: if the
+last file is truncated or damaged, only the work since the previous one is lost.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from .step import Training
 
 
 def save(path: Path, digest: str, state: dict) -> None:
-    """Write `state` for the training with this digest; the state of before becomes `*.previous`."""
+    """Write the state of the training with this digest; an existing file is renamed to `*.previous`."""
     buffer = io.BytesIO()
     torch.save({"digest": digest, "state": state}, buffer)
     payload = buffer.getbuffer()
@@ -38,22 +38,22 @@ def save(path: Path, digest: str, state: dict) -> None:
 
 
 def load(path: Path, digest: str) -> dict | None:
-    """The newest sound state with this digest, or None. A state of another training is set aside."""
+    """The newest valid state with this digest, or None. A state of another training is renamed."""
     for candidate in (path, _previous(path)):
         if not candidate.exists():
             continue
         try:
             data = candidate.read_bytes()
             if hashlib.sha256(data[32:]).digest() != data[:32]:
-                raise ValueError("the file is damaged or cut short")
+                raise ValueError("the file is damaged or truncated")
             content = torch.load(io.BytesIO(data[32:]), map_location="cpu", weights_only=True)
         except (OSError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
-            _say(f"{candidate}: not used ({error})")
+            _warn(f"{candidate}: not used ({error})")
             continue
         if content["digest"] != digest:
-            aside = candidate.with_name(candidate.name + ".other-config")
-            os.replace(candidate, aside)
-            _say(f"{candidate}: belongs to another configuration or other data; set aside as {aside.name}")
+            renamed = candidate.with_name(candidate.name + ".other-config")
+            os.replace(candidate, renamed)
+            _warn(f"{candidate}: belongs to another configuration or other data; renamed to {renamed.name}")
             continue
         return content["state"]
     return None
@@ -61,24 +61,24 @@ def load(path: Path, digest: str) -> dict | None:
 
 @contextlib.contextmanager
 def state_lock(path: Path) -> Iterator[None]:
-    """Work on this state alone: a second training of the same state waits until the first has left.
+    """Lock this state: a second training with the same state file waits until the first has ended.
 
-    After a kill of Snakemake its trainings live on; those of the next run must not write beside them.
-    The lock goes with its process, however that ends.
+    If Snakemake is killed, its trainings keep running; those of the next run must not write to their files.
+    The operating system releases the lock when its process ends, for whatever reason.
     """
     lock = path.with_name(path.name + ".lock")
     lock.parent.mkdir(parents=True, exist_ok=True)
     while True:
-        handle = open(lock, "w")  # noqa: SIM115  held as long as the lock
+        handle = open(lock, "w")  # noqa: SIM115  closing it would release the lock
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            _say(f"{path}: another training is at work on it; waiting until it has left")
+            _warn(f"{path}: another training uses this state; waiting for it to end")
             fcntl.flock(handle, fcntl.LOCK_EX)
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(handle.fileno()), lock.stat()):
                 break
-        handle.close()  # whoever held the lock took the file away: what is locked is no longer the file
+        handle.close()  # the process before deleted the file that is locked now: lock the new one
     try:
         yield
     finally:
@@ -87,6 +87,7 @@ def state_lock(path: Path) -> Iterator[None]:
 
 
 def remove(path: Path) -> None:
+    """Delete the state and the one before it."""
     for candidate in (path, _previous(path)):
         candidate.unlink(missing_ok=True)
 
@@ -95,17 +96,20 @@ def _previous(path: Path) -> Path:
     return path.with_name(path.name + ".previous")
 
 
-def _say(message: str) -> None:
+def _warn(message: str) -> None:
     print(f"state: {message}", file=sys.stderr, flush=True)
 
 
 class Saver:
-    """The state file of one training: read for all processes, written by the main one; and whether SIGTERM or
-    SIGUSR1 (Slurm's warning before the end) came, so that no step is cut in two."""
+    """The state file of one training, and the signals that stop it.
 
-    def __init__(self, path: Path, digest: str, minutes: float, say: Callable[[str], None]):
-        """digest: what the state belongs to; minutes: between two states within an epoch; say: in the log."""
-        self.path, self.digest, self.seconds, self.say = path, digest, 60 * minutes, say
+    The main process reads and writes the file. SIGTERM and SIGUSR1 (Slurm's warning before the time limit)
+    only set `stopping`, so that the training can finish its step and save its state.
+    """
+
+    def __init__(self, path: Path, digest: str, minutes: float, log: Callable[[str], None]):
+        """digest: of the training's inputs; minutes: between two states within an epoch; log: prints it."""
+        self.path, self.digest, self.seconds, self.log = path, digest, 60 * minutes, log
         self.stopping, self.saved_at = False, time.monotonic()
         for number in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, self._stop)
@@ -121,10 +125,10 @@ class Saver:
         return time.monotonic() - self.saved_at > self.seconds
 
     def save(self, training: Training) -> None:
-        """A disk that is full for an hour costs the safety of that hour, not the training."""
+        """Write the state. If that fails, for example on a full disk, the training goes on with a warning."""
         if distributed.is_main_process():
             try:
                 save(self.path, self.digest, training.state())
             except OSError as error:
-                self.say(f"warning: the state could not be saved, the one before is kept ({error})")
+                self.log(f"warning: the state could not be saved, the previous one is kept ({error})")
         self.saved_at = time.monotonic()

@@ -1,7 +1,4 @@
-"""One training's network, optimiser and moving average, and a step of them.
-
-The loop around it is carpose.train.loop.
-"""
+"""Network, optimiser and moving average of one training, and one step; the loop is carpose.train.loop."""
 
 import math
 from collections.abc import Callable
@@ -17,19 +14,19 @@ from carpose.network.checkpoint import build
 from carpose.network.device import autocast_dtype, fetch
 
 from . import distributed
-from .optimizer import MovingAverage, make_optimizer, scaled_rate
+from .optimizer import MovingAverage, make_optimizer, scaled_lr
 
 
 @dataclass
 class Progress:
-    """What a training has done so far; everything here is saved with the weights."""
+    """The progress of a training; saved in its state with the network weights."""
 
     epoch: int = 0
-    batch: int = 0  # next batch of this epoch
-    step: int = 0
-    lr_scale: float = 1.0  # factor on the learning rate, halved when a training goes back
+    batch: int = 0  # number of the next batch in this epoch
+    step: int = 0  # steps since the start of the training
+    lr_scale: float = 1.0  # factor on the learning rate, halved at each rollback
     sums: dict[str, float] = field(default_factory=dict)  # losses summed over this epoch's batches
-    history: list[dict] = field(default_factory=list)
+    history: list[dict] = field(default_factory=list)  # one row per finished epoch
 
 
 class Training:
@@ -38,85 +35,90 @@ class Training:
     def __init__(
         self,
         train_config: TrainConfig,
-        start: torch.nn.Module | None,
+        initial_network: torch.nn.Module | None,
         device: torch.device,
         record: bool = True,
     ):
-        """start: the network that it goes on with; record: on a GPU, where it can be, as a CUDA graph."""
+        """initial_network: the network to train, None for a new one; record: use a CUDA graph if possible."""
         self.train_config, self.device = train_config, device
-        model = build(train_config) if start is None else start
-        self.model = distributed.synchronised(model.to(device), device)
+        model = build(train_config) if initial_network is None else initial_network
+        self.model = distributed.sync_batch_norms(model.to(device), device)
         self.ema = MovingAverage(self.model, train_config.ema_decay)
         self.parameters = list(self.model.parameters())
         self.network = distributed.wrap(self.model, device)
-        self.peak_rate = scaled_rate(train_config)
-        self.optimizer = make_optimizer(self.model, train_config, self.peak_rate)
+        self.peak_lr = scaled_lr(train_config)
+        self.optimizer = make_optimizer(self.model, train_config, self.peak_lr)
         self.dtype = autocast_dtype(device, train_config.amp)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
         self.progress = Progress()
-        weights = loss.weights(train_config)
-        self.terms = list(weights)
-        self.loss_weights = torch.tensor(list(weights.values()), dtype=torch.float32, device=device)
+        loss_weights = loss.loss_weights(train_config)
+        self.terms = list(loss_weights)
+        self.loss_weights = torch.tensor(list(loss_weights.values()), dtype=torch.float32, device=device)
         self.recorded = None
-        if record and graphs.can_record(train_config, device, distributed.size()):
+        if record and graphs.can_record(train_config, device, distributed.world_size()):
             self.recorded = graphs.Recorded(self.forward_backward)
-        # Steps that may be under way while the next one starts; all of several processes judge one at once.
-        self.max_in_flight = int(device.type == "cuda" and distributed.size() == 1)
+        # Steps that may be unfinished when the next one starts. Several processes check each step together.
+        self.max_in_flight = int(device.type == "cuda" and distributed.world_size() == 1)
 
     def step(
-        self, pictures: torch.Tensor, targets: dict[str, torch.Tensor], rate: float
+        self, images: torch.Tensor, targets: dict[str, torch.Tensor], lr: float
     ) -> Callable[[], dict[str, float]]:
-        """Start a step of the optimiser. The call that is returned waits for it and gives the losses of the
-        batch and the norm of its gradients. If the step `is_broken` the weights are lost.
+        """Start one step of the optimiser; images (B, H, W, 4) uint8 or normalised; lr: learning rate.
 
-        On a GPU the next step can start before that, so many as `max_in_flight` says.
+        The function returned waits for the step and gives the batch's losses and gradient norm by name. If
+        these are not finite (`is_broken`), the network weights are invalid. On a GPU up to `max_in_flight`
+        steps can be unfinished when the next one starts.
         """
         if not self.network.training:
-            self.network.train()  # goes through all layers, a fiftieth of a small network's step
+            self.network.train()  # visits all layers: 2 % of a small network's step
         targets = {name: torch.as_tensor(value) for name, value in targets.items()}
         forward_backward = self.recorded or self.forward_backward
-        losses, gradients = forward_backward(pictures=pictures, **targets)
+        losses, gradients = forward_backward(images=images, **targets)
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = lr
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.ema.update_from_model(self.progress.step)
-        fetched = fetch(distributed.mean(losses))
-        return lambda: dict(zip(["loss", *self.terms, "norm"], fetched(), strict=True))
+        fetch_result = fetch(distributed.mean(losses))
+        return lambda: dict(zip(["loss", *self.terms, "norm"], fetch_result(), strict=True))
 
     def forward_backward(
-        self, pictures: torch.Tensor, **targets: torch.Tensor
+        self, images: torch.Tensor, **targets: torch.Tensor
     ) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
-        """Forward and backward passes → float64 (loss, its terms, the norm of the gradients), and of each
-        parameter the gradient, clipped."""
+        """Forward and backward pass → float64 (weighted loss, unweighted terms, norm of the gradients), and
+        the clipped gradient of each parameter."""
         train_config = self.train_config
         counts = loss.local_counts(targets).to(self.device, non_blocking=True)
-        totals = loss.as_totals(distributed.count(counts))
+        totals = loss.as_totals(distributed.mean_counts(counts))
         targets = {name: value.to(self.device, non_blocking=True) for name, value in targets.items()}
         for parameter in self.parameters:
             parameter.grad = None  # the optimiser's zero_grad takes two to five times as long
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
-            outputs = self.network(network_input(pictures, self.device, train_config), targets["cell"])
+            outputs = self.network(network_input(images, self.device, train_config), targets["cell"])
         values = torch.stack(list(loss.compute(outputs, targets, train_config, totals).values()))
         total = values @ self.loss_weights
         self.scaler.scale(total).backward()
         self.scaler.unscale_(self.optimizer)
         gradients = [parameter.grad for parameter in self.parameters]
         present = [gradient for gradient in gradients if gradient is not None]
-        norm = torch.stack(torch._foreach_norm(merged(present))).norm().double()
-        # On the device, which is not waited for. A norm that is not finite changes nothing.
-        share = train_config.clip_norm / norm
-        torch._foreach_mul_(present, torch.where((share > 0) & (share < 1), share, 1.0).float())
+        norm = torch.stack(torch._foreach_norm(concatenate_vectors(present))).norm().double()
+        # Clipped on the device, without waiting for it. With a norm that is not finite nothing is scaled.
+        clip_scale = train_config.clip_norm / norm
+        torch._foreach_mul_(
+            present, torch.where((clip_scale > 0) & (clip_scale < 1), clip_scale, 1.0).float()
+        )
         return torch.cat([total[None], values, norm[None]]).detach(), gradients
 
     def is_broken(self, values: dict[str, float]) -> bool:
-        """Whether a loss or the gradients are not finite; a scaler of float16 deals with gradients itself."""
-        expected = {"norm"} if self.scaler.is_enabled() else set()
-        return any(not math.isfinite(value) for name, value in values.items() if name not in expected)
+        """Whether a loss or the gradient norm is not finite. With float16 only a loss: GradScaler skips a
+        step whose gradients overflow."""
+        ignored = {"norm"} if self.scaler.is_enabled() else set()
+        return any(not math.isfinite(value) for name, value in values.items() if name not in ignored)
 
     def state(self) -> dict:
+        """All that is needed to resume bit for bit; see restore."""
         return {
             "model": self.model.state_dict(),
             "ema": self.ema.module.state_dict(),
@@ -130,13 +132,13 @@ class Training:
         self.model.load_state_dict(saved["model"])
         self.ema.module.load_state_dict(saved["ema"])
         self.optimizer.load_state_dict(saved["optimizer"])
-        if saved["scaler"]:  # empty where it began on a GPU that needs none
+        if saved["scaler"]:  # empty if the state was saved without float16
             self.scaler.load_state_dict(saved["scaler"])
         torch.set_rng_state(saved["random"])
         self.progress = Progress(**saved["progress"])
 
 
-def merged(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
-    """The same with all vectors as one: a call for each bias would take longer than the matrices do."""
+def concatenate_vectors(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+    """The tensors with all 1-D ones concatenated: one call for each bias takes longer than all matrices."""
     vectors = [tensor for tensor in tensors if tensor.dim() == 1]
     return [tensor for tensor in tensors if tensor.dim() != 1] + ([torch.cat(vectors)] if vectors else [])
