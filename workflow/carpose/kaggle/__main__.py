@@ -28,7 +28,7 @@ from .read import add_strict, read_order
 from .submission import print_validation, write_submission
 from .tables import SEVERITIES, Finding, read_submission
 
-RULE = ("max_depth", "max_depth_reason")  # keys of Exclude; its images are given with the reasons of them all
+RULE = ("max_depth", "max_depth_reason", "max_photos")  # keys of Exclude; its images are given with the reasons of them all
 SHOWN = 20  # findings of each severity in the terminal; the table has them all
 
 
@@ -100,7 +100,9 @@ def check_folder(args: argparse.Namespace) -> int:
         raise UserError(f"{args.folder}: is not a folder; name the competition's data folder")
     if args.identity:
         print(f"data {args.identity}")
-    images, labels, findings = check(args.folder, exclude, rule.max_depth, rule.max_depth_reason, args.jobs)
+    images, labels, findings = check(
+        args.folder, exclude, rule.max_depth, rule.max_depth_reason, args.jobs, rule.max_photos
+    )
     if args.findings:
         table = pd.DataFrame(findings, columns=Finding._fields).astype({"line": "Int64"})
         write_text(args.findings, table.to_csv(index=False))
