@@ -28,7 +28,8 @@ from .read import add_strict, read_order
 from .submission import print_validation, write_submission
 from .tables import SEVERITIES, Finding, read_submission
 
-RULE = ("max_depth", "max_depth_reason", "max_photos")  # keys of Exclude; its images are given with the reasons of them all
+# Keys of Exclude; its images are given with the reasons of them all.
+RULE = ("max_depth", "max_depth_reason", "max_photos")
 SHOWN = 20  # findings of each severity in the terminal; the table has them all
 
 
