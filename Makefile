@@ -1,28 +1,29 @@
-# make submission: everything on the embedded demo data. make test: the tests. Both set up .venv first.
+# make submission: the complete workflow on demo data. make test: the tests. Both install .venv first.
 # CORES=8 for more cores, PYTHON=python3.12 for another interpreter.
 PYTHON ?= python3
 CORES  ?= 4
 SHELL  := /bin/bash
 LOCK   := envs/requirements.lock
-# Of what an image of Kaggle may run on: its Python and the C libraries that wheels name.
+# For `make wheels`: the Python versions of Kaggle's images and the platform tags that pip accepts.
 KAGGLE_PYTHON ?= 3.11 3.12
 MANYLINUX := manylinux_2_28 manylinux_2_27 manylinux_2_17 manylinux2014
 
-# Snakemake's jobs and the tests call `python` and `snakemake`: they are to find the environment's.
+# Snakemake's jobs and the tests call `python` and `snakemake`, which must be those of .venv.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .PHONY: help submission report slurm test test-all test-slurm lint format wheels clean
 
 help:
-	@echo "make submission   install into .venv, then everything on the demo data; CORES=$(CORES)"
-	@echo "make report       the same, and one HTML page about it: results/demo/report.html"
+	@echo "make submission   install .venv, then run the workflow on the demo data; CORES=$(CORES)"
+	@echo "make report       the same, then write one HTML page about it: results/demo/report.html"
 	@echo "make slurm        add Slurm's plugin for Snakemake to .venv, for workflow/profiles/slurm"
-	@echo "make test         install into .venv, then the tests, without the slow ones"
-	@echo "make test-all     the same with the slow ones, which take as long again"
-	@echo "make test-slurm   the tests on a real Slurm, started on this machine (root, Debian's slurm-wlm)"
-	@echo "make lint         ruff, snakefmt, the direction of imports;  make format: the first two, changing files"
+	@echo "make test         install .venv, then run the tests, except the slow ones"
+	@echo "make test-all     the same with the slow tests; takes about twice as long"
+	@echo "make test-slurm   run the tests on a real Slurm, started on this machine (root, Debian's slurm-wlm)"
+	@echo "make lint         ruff, snakefmt, mypy, import-linter, snakemake --lint"
+	@echo "make format       ruff and snakefmt, changing files"
 	@echo "make wheels       wheels/ for a notebook on Kaggle; KAGGLE_PYTHON='$(KAGGLE_PYTHON)'"
-	@echo "make clean        remove the environments and caches; results/ stays"
+	@echo "make clean        remove the environments and caches, keep results/"
 
 submission: .venv/installed
 	.venv/bin/snakemake --cores $(CORES) submission --rerun-incomplete
@@ -40,7 +41,7 @@ test: .venv/installed
 test-all: .venv/installed
 	.venv/bin/python -m pytest -q --durations=25
 
-# The Slurm plugin lives in an environment of its own, see pyproject.toml.
+# The Slurm plugin has its own environment; pyproject.toml says why.
 test-slurm: .venv-slurm/installed
 	CARPOSE_SLURM_TESTS=1 .venv-slurm/bin/python -m pytest -q -rs --durations=0 tests/slurm
 
@@ -57,7 +58,7 @@ format: .venv/installed
 	.venv/bin/ruff format .
 	.venv/bin/snakefmt Snakefile workflow/rules workflow/studies.smk
 
-# All that the lock pins but torch and torchvision, which Kaggle's image has, as wheels: docs/running.md.
+# Wheels of all pinned packages except torch and torchvision, which Kaggle's image has: see docs/running.md.
 wheels: .venv/installed
 	rm -rf wheels && mkdir wheels
 	grep -viE '^(torch|torchvision)==' $(LOCK) > wheels/requirements.txt
@@ -65,11 +66,11 @@ wheels: .venv/installed
 	    .venv/bin/python -m pip download --quiet --no-deps --dest wheels --requirement wheels/requirements.txt \
 	        --implementation cp --python-version $$version --platform any \
 	        $(patsubst %,--platform %_x86_64,$(MANYLINUX)) || exit 1; done
-	@# What the registry has as source alone.
+	@# Packages that the registry has only as source.
 	for source in wheels/*.tar.gz; do [ ! -e "$$source" ] || { \
 	    .venv/bin/python -m pip wheel --quiet --no-deps --wheel-dir wheels "$$source" && rm "$$source"; } || exit 1; done
 
-# Stamps: written last, so that an interrupted installation starts again, a finished one costs nothing.
+# A stamp is written last, so that an interrupted installation starts again and a finished one is not repeated.
 .venv/installed: $(LOCK) pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	    echo "error: Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) -V 2>&1);" \
@@ -81,7 +82,7 @@ wheels: .venv/installed
 	.venv/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
-# A thin layer over .venv, which it sees through a .pth file: only the plugin and what it alone needs.
+# It has only the plugin and the plugin's own dependencies, and finds the packages of .venv through a .pth file.
 .venv-slurm/installed: envs/slurm.lock .venv/installed
 	$(PYTHON) -m venv --clear .venv-slurm
 	base=$$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \

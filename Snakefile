@@ -1,4 +1,4 @@
-# From photos and train.csv to submission.csv. Table of contents; the rules are in workflow/rules.
+# From photos and train.csv to submission.csv. This file has the targets; the rules are in workflow/rules.
 from snakemake.utils import min_version
 
 min_version("9.27")
@@ -16,11 +16,11 @@ include: "workflow/rules/fuse.smk"
 include: "workflow/rules/report.smk"
 
 
-# Targets: nouns that say what will be there.
+# Targets, named after what they make.
 
 
 rule submission:
-    "Everything: submission.csv by all rounds of all models, with its evaluation and pictures."
+    "submission.csv from all rounds of all models, with its evaluation and pictures."
     default_target: True
     input:
         f"{RESULTS}/submission.csv",
@@ -29,15 +29,15 @@ rule submission:
 
 
 rule data_check:
-    "The data folder is checked: findings.csv, and tables of images and labels."
+    "The check of the data folder: findings.csv, and tables of images and labels."
     input:
         rules.check_data.output.images,
 
 
 rule weights:
-    "The published weights that `pretrained: hub` begins with: fetched once, here."
+    "The published network weights of models with `pretrained: hub`, fetched once on this machine."
     input:
-        expand(f"{RESULTS}/weights/{{published}}.safetensors", published=FETCHED),
+        expand(f"{RESULTS}/weights/{{published}}.safetensors", published=PUBLISHED_WEIGHTS),
 
 
 rule trained:
@@ -59,19 +59,19 @@ rule predictions:
 
 
 rule pseudo_labels:
-    "Pseudo labels of the test photos, for every round that is learnt from."
+    "Pseudo labels of the test photos, of every round but the last."
     input:
         expand(f"{RESULTS}/round{{round}}/pseudo.parquet", round=range(ROUNDS - 1)),
 
 
 rule evaluation:
-    "The metric of every model, round and of the fusion, out of fold and (demo) on the hidden truth."
+    "The metric of every model, every round and the fusion, out of fold and (demo) on the test photos."
     input:
         f"{RESULTS}/evaluation.csv",
 
 
 rule analysis:
-    "Where the score is lost: errors by kind of car, cause and threshold; what the networks see."
+    "Error analysis: errors by group of cars, cause and threshold; receptive fields of the networks."
     input:
         *ANALYSIS.values(),
 

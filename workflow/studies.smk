@@ -16,7 +16,7 @@ ROOT = Path(workflow.basedir).parent
 sys.path.insert(0, str(ROOT / "workflow"))
 
 from carpose.config.check import check
-from carpose.config.load import parsed, refuse_keys_twice, with_models
+from carpose.config.load import parsed, refuse_duplicate_keys, with_models
 from carpose.config.options import command_line
 from carpose.config.sections import Cache, Predict
 from carpose.core.errors import UserError
@@ -29,7 +29,7 @@ configfile: f"{ROOT}/configs/studies.yaml"
 
 FILES = [ROOT / "config.yaml", ROOT / "configs" / "studies.yaml", *workflow.config_settings.configfiles]
 try:
-    refuse_keys_twice(workflow.config_settings.config_args or [])
+    refuse_duplicate_keys(workflow.config_settings.config_args or [])
     config = parsed(with_models(config, FILES, workflow.config_settings.config or {}))
     SETTINGS = plan.settings(config)
     check({key: value for key, value in config.items() if key not in SETTINGS})

@@ -1,4 +1,4 @@
-"""What YAML files and the command line say becomes one configuration, and of it each training's recipe."""
+"""YAML files and the command line → one configuration → the TrainConfig of each training."""
 
 import argparse
 import copy
@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from carpose.config.check import check
-from carpose.config.load import models_of, parsed, refuse_keys_twice, train_settings, with_models
+from carpose.config.load import models_of, parsed, refuse_duplicate_keys, train_settings, with_models
 from carpose.config.options import add_options, command_line, from_options
 from carpose.config.page import page_text, schema_text
 from carpose.config.sections import Exclude, Predict
@@ -25,10 +25,10 @@ def config():
 def test_a_file_replaces_the_models_and_the_command_line_changes_them(config):
     files = [REPOSITORY / "config.yaml", REPOSITORY / "configs" / "pku.yaml"]
     real = yaml.safe_load(files[1].read_text())
-    found = with_models(config, files, {"models": {"dla34": {"epochs": "3"}, "hourglass": None}})
-    assert found["models"]["efficientnet"] == real["models"]["efficientnet"]  # nothing of the demo's network
-    assert found["models"]["dla34"] == {**real["models"]["dla34"], "epochs": "3"}
-    assert models_of(found) == ["efficientnet", "dla34"]
+    merged = with_models(config, files, {"models": {"dla34": {"epochs": "3"}, "hourglass": None}})
+    assert merged["models"]["efficientnet"] == real["models"]["efficientnet"]  # no key of the demo's model
+    assert merged["models"]["dla34"] == {**real["models"]["dla34"], "epochs": "3"}
+    assert models_of(merged) == ["efficientnet", "dla34"]
     without = REPOSITORY / "configs" / "real_poses.yaml"
     assert with_models(config, [files[0], without], {})["models"] == config["models"]
     assert with_models(config, files[:1], {"models": {"small": {"backbone": "dla34"}}})["models"]["small"]
@@ -39,16 +39,16 @@ def test_a_file_replaces_the_models_and_the_command_line_changes_them(config):
     [
         (
             {"hourglas": {"epochs": 3}},
-            "models.hourglas: no such model; did you mean hourglass\\?; a new one needs",
+            "models.hourglas: unknown model; did you mean hourglass\\?; a new model needs",
         ),
-        ({"dla": None}, "models.dla: no such model; did you mean dla34\\?"),
+        ({"dla": None}, "models.dla: unknown model; did you mean dla34\\?"),
         (
             {"xyz": {}},
-            "models.xyz: no such model; known are efficientnet, dla34, hourglass; a new one needs its",
+            "models.xyz: unknown model; use one of efficientnet, dla34, hourglass; a new model needs its",
         ),
     ],
 )
-def test_an_unknown_model_on_the_command_line_is_a_mistake(config, models, message):
+def test_an_unknown_model_on_the_command_line_is_an_error(config, models, message):
     with pytest.raises(UserError, match=message):
         with_models(config, [REPOSITORY / "config.yaml"], {"models": models})
 
@@ -66,16 +66,18 @@ def test_later_rounds_are_laid_over_the_first(config):
     TrainConfig(**first), TrainConfig(**later)
 
 
-def test_loss_weights_are_laid_over_each_other_one_by_one(config):
+def test_loss_weights_are_merged_key_by_key(config):
     config["train"]["loss_weights"] = {"depth": 1.0}
     config["models"]["dla34"]["loss_weights"] = {"rotation": 10}
     train_config = TrainConfig(**train_settings(config, "dla34"))
-    weights = [train_config.weight_of(head) for head in ("heatmap", "offset", "depth", "height", "rotation")]
+    weights = [
+        train_config.loss_weight_of(head) for head in ("heatmap", "offset", "depth", "height", "rotation")
+    ]
     assert weights == [2.0, 4.0, 1.0, 0.7, 10]
 
 
 def options_of(section, values):
-    """Through the shell's words and argparse and back."""
+    """The section after a round trip through the shell's words and argparse."""
     import shlex
 
     parser = argparse.ArgumentParser()
@@ -83,7 +85,7 @@ def options_of(section, values):
     return from_options(parser.parse_args(shlex.split(command_line(section, values))), section)
 
 
-def test_a_recipe_survives_the_command_line(config):
+def test_a_train_config_survives_the_command_line(config):
     settings = train_settings(config, "hourglass", 1) | {
         **{"mask_channel": True, "neck": "", "lr": 1e-5, "crop": [-1e-5, 0.5, 1.0, 1.0], "heads": []},
         **{"loss_weights": {"depth": 1e-7, "rotation": 3.0}, "pretrained": "hub"},
@@ -101,8 +103,8 @@ def test_rows_names_and_switches_survive_the_command_line():
     assert options_of(Exclude, reasons) == Exclude(**reasons)
 
 
-def test_the_same_settings_are_the_same_text():
-    """However they are spelt: Snakemake compares the text."""
+def test_equal_settings_give_equal_text():
+    """Snakemake compares the text."""
     for one, other in (
         ({"rotate_deg": [2, 1, 1], "lr": 1}, {"lr": 1.0, "rotate_deg": [2.0, 1.0, 1.0]}),
         ({"loss_weights": {"depth": 1, "rotation": 2}}, {"loss_weights": {"rotation": 2.0, "depth": 1.0}}),
@@ -113,12 +115,12 @@ def test_the_same_settings_are_the_same_text():
 
 
 def test_options_out_of_range_name_the_key():
-    with pytest.raises(UserError, match="threshold: 2.0 is not right; it must be at most 1"):
+    with pytest.raises(UserError, match="threshold: invalid value 2.0; it must be at most 1"):
         options_of(Predict, {"threshold": 2.0})
 
 
 @pytest.mark.parametrize("value", [-1e-5, 1e-5, -1.5, 3.0e-7, 1e20, 0.1, 2])
-def test_numbers_on_the_command_line_are_no_options(value):
+def test_numbers_on_the_command_line_are_not_read_as_options(value):
     parser = argparse.ArgumentParser()
     parser.add_argument("--crop", type=float, nargs=2)
     assert parser.parse_args(command_line(TrainConfig, {"crop": [value, value]}).split()).crop == [
@@ -133,15 +135,16 @@ def test_numbers_given_as_strings_inside_braces_are_numbers(config):
     config["train"]["loss_weights"] = {"depth": "2"}
     config["models"]["dla34"] |= {"width": "0.5", "retrain": {"epochs": "3"}}
     config["fuse"]["rounds"] = ["0", "1"]
-    found = parsed(config)
-    check(found)
-    assert found["fuse"]["rounds"] == [0, 1] and found["train"]["loss_weights"] == {"depth": 2}
-    assert found["train"]["epochs"] == 8 and found["train"]["crop"] == [0, 0.5, 1, 0.9]
-    assert found["train"]["mask_channel"] is True
-    assert found["models"]["dla34"]["width"] == 0.5 and found["models"]["dla34"]["retrain"]["epochs"] == 3
-    assert found["run"] == "demo"
+    converted = parsed(config)
+    check(converted)
+    train, dla34 = converted["train"], converted["models"]["dla34"]
+    assert converted["fuse"]["rounds"] == [0, 1] and train["loss_weights"] == {"depth": 2}
+    assert train["epochs"] == 8 and train["crop"] == [0, 0.5, 1, 0.9]
+    assert train["mask_channel"] is True
+    assert dla34["width"] == 0.5 and dla34["retrain"]["epochs"] == 3
+    assert converted["run"] == "demo"
     for text in ("nan", "inf", "["):
-        with pytest.raises(UserError, match="train.lr: .* is not right; it must be"):
+        with pytest.raises(UserError, match="train.lr: invalid value .*; it must be"):
             check(parsed(config | {"train": config["train"] | {"lr": text}}))
 
 
@@ -150,18 +153,20 @@ def test_off_is_a_number_format_although_yaml_reads_false(config):
     assert parsed(config)["train"]["amp"] == "off"
 
 
-def test_the_written_schema_and_page_are_those_of_the_code():
-    """`python -m carpose.config` makes them."""
+def test_the_schema_file_and_the_page_are_up_to_date():
+    """`python -m carpose.config` writes them."""
     assert (REPOSITORY / "workflow" / "schemas" / "config.schema.json").read_text() == schema_text()
     assert (REPOSITORY / "docs" / "configuration.md").read_text() == page_text()
     json.loads(schema_text())
 
 
-def test_there_are_at_most_fifty_keys_of_a_training():
+def test_a_training_has_at_most_fifty_keys():
     assert len(json.loads(schema_text())["$defs"]["model"]["properties"]) <= 50
 
 
-def test_keys_of_the_command_line_are_there_once():
-    refuse_keys_twice(["data_root=/a: b: {", "rounds=1", 'train={"lr": 1, "loss_weights": {"lr": 2}}', "x"])
-    with pytest.raises(UserError, match="--config models, line 1: the key dla34 is there twice"):
-        refuse_keys_twice(["rounds=1", 'models={"dla34": {"lr": 1}, "dla34": {"width": 1}}'])
+def test_duplicate_keys_on_the_command_line_are_refused():
+    refuse_duplicate_keys(
+        ["data_root=/a: b: {", "rounds=1", 'train={"lr": 1, "loss_weights": {"lr": 2}}', "x"]
+    )
+    with pytest.raises(UserError, match="--config models, line 1: the key dla34 occurs twice"):
+        refuse_duplicate_keys(["rounds=1", 'models={"dla34": {"lr": 1}, "dla34": {"width": 1}}'])

@@ -1,4 +1,4 @@
-"""A key that is there twice is an error that says where."""
+"""A key that occurs twice is an error that says where."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from carpose.core.errors import UserError
 from carpose.core.keyed import load_json, read_yaml
 
 
-def test_what_is_right_is_read(tmp_path):
+def test_valid_yaml_is_read(tmp_path):
     path = tmp_path / "a.yaml"
     text = "a: {x: 1, y: [1, 2.5]}\nb: &base {x: 3, k: off}\nc:\n  <<: *base\n  x: 4\n1: é\n'1': z\n"
     path.write_text(text, encoding="utf-8")
@@ -28,23 +28,23 @@ def test_what_is_right_is_read(tmp_path):
         ('{"a": 1,\n "a": 1}', 2, "a", 1),
     ],
 )
-def test_a_key_that_is_there_twice_names_file_and_line(tmp_path, text, line, key, first):
+def test_a_duplicate_key_names_file_and_line(tmp_path, text, line, key, first):
     (tmp_path / "a.yaml").write_text(text)
     with pytest.raises(UserError) as error:
         read_yaml(tmp_path / "a.yaml")
-    where = f"{tmp_path}/a.yaml, line {line}: the key {key} is there twice, first in line {first}"
+    where = f"{tmp_path}/a.yaml, line {line}: the key {key} occurs twice, first in line {first}"
     assert str(error.value) == f"{where}; keep one of them"
 
 
 @pytest.mark.parametrize("content", [None, b"a: [1", b"\xff\xfe\x00"])
-def test_what_is_no_yaml_names_the_file(tmp_path, content):
+def test_invalid_yaml_names_the_file(tmp_path, content):
     if content is not None:
         (tmp_path / "a.yaml").write_bytes(content)
     with pytest.raises(UserError, match="a.yaml: not readable as YAML"):
         read_yaml(tmp_path / "a.yaml")
 
 
-def test_json_too():
+def test_duplicate_keys_of_json():
     assert load_json('{"a": {"x": 1}, "b": {"x": 2}}') == {"a": {"x": 1}, "b": {"x": 2}}
-    with pytest.raises(ValueError, match="the key x is there twice"):
+    with pytest.raises(ValueError, match="the key x occurs twice"):
         load_json('{"a": {"x": 1, "y": 2, "x": 1}}')

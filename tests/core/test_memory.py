@@ -1,4 +1,4 @@
-"""Memory that is freed is used again."""
+"""Freed memory is reused."""
 
 import platform
 import subprocess
@@ -8,7 +8,7 @@ import pytest
 
 from tests.helpers import ENVIRONMENT
 
-TWICE = """
+PROGRAM = """
 import resource
 import numpy as np
 from carpose.core import memory
@@ -21,13 +21,13 @@ print(faults(), faults())
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries do as they do")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is of glibc")
 @pytest.mark.parametrize("kept", [True, False])
-def test_freed_memory_is_used_again(kept):
-    program = TWICE.format("memory.keep_freed_memory()" if kept else "")
+def test_freed_memory_is_reused(kept):
+    program = PROGRAM.format("memory.keep_freed_memory()" if kept else "")
     done = subprocess.run(
         [sys.executable, "-c", program], env=ENVIRONMENT, capture_output=True, text=True, check=True
     )
     first, second = map(int, done.stdout.split())
-    assert first > 100  # where pages are of 2 MiB; of 4 KiB it is 65,536
+    assert first > 100  # with pages of 2 MiB; with pages of 4 KiB it is 65,536
     assert second < 0.02 * first if kept else second > 0.5 * first

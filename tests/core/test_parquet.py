@@ -1,4 +1,4 @@
-"""Tables are checked when they are read: one error that names file, column and image."""
+"""Tables are checked when they are read: one error names file, column and image."""
 
 import numpy as np
 import pandas as pd
@@ -38,7 +38,7 @@ def changed(**columns):
         (changed(fold=[0, np.nan]), "1 values of fold are not finite numbers, first in image ID_b"),
     ],
 )
-def test_what_a_table_of_cars_must_not_hold(tmp_path, table, message):
+def test_invalid_tables_of_cars_are_refused(tmp_path, table, message):
     path = tmp_path / "cars.parquet"
     table.to_parquet(path)
     with pytest.raises(UserError, match=message) as error:
@@ -46,7 +46,7 @@ def test_what_a_table_of_cars_must_not_hold(tmp_path, table, message):
     assert str(error.value).startswith(str(path)) and "\n" not in str(error.value)
 
 
-def test_what_is_asked_for_counts_more_than_what_may_be(tmp_path):
+def test_required_columns_are_checked_more_strictly_than_optional_ones(tmp_path):
     CARS.to_parquet(tmp_path / "cars.parquet")
     assert cars.read(tmp_path / "cars.parquet").depth_sigma.isna().sum() == 1
     with pytest.raises(
@@ -55,10 +55,10 @@ def test_what_is_asked_for_counts_more_than_what_may_be(tmp_path):
         cars.read(tmp_path / "cars.parquet", columns={"depth_sigma": parquet.NUMBER})
 
 
-def test_files_that_are_no_tables(tmp_path):
+def test_files_that_are_not_tables(tmp_path):
     CARS.to_parquet(tmp_path / "cars.parquet")
-    whole = (tmp_path / "cars.parquet").read_bytes()
-    (tmp_path / "half.parquet").write_bytes(whole[: len(whole) // 2])
+    content = (tmp_path / "cars.parquet").read_bytes()
+    (tmp_path / "half.parquet").write_bytes(content[: len(content) // 2])
     (tmp_path / "empty.parquet").write_bytes(b"")
     (tmp_path / "folder.parquet").mkdir()
     for name, message in {
@@ -72,10 +72,10 @@ def test_files_that_are_no_tables(tmp_path):
             parquet.read_images(tmp_path / f"{name}.parquet")
 
 
-def test_every_photo_is_there_once(tmp_path):
+def test_every_photo_has_one_row(tmp_path):
     path = tmp_path / "folds.parquet"
     folds = pd.DataFrame({"ImageId": ["ID_a", "ID_b", "ID_a"], "fold": [0, 1, 1]})
-    for rows, message in ((folds, "image ID_a is there twice"), (folds.iloc[:0], "holds no image")):
+    for rows, message in ((folds, "image ID_a occurs twice"), (folds.iloc[:0], "holds no image")):
         rows.to_parquet(path)
         with pytest.raises(UserError, match=message):
             parquet.read_folds(path)
@@ -86,7 +86,7 @@ def test_every_photo_is_there_once(tmp_path):
         parquet.read_folds(path)
 
 
-def test_what_is_right_is_read_as_it_is(tmp_path):
+def test_valid_tables_are_read_unchanged(tmp_path):
     for rows in (
         CARS,
         CARS.iloc[:0],

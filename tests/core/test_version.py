@@ -1,4 +1,4 @@
-"""Which code made a result: written into it, and said where other code uses it."""
+"""The code's version is written into every result; a note is printed where other code reads it."""
 
 import pandas as pd
 import pytest
@@ -12,8 +12,8 @@ OTHER = {"code": "0.0.1+old", "code_digest": "0123"}
 
 
 @pytest.fixture
-def said(monkeypatch, capsys):
-    """A function: what a command that reads these tables and checkpoints says."""
+def stderr_of_reading(monkeypatch, capsys):
+    """A function: what a command that reads these tables and checkpoints prints on stderr."""
 
     def run(*paths):
         monkeypatch.setattr(version, "_used", {})
@@ -29,15 +29,15 @@ def said(monkeypatch, capsys):
     return run
 
 
-def test_results_of_other_code_are_said_in_one_line(said, tmp_path):
+def test_one_note_names_results_of_other_code(stderr_of_reading, tmp_path):
     table = pd.DataFrame({"ImageId": ["a"]})
-    parquet.write(tmp_path / "own.parquet", table)
+    parquet.write(tmp_path / "new.parquet", table)
     parquet.write(tmp_path / "old.parquet", table, **OTHER)
-    table.to_parquet(tmp_path / "user.parquet")  # says nothing of any code
-    own, old = checkpoint(tmp_path / "own.pt"), checkpoint(tmp_path / "old.pt", provenance=OTHER)
-    assert said(tmp_path / "own.parquet", tmp_path / "user.parquet", own) == ""
-    for results in ((tmp_path / "own.parquet", tmp_path / "old.parquet"), (own, old)):
-        (line,) = said(*results).splitlines()
+    table.to_parquet(tmp_path / "user.parquet")  # has no provenance
+    new, old = checkpoint(tmp_path / "new.pt"), checkpoint(tmp_path / "old.pt", provenance=OTHER)
+    assert stderr_of_reading(tmp_path / "new.parquet", tmp_path / "user.parquet", new) == ""
+    for results in ((tmp_path / "new.parquet", tmp_path / "old.parquet"), (new, old)):
+        (line,) = stderr_of_reading(*results).splitlines()
         for word in ("1 of 2", results[1].name, "0.0.1+old", version.code_version(), "-R RULE"):
             assert word in line
 
@@ -61,6 +61,6 @@ def test_the_digest_is_that_of_the_sources(monkeypatch, tmp_path):
     assert digest() == first
 
 
-def test_a_checkpoint_says_which_code_made_it(tmp_path):
-    content = torch.load(checkpoint(tmp_path / "own.pt"), weights_only=True)
+def test_a_checkpoint_holds_the_code_version(tmp_path):
+    content = torch.load(checkpoint(tmp_path / "new.pt"), weights_only=True)
     assert content["provenance"] == version.provenance()

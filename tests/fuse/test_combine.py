@@ -11,7 +11,7 @@ from carpose.core.errors import UserError
 from carpose.fuse.combine import fuse, fuse_looked_at
 from carpose.fuse.fitted import NEUTRAL, Fit, Part
 from carpose.geometry import rotation
-from carpose.geometry.ground import SIGMA
+from carpose.geometry.ground import DEFAULT_SIGMA
 from carpose.kaggle.submission import write_sample, write_submission
 from carpose.kaggle.tables import read_labels, read_submission
 from tests.fuse.conftest import value
@@ -71,7 +71,7 @@ def test_depth_is_weighted_by_its_uncertainty():
 def test_unknown_uncertainty_is_the_default():
     fused = fuse({"a": car(depth_sigma=np.nan), "b": car(y=3.3, z=33.0)})
     assert np.log(fused["z"][0]) == pytest.approx((np.log(30) + np.log(33)) / 2)
-    assert fused["depth_sigma"][0] == pytest.approx(SIGMA / np.sqrt(2), rel=0.3)
+    assert fused["depth_sigma"][0] == pytest.approx(DEFAULT_SIGMA / np.sqrt(2), rel=0.3)
 
 
 def test_empty_members():
@@ -210,10 +210,10 @@ def test_submissions_as_the_competition_takes_them_are_fused(tmp_path, monkeypat
         (("--inputs", "behind.parquet"), "behind.parquet, image ID_a: a car is not in front of the camera"),
         (("--sample", "nowhere.csv"), "nowhere.csv: cannot be read"),
         (("--output", "f.parquet --sample a.csv"), "--sample a.csv: is for a submission; name the output"),
-        (("--inputs", "a.csv b.csv --strict"), "a.csv: 1 of 2 photos were not predicted, first ID_b; give"),
+        (("--inputs", "a.csv b.csv --strict"), "a.csv: 1 of 2 photos were not predicted, first ID_b; add"),
         (
             ("--inputs", "a.parquet b.csv"),
-            "a.parquet: 1 of 2 photos were not predicted, first ID_b; it is of",
+            "a.parquet: 1 of 2 photos were not predicted, first ID_b; predict",
         ),
         (("--fit", "nowhere.json"), "nowhere.json: there is no such file"),
         (("--fit", "fit.json"), "fit.json: not a fit of carpose.fuse.fit (KeyError: 'bias'); fit it"),

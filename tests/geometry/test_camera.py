@@ -1,4 +1,4 @@
-"""Pixels and metres: the one camera mapping."""
+"""The camera mapping between metres and pixels."""
 
 import numpy as np
 import pytest
@@ -33,15 +33,15 @@ def test_known_projection():
     [[0.2, 0.3, 0.7, 0.8], [0.1, 0.6, 0.9, 1.2], [-0.2, 0.5, 1.2, 0.9], [0.4, -0.1, 0.5, 0.4]],
 )
 def test_the_visible_part_holds_what_the_view_shows_of_the_photo(crop, perspective):
-    """Against all pixels of the input, each looked up in the photo."""
+    """Compared with all pixels of the input, mapped back to the photo."""
     size = np.array([384, 96])
     view = camera.magnify_top(size, perspective) @ camera.crop_and_resize(camera.PHOTO_SIZE, crop, size)
     u, v = np.meshgrid(np.linspace(-0.5, size[0] - 0.5, 769), np.linspace(-0.5, size[1] - 0.5, 193))
-    at = np.stack([u, v, np.ones_like(u)], axis=-1).reshape(-1, 3) @ np.linalg.inv(view).T
-    at = (at[:, :2] / at[:, 2:] + 0.5) / camera.PHOTO_SIZE
-    at = at[((at >= 0) & (at <= 1)).all(axis=1)]
+    points = np.stack([u, v, np.ones_like(u)], axis=-1).reshape(-1, 3) @ np.linalg.inv(view).T
+    points = (points[:, :2] / points[:, 2:] + 0.5) / camera.PHOTO_SIZE
+    points = points[((points >= 0) & (points <= 1)).all(axis=1)]
     part = camera.visible_part(crop, perspective)
-    shown = [*at.min(axis=0), *at.max(axis=0)]
+    shown = [*points.min(axis=0), *points.max(axis=0)]
     assert camera.lies_within(shown, part)
     np.testing.assert_allclose(shown, part, atol=0.015)
 
@@ -52,8 +52,8 @@ def test_crop_and_resize_keeps_pixel_edges():
     np.testing.assert_allclose((corners @ view.T)[:, :2], [[-0.5, -0.5], [99.5, 49.5]])
 
 
-def test_cell_is_the_middle_of_its_pixels():
-    pixel = np.array([1.5, 5.5, 1])  # the middle of pixels 0…3 and of 4…7
+def test_cell_is_the_centre_of_its_pixels():
+    pixel = np.array([1.5, 5.5, 1])  # the centre of pixels 0…3 and of 4…7
     np.testing.assert_allclose(camera.cells(4) @ pixel, [0, 1, 1])
 
 
@@ -75,7 +75,7 @@ def test_bad_intrinsics_are_explained(tmp_path, text, message):
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.5])
-def test_focal_length_grows_as_the_zoom_whatever_the_view(strength):
+def test_focal_length_is_proportional_to_the_zoom_in_every_view(strength):
     view = camera.magnify_top((384, 96), strength) @ camera.crop_and_resize(
         (846, 678), [0, 0.592, 1, 0.872], (384, 96)
     )

@@ -1,4 +1,4 @@
-"""The ground of a photo, from labels and under predicted cars."""
+"""The ground plane: its prior from labels, and predicted cars that it corrects."""
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,7 @@ PRIOR = {
 
 
 def street(photos=40, count=10, height=0.1, seed=0):
-    """Cars on a plane per photo, drawn from PRIOR; `height` metres about it."""
+    """Cars on a plane per photo that is drawn from PRIOR; height: standard deviation about it in metres."""
     rng = np.random.default_rng(seed)
     planes = rng.multivariate_normal(PRIOR["mean"], PRIOR["covariance"], photos)
     photo = np.repeat(np.arange(photos), count)
@@ -31,7 +31,7 @@ def street(photos=40, count=10, height=0.1, seed=0):
 
 
 def noisy(table, sigma=0.05, seed=1):
-    """The same cars, their depths wrong along their rays."""
+    """The same cars, moved along their rays by noise of log z with this standard deviation."""
     factor = np.exp(np.random.default_rng(seed).normal(0, sigma, len(table)))
     table = table.assign(depth_sigma=sigma)
     table[cars.POSITION] = table[cars.POSITION].to_numpy() * factor[:, None]
@@ -42,15 +42,15 @@ def error(table, truth):
     return np.sqrt(np.mean(np.log(table["z"] / truth["z"]) ** 2))
 
 
-def test_prior_is_found_again():
+def test_prior_is_recovered_from_labels():
     prior = ground.fit_prior(street(400, 8))
     np.testing.assert_allclose(prior["mean"], PRIOR["mean"], atol=0.03)
-    spread = np.sqrt(np.diag(prior["covariance"]))
-    np.testing.assert_allclose(spread, np.sqrt(np.diag(PRIOR["covariance"])), rtol=0.2)
+    deviation = np.sqrt(np.diag(prior["covariance"]))
+    np.testing.assert_allclose(deviation, np.sqrt(np.diag(PRIOR["covariance"])), rtol=0.2)
     assert prior["height"] == pytest.approx(0.1, rel=0.3)
 
 
-def test_prior_is_not_led_astray_by_cars_on_bridges():
+def test_prior_is_robust_to_cars_on_bridges():
     table = street(200, 8)
     table.loc[::20, "y"] -= 4
     np.testing.assert_allclose(ground.fit_prior(table)["mean"], PRIOR["mean"], atol=0.06)
@@ -62,7 +62,7 @@ def test_prior_of_no_labels_and_of_single_cars():
     assert np.linalg.eigvalsh(prior["covariance"]).min() > 0
 
 
-def test_depths_come_nearer_to_the_truth():
+def test_depths_become_more_accurate():
     truth = street()
     predicted = noisy(truth)
     moved = ground.refine(predicted, PRIOR)
@@ -73,14 +73,14 @@ def test_depths_come_nearer_to_the_truth():
     assert value[1] > 1.05 * value[0]
 
 
-def test_uncertainties_say_how_far_off_the_depths_are():
+def test_uncertainties_agree_with_the_errors_of_depth():
     truth = street(200)
     moved = ground.refine(noisy(truth), PRIOR)
     ratio = np.log(moved["z"] / truth["z"]) / moved["depth_sigma"]
     assert 0.7 < np.sqrt(np.mean(ratio**2)) < 1.3
 
 
-def test_direction_and_rotation_stay():
+def test_direction_and_rotation_are_unchanged():
     predicted = noisy(street())
     moved = ground.refine(predicted, PRIOR)
     for axis in "xy":
@@ -89,19 +89,19 @@ def test_direction_and_rotation_stay():
     pd.testing.assert_frame_equal(moved[same], predicted[same])
 
 
-def test_sure_cars_hardly_move():
+def test_cars_of_small_uncertainty_hardly_move():
     predicted = street(height=0.0).assign(depth_sigma=1e-4)
     np.testing.assert_allclose(ground.refine(predicted, PRIOR)["z"], predicted["z"], rtol=1e-4)
 
 
-def test_what_makes_no_sense_is_refused():
-    """A car three deviations off its photo's ground, or seen above the horizon, stays as it is."""
+def test_outliers_are_not_moved():
+    """A car three deviations from its photo's ground, or above the horizon, stays as it is."""
     predicted = street(1, 12, height=0.0)
     predicted.loc[0, "y"] -= 6.0
     predicted.loc[1, "y"] = -2.0
     moved = ground.refine(predicted, PRIOR)
     pd.testing.assert_frame_equal(moved[:2], predicted[:2])
-    assert np.abs(np.log(moved["z"] / predicted["z"])[2:]).max() < 0.02, "nor the others' ground"
+    assert np.abs(np.log(moved["z"] / predicted["z"])[2:]).max() < 0.02, "they do not bend the others' plane"
 
 
 def test_photos_are_independent_and_order_does_not_matter():
@@ -113,8 +113,8 @@ def test_photos_are_independent_and_order_does_not_matter():
     np.testing.assert_allclose(ground.refine(shuffled, PRIOR)["z"], all_moved.loc[shuffled.index, "z"])
 
 
-def test_real_predictions_gain_a_tenth(real):
-    """A real model's cars, the prior from the labels of other photos."""
+def test_map_of_real_predictions_rises_by_a_tenth(real):
+    """Predictions of a real model, with the prior from the labels of other photos."""
     labels, _ = read_labels(real / "train.csv")
     predicted, _ = read_submission(real / "val_predictions.csv")
     ids = predicted["ImageId"].unique()
@@ -124,7 +124,7 @@ def test_real_predictions_gain_a_tenth(real):
     assert before == pytest.approx(0.0848, abs=1e-4) and after > 1.1 * before
 
 
-def test_no_cars_and_no_uncertainty():
+def test_no_cars_and_unknown_uncertainty():
     assert ground.refine(street(0, 0), PRIOR).empty
     moved = ground.refine(street().assign(depth_sigma=np.nan), PRIOR)
-    assert (moved["depth_sigma"] <= ground.SIGMA).all() and moved["depth_sigma"].median() < 0.046
+    assert (moved["depth_sigma"] <= ground.DEFAULT_SIGMA).all() and moved["depth_sigma"].median() < 0.046

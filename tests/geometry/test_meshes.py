@@ -1,4 +1,4 @@
-"""Car models as meshes: read and checked."""
+"""Car models are read and checked."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from carpose.core.errors import UserError
 from carpose.geometry import meshes
 
 
-def test_mesh_is_turned_upright_and_counts_from_zero(wedge):
+def test_mesh_has_y_up_and_indices_from_zero(wedge):
     np.testing.assert_array_equal(wedge.vertices[4], [-1, 0.8, -2])
     np.testing.assert_array_equal(wedge.faces[0], [0, 1, 2])
 

@@ -25,8 +25,8 @@ def test_order_is_roll_pitch_yaw():
     np.testing.assert_allclose(rotation.matrix([[pitch, yaw, roll]])[0], rz @ rx @ ry, atol=1e-12)
 
 
-def test_mean_across_the_seam():
-    """Rolls of +π−0.1 and −π+0.1 mean π, where averaging the numbers gives 0."""
+def test_mean_of_angles_across_pi():
+    """The mean of the rolls π−0.1 and −π+0.1 is π, not the mean of the numbers, 0."""
     quaternions = rotation.quaternion([[0.15, 1.0, np.pi - 0.1], [0.15, 1.0, -np.pi + 0.1]])
     mean = rotation.mean_quaternion(quaternions, np.ones(2), np.zeros(2, int), 1)
     assert rotation.distance(mean, rotation.quaternion([[0.15, 1.0, np.pi]]))[0] < 0.02
@@ -34,7 +34,7 @@ def test_mean_across_the_seam():
 
 
 @given(st.lists(st.booleans(), min_size=3, max_size=3))
-def test_mean_is_blind_to_the_sign_of_a_quaternion(signs):
+def test_mean_does_not_depend_on_the_signs_of_quaternions(signs):
     quaternions = rotation.quaternion([[0.1, 0.5, 3.0], [0.2, 0.7, 3.1], [0.15, 0.6, -3.1]])
     flipped = quaternions * np.where(signs, 1, -1)[:, None]
     groups = np.zeros(3, int)
@@ -63,7 +63,7 @@ def test_agrees_with_scipy(rows):
     )
 
 
-def test_looking_straight_up_or_down_has_angles_too():
+def test_angles_at_gimbal_lock():
     for pitch in (np.pi / 2, -np.pi / 2):
         matrix = rotation.matrix([[pitch, 0.7, -0.4]])
         np.testing.assert_allclose(rotation.matrix(rotation.angles(matrix)), matrix, atol=1e-12)

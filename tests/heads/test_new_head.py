@@ -34,7 +34,7 @@ def new_head(tmp_path, monkeypatch):
 
     def add(name: str, source: str, builder: str, channels: int) -> None:
         (tmp_path / f"{name}.py").write_text(source)
-        entry = HeadEntry(f"carpose.heads.{name}:{builder}", channels, weight=0.5, optional=True)
+        entry = HeadEntry(f"carpose.heads.{name}:{builder}", channels, loss_weight=0.5, optional=True)
         monkeypatch.setitem(HEADS, name, entry)
 
     return add

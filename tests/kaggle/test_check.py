@@ -1,4 +1,4 @@
-"""A whole data folder is read, and whatever cannot be worked with is found before hours are spent on it."""
+"""The check of a data folder: every error in its files is reported."""
 
 import hashlib
 import re
@@ -31,7 +31,7 @@ def write_photo(path, seed, size=(160, 120), **options):
 
 @pytest.fixture
 def data(tmp_path):
-    """A sound folder: twelve training and two test images, one mask."""
+    """A folder without errors: twelve training and two test images, one mask."""
     rng = np.random.default_rng(0)
     x, z = rng.uniform(-5, 5, (2, 12)) + [[0], [20]]
     strings = [f"16 0.15 -1.5 -3.1 {x[i]} {1.5 + 0.16 * z[i]} {z[i]}" for i in range(12)]
@@ -52,7 +52,7 @@ def found(data, severity, **options):
     return [str(finding) for finding in findings if finding.severity == severity]
 
 
-def test_a_sound_folder(data):
+def test_a_folder_without_errors(data):
     images, labels, findings = check(data, jobs=2)
     assert {finding.severity for finding in findings} == {"note"}
     assert list(images) == ["ImageId", "split", "width", "height", "has_mask", "phash", "digest", "excluded"]
@@ -64,7 +64,7 @@ def test_a_sound_folder(data):
 
 
 def test_digests_are_of_the_bytes_that_are_used(data):
-    """Of the photo, and of its mask where that can be used; "" where there is no photo."""
+    """Of the photo and of its mask, if that can be used; "" without a photo."""
 
     def digests():
         return check(data)[0].set_index("ImageId")["digest"]
@@ -76,7 +76,7 @@ def test_digests_are_of_the_bytes_that_are_used(data):
     before = digests()
     assert before["ID_3"] == sha("train_images/ID_3.jpg", "train_masks/ID_3.jpg")
     assert before["ID_t1"] == sha("test_images/ID_t1.jpg")
-    write_photo(data / "train_masks/ID_3.jpg", 0, (80, 60))  # of another size: it is not used
+    write_photo(data / "train_masks/ID_3.jpg", 0, (80, 60))  # another size, so it is not used
     (data / "train_images/ID_4.jpg").unlink()
     after = digests()
     assert after["ID_3"] == sha("train_images/ID_3.jpg") and after["ID_4"] == ""
@@ -88,7 +88,7 @@ def damage_truncated(path):
 
 
 def damage_inside(path):
-    """Half of the photo is lost; what is left ends as a photo does."""
+    """Remove the second half of the photo and end the file as a complete one ends."""
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2] + b"\xff\xd9")
 
 
@@ -100,7 +100,7 @@ def damage_inside(path):
         (lambda path: path.write_text("<html>not found</html>"), "photo not a picture"),
         (lambda path: path.write_bytes(path.read_bytes()[:-40]), "photo unreadable .*truncated"),
         (lambda path: path.write_bytes(path.read_bytes()[:-2]), "photo unreadable .*truncated"),
-        (damage_inside, "photo damaged .*premature end.*; bring the file again, or exclude the image"),
+        (damage_inside, "photo damaged .*premature end.*; replace the file, or exclude the image"),
         (lambda path: write_photo(path, 1, (120, 160)), "photo of 120×160 pixels, the others have 160×120"),
     ],
 )
@@ -110,7 +110,7 @@ def test_photos_that_cannot_be_used(data, damage, message, split, image_id, line
     errors = found(data, "error")
     assert len(errors) == 1
     assert re.search(f"{image_id}.jpg, line {line}, image {image_id}: {message}", errors[0])
-    assert not found(data, "error", exclude={image_id: "broken"})  # with a reason on record it may stay
+    assert not found(data, "error", exclude={image_id: "broken"})  # an excluded image may be damaged
 
 
 def test_a_mask_of_another_size_is_not_used(data):
@@ -132,7 +132,7 @@ def test_a_mask_of_another_size_is_not_used(data):
 def test_a_broken_mask_is_an_error(data, damage, message):
     damage(data / "train_masks/ID_3.jpg")
     [error] = found(data, "error")
-    advice = "; bring the file again, delete it, or exclude the image"
+    advice = "; replace the file, delete it, or exclude the image"
     assert re.search(f"train_masks/ID_3.jpg, line 5, image ID_3: {message}.*{advice}", error)
     images, _, findings = check(data, exclude={"ID_3": "its mask"})
     assert not images["has_mask"].any() and "error" not in {finding.severity for finding in findings}
@@ -140,57 +140,58 @@ def test_a_broken_mask_is_an_error(data, damage, message):
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"quality": 50, "subsampling": 0}])
 def test_damage_inside_a_photo_is_found(data, options):
-    """Cut off or overwritten at many places: hardly any damage goes unnoticed, and nothing that is whole is
-    called damaged."""
-    path, rng, kinds = data / "train_images/ID_5.jpg", np.random.default_rng(0), {"cut": 0, "overwritten": 0}
+    """A file that is cut off or overwritten at random places is reported in nearly all cases; the intact file
+    is not."""
+    path, rng = data / "train_images/ID_5.jpg", np.random.default_rng(0)
+    noticed = {"cut": 0, "overwritten": 0}
     write_photo(path, 5, (640, 480), **options)
-    whole = path.read_bytes()
-    assert photos.look(path)[0].problem == ""
-    begin, tries = whole.index(b"\xff\xda") + 16, 40
+    intact = path.read_bytes()
+    assert photos.inspect_picture(path)[0].problem == ""
+    begin, tries = intact.index(b"\xff\xda") + 16, 40
     for _ in range(tries):
-        path.write_bytes(whole[: rng.integers(begin, len(whole) - 100)] + b"\xff\xd9")
-        kinds["cut"] += photos.look(path)[0].problem != ""
+        path.write_bytes(intact[: rng.integers(begin, len(intact) - 100)] + b"\xff\xd9")
+        noticed["cut"] += photos.inspect_picture(path)[0].problem != ""
         length = int(rng.integers(16, 512))
-        at = int(rng.integers(begin, len(whole) - length - 2))
-        path.write_bytes(whole[:at] + rng.bytes(length) + whole[at + length :])
-        kinds["overwritten"] += photos.look(path)[0].problem != ""
-    assert kinds["cut"] == tries and kinds["overwritten"] >= 0.85 * tries
+        start = int(rng.integers(begin, len(intact) - length - 2))
+        path.write_bytes(intact[:start] + rng.bytes(length) + intact[start + length :])
+        noticed["overwritten"] += photos.inspect_picture(path)[0].problem != ""
+    assert noticed["cut"] == tries and noticed["overwritten"] >= 0.85 * tries
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 @pytest.mark.parametrize(
     "options", [{}, {"progressive": True}, {"format": "PNG"}, {"restart_marker_rows": 1}]
 )
-def test_whole_pictures_of_any_kind_are_not_damaged(tmp_path, mode, options):
+def test_intact_pictures_of_any_format_are_not_damaged(tmp_path, mode, options):
     path = tmp_path / "picture.jpg"
     write_photo(path, 1)
     if (mode, options.get("format")) == ("CMYK", "PNG"):
         pytest.skip("PNG has no CMYK")
     Image.open(path).convert(mode).save(path, **{"format": "JPEG"} | options)
-    assert photos.look(path)[0] == photos.Picture(160, 120)
-    if "format" not in options:  # what some cameras write
+    assert photos.inspect_picture(path)[0] == photos.Picture(160, 120)
+    if "format" not in options:  # some cameras write such padding
         path.write_bytes(path.read_bytes()[:-2] + bytes(12) + b"\xff\xd9")
-        assert photos.look(path)[0].problem == ""
+        assert photos.inspect_picture(path)[0].problem == ""
 
 
 def test_real_frames_are_not_damaged(real):
     frames = sorted((real / "frames").glob("*.png"))
-    assert frames and not any(photos.look(path)[0].problem for path in frames)
+    assert frames and not any(photos.inspect_picture(path)[0].problem for path in frames)
 
 
 @pytest.mark.parametrize(
     ("kind", "folder", "image_id"), [("photo", "train_images", "ID_5"), ("mask", "train_masks", "ID_3")]
 )
-def test_a_picture_that_asks_to_be_turned_is_read_as_it_is_stored(data, kind, folder, image_id):
-    """And said to be: the labels are for the pixels of the camera."""
+def test_a_picture_with_an_exif_orientation_is_read_as_it_is_stored(data, kind, folder, image_id):
+    """With a warning; the labels are for the pixels of the camera."""
     path = data / folder / f"{image_id}.jpg"
     before = check(data)[0].drop(columns="digest")
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6  # a quarter turn
     Image.open(path).save(path, exif=exif, quality=95)
     [warning] = found(data, "warning")
-    assert f"image {image_id}: {kind} asks to be turned" in warning
-    assert "(EXIF orientation 6); it is read as it is stored" in warning and not found(data, "error")
+    assert f"image {image_id}: {kind} has EXIF orientation 6; it is read without" in warning
+    assert not found(data, "error")
     pd.testing.assert_frame_equal(check(data)[0].drop(columns=["digest"]), before)
 
 
@@ -204,16 +205,16 @@ def test_labels_that_cannot_be_used(data):
     write_photo(data / "train_images/ID_t0.jpg", 0)
     errors = found(data, "error")
     assert len(errors) == 3
-    assert "line 14, image ID_0: the ImageId was there before" in errors[0]
-    assert "line 15, image ../secret: ImageId '../secret' is not a plain name" in errors[1]
+    assert "line 14, image ID_0: the ImageId occurs twice" in errors[0]
+    assert "line 15, image ../secret: invalid ImageId '../secret'" in errors[1]
     assert "sample_submission.csv, line 2, image ID_t0: is also in train.csv" in errors[2]
 
 
-def test_a_name_that_is_not_plain_is_never_opened(data, monkeypatch):
+def test_a_file_of_an_invalid_image_id_is_never_opened(data, monkeypatch):
     record, read = data / "opened", Path.read_bytes
 
     def recorded(path):
-        with open(record, "a") as file:  # other processes write there, too
+        with open(record, "a") as file:  # other processes append to it, too
             file.write(f"{path}\n")
         return read(path)
 
@@ -233,23 +234,23 @@ def test_outliers_are_reported_and_the_depth_rule_applied(data):
     assert any(
         "line 14, image ID_a: a car with z = 300 m is left out; a few pixels tall" in line for line in text
     )
-    assert any("line 15, image ID_b: a car with |roll| = 0.10 below π/2" in line for line in text)
+    assert any("line 15, image ID_b: a car with roll = 0.10, between" in line for line in text)
     assert any("line 15, image ID_b" in line and "above the common road" in line for line in text)
     assert "ID_a" not in set(labels["ImageId"]) and "ID_b" in set(labels["ImageId"])
     append(data / "train.csv", ("ID_c", "1 0.15 0 -3.1 0 4 -5"))
     write_photo(data / "train_images/ID_c.jpg", 0)
-    assert "ID_c: a car with z = -5 m, not in front" in found(data, "error")[0]
+    assert "ID_c: a car with z = -5 m is not in front" in found(data, "error")[0]
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (b"fx = nan\nfy = 110\ncx = 79.5\ncy = 60\n", "all numbers must be finite"),
+        (b"fx = nan\nfy = 110\ncx = 79.5\ncy = 60\n", "fx, fy, cx and cy must be finite"),
         (bytes(range(256)), "is not a text file"),
         (b"fx: 110, " * 500, "line 1: expected `name = number`, found 'fx: 110, "),
     ],
 )
-def test_intrinsics_that_are_none(data, text, message):
+def test_invalid_intrinsics(data, text, message):
     (data / "camera/camera_intrinsic.txt").write_bytes(text)
     [error] = found(data, "error")
     assert "camera_intrinsic.txt" in error and message in error
@@ -260,7 +261,7 @@ def test_nothing_to_learn_from_or_to_predict(data):
     ids = [f"ID_{number}" for number in range(12)]
     write_csv(data / "train.csv", [(name, "") for name in ids])
     no_car, no_image = (
-        f"{data}/{name}: has no {what}; bring the whole file, or leave out less"
+        f"{data}/{name}: has no {what}; use the complete file, or exclude less"
         for name, what in zip(TABLES, ("car to learn from", "image to predict"), strict=True)
     )
     assert found(data, "error") == [no_car]
@@ -272,11 +273,11 @@ def test_nothing_to_learn_from_or_to_predict(data):
     write_csv(data / "train.csv", [])
     write_csv(data / "sample_submission.csv", [])
     assert found(data, "error") == [no_car, no_image]
-    write_csv(data / "train.csv", [("ID_0", "x")])  # one reason is enough
+    write_csv(data / "train.csv", [("ID_0", "x")])  # one error per file is enough
     assert ["line 2, image ID_0: 1 numbers" in error for error in found(data, "error")] == [True, False]
 
 
-def test_a_car_in_another_country(data):
+def test_impossible_positions_and_angles(data):
     write_csv(data / "train.csv", [("ID_0", CAR.replace("16.0", "1e300")), ("ID_1", CAR)])
     [error] = found(data, "error")
     assert "train.csv, line 2, image ID_0: a car at x, y, z = 2, 4, 1e+300 m" in error
@@ -288,10 +289,10 @@ def test_a_car_in_another_country(data):
 
 def test_intrinsics_of_another_size(data):
     (data / "camera/camera_intrinsic.txt").write_text("fx = 2304.5\nfy = 2305.9\ncx = 1686.2\ncy = 1355.0\n")
-    assert "far from the middle of photos of 160×120" in found(data, "error")[0]
+    assert "far from the centre of photos of 160×120" in found(data, "error")[0]
 
 
-def test_exclusions_are_on_record(data):
+def test_exclusions_are_findings(data):
     images, labels, findings = check(data, exclude={"ID_2": "sun", "ID_typo": "?"})
     assert images.set_index("ImageId").loc["ID_2", "excluded"] == "sun"
     assert "ID_2" not in set(labels["ImageId"])
@@ -299,7 +300,7 @@ def test_exclusions_are_on_record(data):
     assert any(f.ImageId == "ID_typo" and f.severity == "warning" for f in findings)
 
 
-def test_check_by_hand(data):
+def test_command_check(data):
     outputs = [data / name for name in ("out/findings.csv", "out/images.parquet", "out/labels.parquet")]
     options = [
         item for pair in zip(("--findings", "--images", "--labels"), outputs, strict=True) for item in pair

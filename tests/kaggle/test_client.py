@@ -1,6 +1,6 @@
-"""Data and submissions through the kaggle client: a stand-in on the PATH, since the real one needs Kaggle.
+"""Download and submission with the kaggle client. A mock program on the PATH takes its place.
 
-The stand-in prints what the real client (2.2.5, and old ones) does, and fails in the ways that it can.
+It prints what the real client (2.2.5 and older ones) prints, and fails in the same ways.
 """
 
 import os
@@ -55,7 +55,7 @@ else:
 
 
 class Client:
-    """The stand-in, and how it is to behave: lines of Python that run before it does its work."""
+    """The mock client. `behave`: Python code that it runs before its work."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -77,14 +77,14 @@ class Client:
 
 @pytest.fixture
 def client(tmp_path, monkeypatch):
-    stand_in = Client(tmp_path / "client")
-    monkeypatch.setenv("PATH", f"{stand_in.folder}{os.pathsep}{os.environ['PATH']}")
-    with zipfile.ZipFile(stand_in.folder / "data.zip", "w") as archive:
+    mock = Client(tmp_path / "client")
+    monkeypatch.setenv("PATH", f"{mock.folder}{os.pathsep}{os.environ['PATH']}")
+    with zipfile.ZipFile(mock.folder / "data.zip", "w") as archive:
         for name in ("train.csv", "sample_submission.csv", "camera/camera_intrinsic.txt"):
             archive.writestr(name, f"content of {name}\n" * 50)
         for name in ("train_images/ID_a.jpg", "test_images/ID_b.jpg"):
             archive.writestr(name, os.urandom(20_000))
-    return stand_in
+    return mock
 
 
 def command(*arguments, check=False):
@@ -105,14 +105,14 @@ def test_the_data_are_downloaded_and_unpacked_once(client, tmp_path):
             assert (folder / name).read_bytes() == archive.read(name)
     assert os.listdir(folder.parent) == ["pku"]  # nothing is left beside it
     (folder / "train.csv").write_text("mine")
-    assert "are there already" in command("download", folder, check=True).stdout
+    assert "were downloaded before" in command("download", folder, check=True).stdout
     assert (folder / "train.csv").read_text() == "mine" and len(client.calls("download")) == 1
 
 
 def test_a_folder_with_something_else_is_left_alone(client, tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "holiday.jpg").touch()
-    with pytest.raises(UserError, match=r"photos: is there and has no train.csv; name a new or an empty"):
+    with pytest.raises(UserError, match=r"photos: exists, but has no train.csv; name a new or an empty"):
         download(tmp_path / "photos", 0)
     assert os.listdir(tmp_path / "photos") == ["holiday.jpg"] and not (client.folder / "calls").exists()
     (tmp_path / "empty").mkdir()
@@ -120,8 +120,8 @@ def test_a_folder_with_something_else_is_left_alone(client, tmp_path):
     assert (tmp_path / "empty" / "train.csv").exists()
 
 
-def test_an_interrupted_download_goes_on(client, tmp_path):
-    """The client's own file stays, for the client to go on with; a whole archive is not fetched again."""
+def test_an_interrupted_download_is_continued(client, tmp_path):
+    """The client continues from its own file. A complete archive is not downloaded again."""
     client.behave("""
         target = pathlib.Path(options["-p"]) / "pku-autonomous-driving.zip"
         content = (here / "data.zip").read_bytes()
@@ -133,13 +133,13 @@ def test_an_interrupted_download_goes_on(client, tmp_path):
         """)
     folder = tmp_path / "pku"
     failed = command("download", folder, "--space", 0.001)
-    assert failed.returncode == 2 and "error: Kaggle cannot be reached; is there a network" in failed.stderr
+    assert failed.returncode == 2 and "error: Kaggle cannot be reached; check the network" in failed.stderr
     assert not folder.exists()
     command("download", folder, "--space", 0.001, check=True)
     assert (folder / "train.csv").exists() and len(client.calls("download")) == 2
 
 
-def test_killed_while_unpacking_it_unpacks_again_and_downloads_nothing(client, tmp_path):
+def test_after_a_kill_while_unpacking_it_unpacks_again_without_a_download(client, tmp_path):
     with zipfile.ZipFile(client.folder / "data.zip", "a", zipfile.ZIP_DEFLATED) as archive:
         for number in range(60):
             archive.writestr(f"train_images/ID_{number}.jpg", bytes(5_000_000))
@@ -161,18 +161,18 @@ def test_a_damaged_archive_is_not_unpacked(client, tmp_path):
     content = bytearray((client.folder / "data.zip").read_bytes())
     content[-15_000] ^= 255  # within the last photo
     (tmp_path / "damaged.zip").write_bytes(content)
-    with pytest.raises(UserError, match=r"damaged.zip: is damaged .*ID_b.jpg.*; it is deleted, the same"):
+    with pytest.raises(
+        UserError, match=r"damaged.zip: is damaged .*ID_b.jpg.*; it was deleted; run the same"
+    ):
         unpack(tmp_path / "damaged.zip", tmp_path / "unpacked")
     assert not (tmp_path / "damaged.zip").exists() and not (tmp_path / "unpacked").exists()
 
 
-def test_what_is_no_archive_or_another_one(client, tmp_path):
+def test_an_incomplete_or_another_archive(client, tmp_path):
     client.behave(
         "print('done'); pathlib.Path(options['-p'], 'pku-autonomous-driving.zip').touch(); sys.exit(0)"
     )
-    with pytest.raises(
-        UserError, match="the client left no whole archive; the same command fetches it again"
-    ):
+    with pytest.raises(UserError, match="did not download a complete archive; run the same command again"):
         download(tmp_path / "pku", 0)
     client.behave("")
     with zipfile.ZipFile(client.folder / "data.zip", "w") as archive:
@@ -182,13 +182,13 @@ def test_what_is_no_archive_or_another_one(client, tmp_path):
     assert not (tmp_path / "pku").exists()
 
 
-def test_room_is_there_before_anything_is_fetched(client, tmp_path, monkeypatch):
+def test_free_space_is_checked_before_the_download(client, tmp_path, monkeypatch):
     failed = command("download", tmp_path / "pku", "--space", 1e9)
     assert failed.returncode == 2 and "downloading and unpacking take 1000000000.0 GB" in failed.stderr
     assert not (client.folder / "calls").exists()
     usage = shutil.disk_usage(tmp_path)._replace(free=10_000)
     monkeypatch.setattr("carpose.kaggle.download.shutil.disk_usage", lambda path: usage)
-    with pytest.raises(UserError, match=r"0.0 GB are free, unpacking takes 0.0 GB; make room"):
+    with pytest.raises(UserError, match=r"0.0 GB are free, unpacking takes 0.0 GB; free some space"):
         download(tmp_path / "pku", 0)
     assert not (tmp_path / "pku").exists() and not (tmp_path / "pku.download" / "unpacked").exists()
 
@@ -204,7 +204,7 @@ def test_room_is_there_before_anything_is_fetched(client, tmp_path, monkeypatch)
             "accept the rules at https://.*/rules",
         ),
         ("403 Client Error: Forbidden for url: https://api.kaggle.com/v1", "accept the rules .*403 Client"),
-        (" 50%| 3.0G/6.0G\rOSError: [Errno 28] No space left on device", "the disk is full; make room"),
+        (" 50%| 3.0G/6.0G\rOSError: [Errno 28] No space left on device", "the disk is full; free some space"),
         ("Failed to resolve 'api.kaggle.com'", "cannot be reached"),
         ("ModuleNotFoundError: No module named 'six'", "install it anew: pip install kaggle six .*'six'"),
         ("429 Client Error: Too Many Requests", "wait a while"),
@@ -256,12 +256,12 @@ def test_a_submission_is_sent_once_and_its_scores_are_recorded(client, submissio
 def test_scores_are_waited_for(client, submission, capsys):
     client.behave("""
         if words[1] == "submissions" and (here / "sent").exists():
-            looked = here / "looked"
-            looked.write_text((looked.read_text() if looked.exists() else "") + "x")
-            if len(looked.read_text()) == 3:
+            requests = here / "requests"
+            requests.write_text((requests.read_text() if requests.exists() else "") + "x")
+            if len(requests.read_text()) == 3:
                 (here / "scored").write_text("complete,0.1,")
         """)
-    assert submit(submission, "m", submission.with_name("r.csv"), timeout=60, every=0.01) == 0
+    assert submit(submission, "m", submission.with_name("r.csv"), timeout=60, poll_seconds=0.01) == 0
     assert "public 0.1, private –" in capsys.readouterr().out and len(client.calls("submissions")) == 4
 
 
@@ -276,7 +276,7 @@ def test_a_later_call_fills_in_the_scores_of_all_files(client, submission, tmp_p
     assert rows["message"].tolist() == ["first", "second"] and rows["public"].tolist() == ["0.2", "0.2"]
 
 
-def test_killed_between_sending_and_recording_it_is_not_sent_twice(client, submission):
+def test_after_a_kill_between_sending_and_recording_it_is_not_sent_twice(client, submission):
     record = submission.with_name("r.csv")
     client.score("complete,0.2,0.3")
     submit(submission, "first", record, timeout=0)
@@ -294,10 +294,13 @@ def test_an_unscored_file_is_an_error(client, submission):
     assert record_of(submission)["status"].tolist() == ["error"]
 
 
-def test_nothing_is_sent_that_kaggle_would_refuse(client, submission, tmp_path):
+def test_an_invalid_submission_is_not_sent(client, submission, tmp_path):
     small = write_csv(tmp_path / "demo.csv", [("a", PREDICTED)])
     failed = command("submit", small)
-    assert failed.returncode == 2 and "demo.csv: 1 photos, the competition has 2021; send" in failed.stderr
+    assert (
+        failed.returncode == 2
+        and "demo.csv: has rows for 1 photos, the competition has 2021" in failed.stderr
+    )
     sample = tmp_path / "sample.csv"
     sample.write_text(submission.read_text().replace("ID_0007", "ID_other"))
     failed = command("submit", submission, "--sample", sample)
@@ -308,7 +311,7 @@ def test_nothing_is_sent_that_kaggle_would_refuse(client, submission, tmp_path):
     (tmp_path / "leaderboard.csv").write_text("a,b\n1,2\n")
     submission.write_text(submission.read_text().replace("-16", "16", 1))
     failed = command("submit", submission)
-    assert failed.returncode == 2 and "leaderboard.csv: not a table of submissions, whose" in failed.stderr
+    assert failed.returncode == 2 and "leaderboard.csv: not a table of submissions with" in failed.stderr
     assert not (client.folder / "calls").exists()
 
 

@@ -1,4 +1,4 @@
-"""Which data a folder holds: known at once, whatever the folder is called and however old its files are."""
+"""The fingerprint of a data folder: it depends on the content only, and is fast."""
 
 import os
 import subprocess
@@ -19,12 +19,12 @@ def folder(path, photos=3):
     return path
 
 
-def test_it_is_the_content_that_counts(tmp_path):
+def test_it_depends_on_the_content_only(tmp_path):
     first, second = folder(tmp_path / "one"), folder(tmp_path / "two")
     os.utime(second / "train.csv", (1, 1))
     (second / "notes.txt").write_text("not of the competition")
     assert data_identity(first) == data_identity(second) and len(data_identity(first)) == 16
-    seen = {data_identity(first)}
+    identities = {data_identity(first)}
     for change in (
         lambda: (first / "train_images" / "ID_1.jpg").write_bytes(b"another size"),
         lambda: (first / "train_images" / "ID_1.jpg").rename(first / "train_images" / "ID_7.jpg"),
@@ -34,11 +34,11 @@ def test_it_is_the_content_that_counts(tmp_path):
         lambda: (first / "train_masks" / "ID_0.jpg").write_bytes(b""),
     ):
         change()
-        seen.add(data_identity(first))
-    assert len(seen) == 6, "an empty file is as good as none, all else is another data set"
+        identities.add(data_identity(first))
+    assert len(identities) == 6, "an empty table counts as a missing one; all other changes count"
 
 
-def test_thousands_of_photos_take_no_time_and_no_pandas(tmp_path):
+def test_thousands_of_photos_are_fast_and_need_no_pandas(tmp_path):
     path = folder(tmp_path / "data", photos=12_500)
     start = time.process_time()
     data_identity(path)

@@ -1,4 +1,4 @@
-"""Tables that commands are given by path: truth, predictions, members and the photos they are about."""
+"""Readers of truth, predictions and members, and the checks of their photos."""
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,7 @@ from tests.helpers import CAR, POSES, PREDICTED, write_csv
 
 @pytest.fixture
 def predictions(tmp_path):
-    """Cars on a and b, of a network that looked at c as well."""
+    """Cars on a and b, of a network that predicted c as well."""
     cars.write(tmp_path / "p.parquet", POSES.assign(score=0.5), image_ids=["c", "a", "b"])
     return tmp_path / "p.parquet"
 
@@ -33,7 +33,7 @@ def test_truth_is_read_from_both_formats(tmp_path):
     pd.testing.assert_frame_equal(read_truth(path), read_truth(tmp_path / "labels.parquet"))
 
 
-def test_predictions_say_which_photos_they_are_about(predictions, tmp_path):
+def test_predictions_list_their_photos(predictions, tmp_path):
     assert read_predictions(predictions).image_ids == ["c", "a", "b"]
     path = write_csv(tmp_path / "s.csv", [("b", PREDICTED), ("a", "")])
     assert read_predictions(path).image_ids == ["b", "a"]
@@ -51,8 +51,8 @@ def test_a_table_must_cover_the_photos_of_the_folds(predictions):
         check_coverage(members, ["a", "d", "e"])
 
 
-def test_a_car_is_of_the_network_that_has_not_learnt_from_its_photo(tmp_path):
-    """As folds.parquet is now: a table made with other folds looks out of fold and is not."""
+def test_photos_must_be_predicted_by_the_network_that_was_not_trained_on_them(tmp_path):
+    """By the folds given: a table that was made with other folds is not out of fold."""
     folds = pd.DataFrame({"ImageId": ["a", "b", "c"], "fold": [0, 1, 1]})
     table = POSES.assign(score=0.5)
     path = tmp_path / "oof.parquet"
@@ -71,11 +71,11 @@ def test_a_car_is_of_the_network_that_has_not_learnt_from_its_photo(tmp_path):
 
 def test_a_submission_must_have_a_row_for_every_photo(tmp_path):
     members = read_members([str(write_csv(tmp_path / "s.csv", [("a", PREDICTED)]))])
-    with pytest.raises(UserError, match=r"s.csv: 1 of 2 photos .* first b; give it a row for every photo"):
+    with pytest.raises(UserError, match=r"s.csv: 1 of 2 photos .* first b; add a row for every photo"):
         check_coverage(members, ["a", "b"])
 
 
-def test_a_table_that_does_not_say_what_it_covers_is_believed(tmp_path):
+def test_a_table_without_a_list_of_photos_is_not_checked(tmp_path):
     POSES.assign(score=0.5).to_parquet(tmp_path / "old.parquet")
     check_coverage(read_members([f"a={tmp_path}/old.parquet"]), ["a", "d"])
 
@@ -84,21 +84,22 @@ def test_members_are_named(predictions, tmp_path):
     for argument in ("=p.parquet", "p="):
         with pytest.raises(UserError, match="give each file as NAME=PATH"):
             read_members([argument])
-    with pytest.raises(UserError, match="two files are called p; name them apart"):
+    with pytest.raises(UserError, match="two files are called p; give one of them another name"):
         read_members([str(predictions), f"p={predictions}"])
     cars.write(tmp_path / "labels.parquet", POSES)
     with pytest.raises(UserError, match="labels.parquet: no column score"):
         read_members([f"{tmp_path}/labels.parquet"])
 
 
-def test_cars_that_could_not_be_sent_are_not_read(tmp_path):
+def test_cars_that_a_submission_must_not_have_are_an_error(tmp_path):
     cars.write(tmp_path / "p.parquet", POSES.assign(score=0.5, z=-5.0))
     with pytest.raises(UserError, match="p.parquet, image a: a car is not in front of the camera"):
         read_predictions(tmp_path / "p.parquet")
 
 
-def test_scores_of_members_are_brought_into_range_and_predictions_stay_as_written(tmp_path):
-    """For a fusion; a metric looks at which 2π an angle is written in. What is in range keeps its bits."""
+def test_scores_of_members_are_scaled_and_predictions_stay_as_written(tmp_path):
+    """The fusion needs scores in 0–1; the metric depends on the range of angles. Scores in range keep their
+    bits."""
     cars_ = [PREDICTED.replace("-1.5", "3.15").replace("0.9", "30"), PREDICTED.replace("0.9", "-10")]
     path = write_csv(tmp_path / "s.csv", [("a", " ".join(cars_)), ("b", PREDICTED)])
     written = read_predictions(path).cars
@@ -122,7 +123,7 @@ def test_images_need_a_column(tmp_path):
         read_image_ids(tmp_path / "i.csv")
 
 
-def test_a_table_about_other_photos_is_refused():
+def test_a_table_of_other_photos_is_an_error():
     check_same_photos("t.csv", POSES, ["b", "z"])
     check_same_photos("t.csv", POSES.iloc[:0], ["z"])  # photos without a car
     with pytest.raises(UserError, match="t.csv: none of its 3 cars is on one of the 2 photos .*, such as y"):

@@ -1,4 +1,4 @@
-"""Submissions: what is written can be read and sent, and nothing wrong is written."""
+"""Submissions: written files can be read and are valid, and invalid cars are not written."""
 
 import re
 
@@ -35,8 +35,8 @@ def test_a_written_submission_reads_back(tmp_path):
     pd.testing.assert_frame_equal(back, expected, rtol=3e-7)
 
 
-def test_angles_keep_the_range_that_they_are_written_in(tmp_path):
-    """The leaderboard sees it."""
+def test_angles_are_not_wrapped(tmp_path):
+    """The leaderboard's metric depends on their range."""
     table = random_cars(3).assign(yaw=[3 * np.pi / 2, np.pi, -7.0])
     write_submission(tmp_path / "s.csv", table, table["ImageId"].unique())
     back, _ = read_submission(tmp_path / "s.csv")
@@ -48,10 +48,10 @@ def test_angles_keep_the_range_that_they_are_written_in(tmp_path):
     [
         ({"score": 1.2}, "score outside"),
         ({"x": np.inf}, "not finite"),
-        ({"ImageId": "other"}, "image other is not one of"),
+        ({"ImageId": "other"}, "image other is not in the list"),
     ],
 )
-def test_nothing_wrong_is_written(tmp_path, change, message):
+def test_invalid_cars_are_not_written(tmp_path, change, message):
     with pytest.raises(UserError, match=message):
         write_submission(tmp_path / "s.csv", random_cars(3).assign(**change), [f"ID_{i}" for i in range(5)])
     assert not (tmp_path / "s.csv").exists()
@@ -69,7 +69,7 @@ def test_a_submission_without_cars(tmp_path):
         ([("b", ""), ("a", PREDICTED)], "line 2, image a: the order differs"),
         ([("a", PREDICTED)], "image b: the image is missing"),
         ([("a", ""), ("b", ""), ("c", "")], "line 4, image c: the image is not in the sample"),
-        ([("a", ""), ("b", ""), ("b", "")], "line 4, image b: .*before"),
+        ([("a", ""), ("b", ""), ("b", "")], "line 4, image b: .*twice"),
         ([("a", PREDICTED[:-3] + "1.1"), ("b", "")], r"line 2, image a: a score is outside \[0, 1\]"),
         ([("a", PREDICTED), ("b", PREDICTED.replace("-3.1", "3.2"))], "line 3, image b: an angle is outside"),
         ([("a", PREDICTED.replace("16.0", "-16")), ("b", "")], "line 2, image a: .*in front of the camera"),
@@ -103,15 +103,15 @@ def test_validation(tmp_path, rows, message):
         ),
     ],
 )
-def test_what_the_competition_takes_is_valid_with_a_note(tmp_path, rows, message):
+def test_what_the_competition_accepts_is_valid_with_a_note(tmp_path, rows, message):
     path = write_csv(tmp_path / "s.csv", rows)
     findings, _ = validate(path, ["a", "b"], strict=False)
     assert [finding.severity for finding in findings] == ["note"]
     assert re.search(message, str(findings[0]))
     order = ("--sample", write_csv(tmp_path / "sample.csv", [("a", ""), ("b", "")]))
-    taken = command("validate", path, *order)
-    assert taken.returncode == 0 and "valid, 2 images, 1 of them with 1 cars" in taken.stdout
-    assert re.search(f"^note: .*{message}.*\n$", taken.stderr)
+    lenient = command("validate", path, *order)
+    assert lenient.returncode == 0 and "valid, 2 images, 1 of them with 1 cars" in lenient.stdout
+    assert re.search(f"^note: .*{message}.*\n$", lenient.stderr)
     strict = command("validate", path, *order, "--strict")
     assert strict.returncode == 1 and "error: " in strict.stdout and not strict.stderr
 
@@ -120,7 +120,7 @@ def command(*args):
     return run_module("carpose.kaggle", *args, check=False)
 
 
-def test_validate_and_write_by_hand(tmp_path):
+def test_commands_validate_and_write(tmp_path):
     sample = write_csv(tmp_path / "sample.csv", [("ID_1", PREDICTED), ("ID_0", PREDICTED)])
     cars.write(tmp_path / "cars.parquet", random_cars(9, images=2))
     written = command("write", tmp_path / "cars.parquet", "--sample", sample, "--output", tmp_path / "s.csv")
@@ -151,8 +151,8 @@ def test_real_predictions_are_a_valid_submission(real, tmp_path):
     assert validate(tmp_path / "s.csv", image_ids)[0] == []
 
 
-def test_the_order_comes_from_the_table_of_images_as_well(tmp_path):
-    """Test photos alone, in their order, excluded ones included."""
+def test_the_order_can_come_from_the_table_of_images(tmp_path):
+    """Only test photos, in their order, including excluded ones."""
     rows = [("x", "train", ""), ("ID_1", "test", ""), ("ID_9", "test", "broken"), ("ID_0", "test", "")]
     images = pd.DataFrame(rows, columns=["ImageId", "split", "excluded"]).assign(phash="")
     parquet.write(tmp_path / "images.parquet", images)
@@ -166,7 +166,7 @@ def test_the_order_comes_from_the_table_of_images_as_well(tmp_path):
     assert failed.returncode == 2 and "images.parquet: names no test photo" in failed.stderr
 
 
-def test_written_labels_are_those_of_the_table_to_six_digits(tmp_path):
+def test_written_labels_agree_with_the_table_to_six_digits(tmp_path):
     table = street_labels(5)
     image_ids = [*table["ImageId"].unique(), "no_car"]
     write_labels(tmp_path / "train.csv", table, image_ids)

@@ -1,4 +1,4 @@
-"""The competition's CSV files are read, and what is wrong in them is named."""
+"""The competition's CSV files are read, and every error in them is reported."""
 
 import time
 
@@ -32,12 +32,12 @@ def test_a_file_without_any_car(tmp_path):
         (("b", CAR.replace("-1.5", "-1,5")), "line 3, image b: 3 columns"),
         (("b", CAR.replace("-1.5", "x1")), "line 3, image b: token 3 .*yaw of car 1.*'x1' is not a number"),
         (("b", f"{CAR} {CAR.replace('16.0', 'nan')}"), "line 3, image b: token 14 .*z of car 2.*not finite"),
-        (("b", CAR.replace("16 ", "1.5 ")), "line 3, image b: token 1 .*model_type.*whole number"),
-        (("b", CAR.replace("16 ", "1e300 ")), "line 3, image b: token 1 .*model_type.*whole number"),
+        (("b", CAR.replace("16 ", "1.5 ")), "line 3, image b: token 1 .*model_type.*not an integer"),
+        (("b", CAR.replace("16 ", "1e300 ")), "line 3, image b: token 1 .*model_type.*not an integer"),
         (("b", CAR[:-5]), "line 3, image b: 6 numbers, which is not a multiple of 7"),
-        (("a", CAR), "line 3, image a: the ImageId was there before"),
-        (("../a", CAR), "line 3, image ../a: .*not a plain name"),
-        (("", CAR), "line 3: .*not a plain name"),
+        (("a", CAR), "line 3, image a: the ImageId occurs twice"),
+        (("../a", CAR), "line 3, image ../a: invalid ImageId '../a'"),
+        (("", CAR), "line 3: invalid ImageId ''"),
     ],
 )
 def test_errors_name_file_line_image_and_token(tmp_path, row, message):
@@ -46,7 +46,7 @@ def test_errors_name_file_line_image_and_token(tmp_path, row, message):
         read_labels(path)
 
 
-def test_all_that_is_right_is_read_and_all_that_is_wrong_is_reported(tmp_path):
+def test_valid_rows_are_read_and_each_invalid_row_is_reported(tmp_path):
     path = write_csv(
         tmp_path / "train.csv", [("a", "x"), ("b", CAR), ("c", CAR + " 1"), ("d", "inf" + CAR[2:])]
     )
@@ -64,39 +64,41 @@ def test_all_that_is_right_is_read_and_all_that_is_wrong_is_reported(tmp_path):
         (PREDICTED.replace("-3.1", "7"), "an angle is outside"),
     ],
 )
-def test_cars_that_cannot_be_are_not_read(tmp_path, car, message):
+def test_invalid_cars_are_not_read(tmp_path, car, message):
     path = write_csv(tmp_path / "s.csv", [("a", PREDICTED), ("b", car)])
     with pytest.raises(UserError, match=f"s.csv, line 3, image b: .*{message}") as error:
         read_submission(path, strict=True)
     assert [str(error.value)] == list(map(str, validate(path, ["a", "b"])[0]))
-    assert read_sample(path) == ["a", "b"]  # whose cars are none
+    assert read_sample(path) == ["a", "b"]  # the cars of a sample are not checked
 
 
-def test_what_the_competition_takes_is_read_as_written_with_a_note(tmp_path, capsys):
-    """One line per kind, with how many and the first; strict refuses each kind."""
-    turned, sure = PREDICTED.replace("-1.5", "3.15"), PREDICTED.replace("0.9", "42")
-    rows = [("0", "b", sure), ("1", "a", f"{turned} {PREDICTED}"), ("2", "c", f"{turned} {sure}")]
+def test_what_the_competition_accepts_is_read_as_written_with_a_note(tmp_path, capsys):
+    """One note per check, with the number of cars and the first; with strict they are errors."""
+    turned, high_score = PREDICTED.replace("-1.5", "3.15"), PREDICTED.replace("0.9", "42")
+    rows = [("0", "b", high_score), ("1", "a", f"{turned} {PREDICTED}"), ("2", "c", f"{turned} {high_score}")]
     path = write_csv(tmp_path / "s.csv", rows)
     text = path.read_text()
-    for first in ("", "Unnamed: 0"):
-        path.write_text(f"{first},{text}")
+    for header in ("", "Unnamed: 0"):
+        path.write_text(f"{header},{text}")
         table, image_ids = read_submission(path)
         assert image_ids == ["b", "a", "c"]
         assert table["yaw"].tolist() == [-1.5, 3.15, -1.5, 3.15, -1.5]
         assert table["score"].tolist() == [42, 0.9, 0.9, 0.9, 42]
         notes = capsys.readouterr().err.splitlines()
-        kinds = [
-            "line 1: 3 rows with a column of row numbers; that column is passed over",
-            "line 3, image a: 2 cars, first here: an angle is outside ±π; kept as written",
-            "line 2, image b: 2 cars, first here: a score is outside [0, 1]; only their order counts: 0 … 42",
+        expected = [
+            "line 1: 3 rows with a column of row numbers; the column is ignored",
+            "line 3, image a: 2 cars, first here: an angle is outside ±π; it is kept as written",
+            "line 2, image b: 2 cars, first here: a score is outside [0, 1]; only the order counts: 0 … 42",
         ]
         assert len(notes) == 3
-        assert all(note.startswith(f"note: {path}, {kind}") for note, kind in zip(notes, kinds, strict=True))
+        assert all(
+            note.startswith(f"note: {path}, {text}") for note, text in zip(notes, expected, strict=True)
+        )
         with pytest.raises(UserError, match="line 1: header ImageId,PredictionString expected"):
             read_submission(path, strict=True)
 
 
-def test_row_numbers_do_not_hide_what_is_wrong(tmp_path, capsys):
+def test_errors_are_reported_with_row_numbers_too(tmp_path, capsys):
     rows = [("0", "a", CAR), ("1", "b", "x"), ("2", "c"), ("d",)]
     path = write_csv(tmp_path / "train.csv", rows)
     path.write_text("," + path.read_text())
@@ -115,13 +117,13 @@ def test_row_numbers_do_not_hide_what_is_wrong(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        (("a " * 2000, PREDICTED), "is not a plain name"),
+        (("a " * 2000, PREDICTED), "invalid ImageId"),
         (('"a\n' * 2000 + '"', PREDICTED), "line 3: .*quotation mark"),
         (("a" * 4000,), "line 3, image a+…: 1 columns instead of 2"),
         (("a", "x" * 4000 + PREDICTED[4:]), "token 1 .* 'x+…' is not a number"),
     ],
 )
-def test_what_is_long_is_not_shown_whole(tmp_path, row, message):
+def test_long_texts_are_truncated_in_messages(tmp_path, row, message):
     path = write_csv(tmp_path / "s.csv", [("b", PREDICTED), row])
     with pytest.raises(UserError, match=message) as error:
         read_submission(path)
@@ -131,8 +133,8 @@ def test_what_is_long_is_not_shown_whole(tmp_path, row, message):
 def test_an_open_quotation_mark_is_named_where_it_stands(tmp_path):
     rows = [("a", PREDICTED), ("", ""), ("b", '"' + PREDICTED), *((f"c{i}", PREDICTED) for i in range(9000))]
     path = write_csv(tmp_path / "s.csv", rows)
-    path.write_text(path.read_text().replace("\n,\n", "\n\n"))  # a blank line, which is passed over
-    for text in (path.read_text(), path.read_text()[:2000]):  # more than Python's csv takes, and less
+    path.write_text(path.read_text().replace("\n,\n", "\n\n"))  # a blank line, which is skipped
+    for text in (path.read_text(), path.read_text()[:2000]):  # above and below the limit of Python's csv
         path.write_text(text)
         with pytest.raises(UserError, match="s.csv, line 4: .*; close or remove the quotation mark") as error:
             read_submission(path)
@@ -164,7 +166,7 @@ def test_real_labels_are_read_in_a_second(real):
     assert len(read_sample(real / "sample_submission.csv")) == 2021
 
 
-def test_made_up_labels_are_read_to_the_last_digit(labels_csv):
+def test_generated_labels_are_read_to_the_last_digit(labels_csv):
     table, image_ids = read_labels(labels_csv)
     expected = street_labels()
     assert image_ids == expected["ImageId"].unique().tolist()

@@ -1,4 +1,4 @@
-"""The registry: plain data that names what there is."""
+"""The registry of backbones, necks and heads."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ from carpose.registry.heads import HEADS
 from tests.helpers import ENVIRONMENT
 
 
-def test_data_and_names_load_no_library():
+def test_the_registry_imports_no_library():
     code = (
         "import sys, models, carpose.registry.backbones, carpose.registry.heads\n"
         "print(sorted({'torch', 'timm', 'numpy', 'pandas'} & set(sys.modules)))"
@@ -27,11 +27,11 @@ BUILDERS = [entry.builder for entry in (*BACKBONES.values(), *HEADS.values())]
 
 
 @pytest.mark.parametrize("dotted", sorted({*BUILDERS, *NECKS.values()}))
-def test_every_dotted_name_names_something(dotted):
+def test_every_dotted_name_can_be_imported(dotted):
     assert callable(resolve(dotted))
 
 
-def test_recipes_take_the_keys_of_backbones():
+def test_train_config_has_the_keys_of_backbones():
     fields = set(vars(TrainConfig()))
     assert {key for entry in BACKBONES.values() for key in entry.keys} <= fields
 
@@ -45,14 +45,14 @@ def test_published_weights_are_of_width_one():
         published_name("dla34", 0.25)
 
 
-def test_unknown_backbones_are_told():
+def test_an_unknown_backbone_is_an_error():
     for name in ("resnet18", "timm:"):
         with pytest.raises(UserError, match="efficientnet_b0.*hourglass, or timm:NAME"):
             backbone_of(name)
 
 
-def test_heads_come_in_the_registry_s_order():
-    """It fixes random initialisation, and the order in which losses are summed."""
+def test_heads_have_the_registry_s_order():
+    """The random initialisation and the order in which losses are summed depend on it."""
     fixed = ["heatmap", "offset", "depth", "rotation"]
     assert list(make_heads(TrainConfig())) == fixed
     assert list(make_heads(TrainConfig(heads=["height"]))) == [*fixed[:3], "height", "rotation"]

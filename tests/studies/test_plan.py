@@ -49,12 +49,12 @@ def test_a_study_s_view_must_be_in_its_own_cache(config):
     [
         ({"question": None}, "question: .*None"),
         ({"base": ...}, "base is missing"),
-        ({"chnage": {}}, "chnage: no such key; did you mean change"),
-        ({"change": {"radios": 0.1}}, "change.radios: no such key; did you mean radius"),
+        ({"chnage": {}}, "chnage: unknown key; did you mean change"),
+        ({"change": {"radios": 0.1}}, "change.radios: unknown key; did you mean radius"),
         ({"change": {"radius": "wide"}}, "change.radius: .*'wide'.*must be of type number"),
-        ({"change": {"predict": {"flp": True}}}, "change.predict.flp: no such key; did you mean flip"),
-        ({"change": {"yaw": "allocentric"}}, "change.yaw: no such key; it was removed"),
-        ({"change": {"start": "scratch"}}, "change.start: no such key"),
+        ({"change": {"predict": {"flp": True}}}, "change.predict.flp: unknown key; did you mean flip"),
+        ({"change": {"yaw": "allocentric"}}, "change.yaw: unknown key; it was removed"),
+        ({"change": {"start": "scratch"}}, "change.start: unknown key"),
         ({"change": ...}, "either change: .* or variants:"),
         ({"variants": {"a": {"lr": 0.1}}}, "either change: .* or variants:"),
         (
@@ -150,7 +150,7 @@ def test_selection(tmp_path):
     [
         ("seeds", 1, "seeds: .*1.*must be at least 2"),
         ("studies", "radius", "studies: "),
-        ("bases", {"a": {"modle": "x"}}, "bases.a.modle: no such key; did you mean mod"),
+        ("bases", {"a": {"modle": "x"}}, "bases.a.modle: unknown key; did you mean mod"),
     ],
 )
 def test_settings_are_checked(config, key, value, message):

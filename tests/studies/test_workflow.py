@@ -82,8 +82,8 @@ def test_crops_of_the_command_line_are_numbers_to_the_studies(tmp_path):
         return studies(tmp_path, "-n", "studies", "--config", *options, check=check)
 
     assert "measure" in plan("[0.0, 0.592, 1.0, 0.872]")
-    assert "leaves out of the photos; widen cache.crop" in plan("[0.0, 0.592, 1.0, 0.95]", False)
-    assert "train.crop: 5 is not right; it must be of type array" in plan("5", False)
+    assert "outside cache.crop; widen cache.crop" in plan("[0.0, 0.592, 1.0, 0.95]", False)
+    assert "train.crop: invalid value 5; it must be of type array" in plan("5", False)
 
 
 def test_published_weights_are_fetched_for_the_base_that_begins_with_them(tmp_path):

@@ -1,4 +1,4 @@
-"""The demo data: layout, geometry against an independent silhouette, difficulty, determinism."""
+"""The demo data: layout, geometry compared with an independent silhouette, difficulty, determinism."""
 
 import filecmp
 from dataclasses import replace
@@ -44,7 +44,7 @@ def test_same_files_whatever_the_number_of_processes(tmp_path):
     assert (single / "train.csv").read_text() != (other / "train.csv").read_text()
 
 
-def test_photos_of_others_are_never_replaced(tmp_path):
+def test_photos_that_were_not_rendered_are_never_replaced(tmp_path):
     photo = tmp_path / "data" / "train_images" / "ID_real.jpg"
     photo.parent.mkdir(parents=True)
     photo.write_bytes(b"taken on a road")
@@ -72,7 +72,7 @@ def test_layout_and_size(tmp_path):
     assert cv2.imread(str(photos[0])).shape == (271, 338, 3)
     assert (data / "camera" / "camera_intrinsic.txt").is_file()
     assert len(list((data / "car_models_json").glob("*.json"))) == len(TYPES)
-    # The truth of the test photos lies outside; the sample holds a dummy.
+    # The truth of the test photos is outside the folder; the sample holds a dummy car.
     truth = pd.read_csv(tmp_path / "truth.csv")
     sample = pd.read_csv(data / "sample_submission.csv")
     assert list(truth.ImageId) == list(sample.ImageId) and sample.PredictionString.nunique() == 1
@@ -80,7 +80,7 @@ def test_layout_and_size(tmp_path):
 
 @pytest.mark.parametrize("name", list(TYPES))
 def test_car_is_painted_where_its_label_says(name):
-    """IoU of the pixels that a car changes with the silhouette projected from its label, on its own."""
+    """IoU of the pixels that a car changes with the silhouette projected from its label."""
     rng = np.random.default_rng(3)
     size, intrinsics = scaled_camera(0.5)  # fine enough that smoothed edges hardly count
     mesh, plane = parametric(name), sample_plane(rng)
@@ -100,8 +100,8 @@ def test_car_is_painted_where_its_label_says(name):
         silhouette = np.zeros(size[::-1], np.uint8)
         for face in mesh.faces:
             cv2.fillPoly(silhouette, [np.round(pixels[face] * 16).astype(np.int32)], 1, shift=4)
-        both = (painted & (silhouette > 0)).sum() / (painted | (silhouette > 0)).sum()
-        assert both > 0.9, f"{name} at {z} m: IoU {both:.3f}"
+        iou = (painted & (silhouette > 0)).sum() / (painted | (silhouette > 0)).sum()
+        assert iou > 0.9, f"{name} at {z} m: IoU {iou:.3f}"
 
 
 def test_front_and_back_differ():
@@ -111,16 +111,16 @@ def test_front_and_back_differ():
 
 
 def test_scenes_are_not_easy(tmp_path):
-    """At least 8 labelled cars a photo, median 30 m, 30 % partly hidden, a quarter turned freely, masks."""
+    """At least 8 labelled cars per photo, a median distance of 30 m, 30 % partly hidden, some masks."""
     shares, tables = [], []
 
     def watched(*arguments):
         rendering = render_scene(*arguments)
-        shares.append(rendering.share[rendering.share >= demo.LEAST_SEEN])
+        shares.append(rendering.share[rendering.share >= demo.MIN_VISIBLE])
         return rendering
 
-    for part in ("train_images", "train_masks"):
-        (tmp_path / part).mkdir()
+    for subfolder in ("train_images", "train_masks"):
+        (tmp_path / subfolder).mkdir()
     setting = replace(scenes(), folder=tmp_path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(demo, "render", watched)
@@ -133,23 +133,23 @@ def test_scenes_are_not_easy(tmp_path):
     assert 10 < masks < 70, "some photos have cars that are not of interest, some have none"
 
 
-def test_headings_follow_the_road_but_for_a_quarter():
+def test_three_quarters_of_the_headings_follow_the_road():
     rng = np.random.default_rng(0)
-    off = []
+    deviations = []  # from the nearest right angle
     for _ in range(200):
         _, _, yaw = sample_cars(rng, sample_plane(rng), scenes().intrinsics, 846, 80)
-        off.append(np.abs((yaw + np.pi / 4) % (np.pi / 2) - np.pi / 4))
-    # A free heading is within 0.25 of the nearest right angle in about a third of the cases.
-    assert 0.12 < (np.concatenate(off) > 0.25).mean() < 0.3
+        deviations.append(np.abs((yaw + np.pi / 4) % (np.pi / 2) - np.pi / 4))
+    # Of random headings about a third deviate by less than 0.25.
+    assert 0.12 < (np.concatenate(deviations) > 0.25).mean() < 0.3
 
 
 def positions(table):
-    """Of all cars, to the six digits that are written."""
+    """The positions of all cars, with the six digits that are written."""
     return {tuple(f"{value:.6g}" for value in row) for row in table[POSITION].to_numpy()}
 
 
-def test_given_poses_are_rendered_as_they_are(labels_csv, tmp_path):
-    """The labels hold the numbers of the file, none cut at 80 m, without the cars that are masked."""
+def test_given_poses_are_rendered_unchanged(labels_csv, tmp_path):
+    """The labels hold the numbers of the file, also beyond 80 m, except for cars that are masked."""
     options = ("--poses-from", labels_csv, "--max-distance", 5000)
     data = render(tmp_path, *options, "--train-images", 30, "--test-images", 2, "--scale", 0.1)
     labels = read_labels(data / "train.csv")[0]
@@ -169,7 +169,7 @@ def test_real_poses_and_meshes(real, tmp_path):
     assert set(labels.model_type) <= set(source.model_type)
 
 
-def test_no_room_for_the_poses_is_one_clear_error(labels_csv, tmp_path):
+def test_too_few_images_with_poses_are_an_error(labels_csv, tmp_path):
     outputs = ("--output", tmp_path / "data", "--truth-output", tmp_path / "truth.csv")
     done = run_module("carpose.synth", *outputs, "--poses-from", labels_csv, check=False)
     message = f"{labels_csv}: 40 images with poses, but 960 are to be rendered; lower train_images or test_i"

@@ -119,11 +119,11 @@ def test_infinite_loss_stops_and_names_the_photos(prepared, tmp_path):
 @pytest.mark.parametrize(
     "wrong, message",
     [
-        (("--batch-size", 0), "batch_size: 0 is not right; it must be at least 1"),
-        (("--lr", "nan", "--radius", 0), "lr: nan is not right; it must be a finite number"),
-        (("--input-width", 33), "input_width: 33 is not right"),
-        (("--crop", 1, 1, 0, 0), "crop: [1.0, 1.0, 0.0, 0.0] is not right; use left top right bottom"),
-        (("--fold", -1), "argument --fold: '-1' is not right; use an integer from 0 on"),
+        (("--batch-size", 0), "batch_size: invalid value 0; it must be at least 1"),
+        (("--lr", "nan", "--radius", 0), "lr: invalid value nan; it must be a finite number"),
+        (("--input-width", 33), "input_width: invalid value 33"),
+        (("--crop", 1, 1, 0, 0), "crop: invalid value [1.0, 1.0, 0.0, 0.0]; expected: left top right bottom"),
+        (("--fold", -1), "argument --fold: invalid value '-1'; use an integer of at least 0"),
         (("--state", "."), ".: is a folder; name a file"),
     ],
 )

@@ -93,7 +93,8 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(prepared, labels):
         *first_batch(samples_of(prepared, labels, train_config, 2)), 0.0
     )()
     weights = {
-        name: train_config.weight_of(name) for name in ("heatmap", "offset", "depth", "height", "rotation")
+        name: train_config.loss_weight_of(name)
+        for name in ("heatmap", "offset", "depth", "height", "rotation")
     }
     assert weights["height"] == 0.25 and list(values) == ["loss", *weights, "norm"]
     assert values["loss"] == pytest.approx(sum(weight * values[name] for name, weight in weights.items()))

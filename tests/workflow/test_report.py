@@ -47,7 +47,7 @@ window.addEventListener("load", async () => {
 def page(finished):
     """The report of the finished run; its path."""
     text = snakemake(finished, "report", *CI)
-    assert jobs(text).keys() == {"analyse_errors", "write_report"}
+    assert {"analyse_errors", "write_report"} <= jobs(text).keys() and "train" not in jobs(text)
     return finished / "results" / "ci" / "report.html"
 
 

@@ -118,7 +118,7 @@ def test_configuration_for_the_real_data_is_valid(finished, tmp_path):
 
 def test_bad_configuration_stops_at_once(tmp_path):
     text = snakemake(tmp_path, "-n", "submission", "--config", "rouds=3", check=False)
-    assert "rouds: no such key; did you mean rounds?" in text
+    assert "rouds: unknown key; did you mean rounds?" in text
 
 
 def test_a_key_twice_stops_at_once(tmp_path):
@@ -126,11 +126,11 @@ def test_a_key_twice_stops_at_once(tmp_path):
     own = tmp_path / "own.yaml"
     own.write_text("rounds: 1\ntrain:\n  lr: 0.1\n  lr: 0.2\n")
     text = snakemake(tmp_path, "-n", "submission", "--configfile", str(own), check=False)
-    assert f"{own}, line 4: the key lr is there twice, first in line 3; keep one of them" in text
+    assert f"{own}, line 4: the key lr occurs twice, first in line 3; keep one of them" in text
     for workflow in ("Snakefile", "workflow/studies.smk"):
         twice = ("--config", "rounds=1", "data_root=", 'train={"lr": 0.1, "lr": 0.2}')
         text = snakemake(tmp_path, "-n", *twice, workflow=workflow, check=False)
-        assert "--config train, line 1: the key lr is there twice" in text, workflow
+        assert "--config train, line 1: the key lr occurs twice" in text, workflow
 
 
 def test_missing_data_folder_stops_at_once(tmp_path):
@@ -157,7 +157,7 @@ def test_nothing_is_fetched_or_sent_unless_that_is_asked_for(tmp_path):
     assert f"carpose.kaggle submit {files} --record results/ci/leaderboard.csv" in sent
     for target in ("submit", "download_data"):  # of the demo there is nothing to send or to fetch
         text = snakemake(tmp_path, "-n", target, *CI, check=False)
-        assert "the demo's photos are not the competition's; name a folder" in text
+        assert "data_root is empty, which means the demo data; name a folder" in text
 
 
 def test_findings_survive_a_failed_check(finished, tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-# Not workflow.basedir, which is another folder when a Snakefile elsewhere imports these rules.
+# Not workflow.basedir, which differs when a Snakefile in another folder imports these rules.
 LIBRARY = Path(workflow.current_basedir).parent
 ENVS = LIBRARY.parent / "envs"  # for --sdm conda
 sys.path.insert(0, str(LIBRARY))
@@ -19,7 +19,7 @@ from carpose.config.load import (
     parsed,
     train_settings,
     train_configs,
-    refuse_keys_twice,
+    refuse_duplicate_keys,
     with_models,
 )
 from carpose.config.options import command_line
@@ -31,9 +31,9 @@ from carpose.kaggle.identity import TABLES, data_identity
 from carpose.registry.backbones import published_name
 
 try:
-    # Another workflow that uses these rules as a module hands over its own configuration, models settled.
+    # Another workflow that uses these rules as a module passes its own configuration, after with_models.
     if not workflow.modifier.skip_configfile:
-        refuse_keys_twice(workflow.config_settings.config_args or [])
+        refuse_duplicate_keys(workflow.config_settings.config_args or [])
         files = [LIBRARY.parent / "config.yaml", *workflow.config_settings.configfiles]
         config = with_models(config, files, workflow.config_settings.config or {})
     config = parsed(config)
@@ -41,9 +41,9 @@ try:
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
-# Jobs find the library whether or not it is installed in their environment, and run in the environment that runs the
-# workflow, also where it was not activated. What lies in the working folder is not imported (`python -P`): a torch.py
-# or a folder called models there is the user's own.
+# Jobs find the library even if it is not installed, and use the environment of Snakemake even if that was not
+# activated. `python -P` (PYTHONSAFEPATH) imports nothing from the working folder, where a user may have a torch.py or a
+# folder called models.
 os.environ.update(PYTHONSAFEPATH="1")
 for variable, folders in {
     "PYTHONPATH": [LIBRARY, LIBRARY.parent],
@@ -57,8 +57,8 @@ ROUNDS = config["rounds"]
 FOLDS = range(config["folds"]["count"])
 MODELS = models_of(config)
 GPUS = {name: gpus_of(config, name) for name in MODELS}
-# Published weights to begin with: timm's name → the backbone and width that they are for.
-FETCHED = {
+# Published network weights to fetch: timm's name → a training configuration that starts with them.
+PUBLISHED_WEIGHTS = {
     published_name(train_config.backbone, train_config.width): train_config
     for model in MODELS
     for train_config in train_configs(config, model)
@@ -69,7 +69,7 @@ DEMO = not config["data_root"]
 DATA = f"{RESULTS}/demo" if DEMO else config["data_root"]
 TRUTH = f"{RESULTS}/demo_truth.csv" if DEMO else []
 MISSING = [] if DEMO else [table for table in TABLES if not (Path(DATA) / table).is_file()]
-# What the data are, wherever they lie: of the demo its settings say that.
+# A fingerprint of the data, whatever their path. Demo data need none: their settings are the rule's params.
 try:
     IDENTITY = "" if DEMO or MISSING else data_identity(DATA)
 except OSError as error:
@@ -82,56 +82,55 @@ wildcard_constraints:
     model="|".join(MODELS),
 
 
-# What this run was asked for, beside its results: reports and comparisons of runs show it.
+# The configuration of this run, beside its results: reports and comparisons of runs show it.
 onstart:
     write_text(f"{RESULTS}/config.json", json.dumps(config, indent=1, ensure_ascii=False) + "\n")
 
 
-# What rules pass to their programs. Snakemake 9.27 remembers the values of `params` as a set without names, so two
-# numbers that change places go unnoticed: settings are passed as one text of named options. And it does not
-# remember what a function of `input` returns: so is passed whatever must not make a job run again, such as where the
-# data lie, and how a stage is run.
+# Params. Snakemake 9.27 stores their values as a set without names, so it does not notice that two numbers change
+# places. Settings are therefore passed as one text of named options. It does not store the value of a function of
+# `input`, so a change of it makes no job run again. `untracked` uses this, for example for the path of the data.
 
 
 def settings(section, values):
-    """Settings of a section, or a recipe, as one text of options."""
+    """Settings of a section (or of TrainConfig) as one text of options."""
     text = command_line(section, values)
     return lambda wildcards: text
 
 
 def data_folder(wildcards):
-    """No input, but an error where the user's folder lacks the competition's data."""
+    """No input. Raises an error if data_root lacks the competition's data."""
     if MISSING:
         raise WorkflowError(
             f"data_root: there is no {DATA}/{MISSING[0]}; name the folder that holds the competition's data, or"
-            " fetch them into a new one: snakemake download_data"
+            " download them into a new one: snakemake download_data"
         )
     return []
 
 
 def competition_only(wildcards):
-    """No input, but an error without a folder of the competition's data."""
+    """No input. Raises an error for the demo data."""
     if DEMO:
         raise WorkflowError(
-            "the demo's photos are not the competition's; name a folder: --config data_root=FOLDER"
+            "data_root is empty, which means the demo data; name a folder: --config data_root=FOLDER"
         )
     return []
 
 
 def exclusions():
-    """What the check leaves out, with reasons, which change nothing."""
+    """Options of the check, untracked: the reasons in them change no result."""
     values = dict(config["exclude"])
     reasons = shlex.join(f"{image}={why}" for image, why in values.pop("images", {}).items())
-    return unremembered(f"--exclude {reasons} {command_line(Exclude, values)}")
+    return untracked(f"--exclude {reasons} {command_line(Exclude, values)}")
 
 
-def unremembered(value):
-    """A param whose change makes nothing run again."""
+def untracked(value):
+    """A param whose change makes no job run again."""
     return lambda wildcards, input: value
 
 
 def train_keys(wildcards):
-    """A model's recipe in a round; published weights come from the file that `fetch_weights` made."""
+    """The keys of a model's TrainConfig in a round. For `pretrained: hub`, the file of `fetch_weights` is named."""
     keys = train_settings(config, wildcards.model, int(wildcards.round))
     if keys.get("pretrained") == "hub":
         name = published_name(keys["backbone"], keys.get("width", TrainConfig.width))
@@ -140,13 +139,13 @@ def train_keys(wildcards):
 
 
 def pretrained_weights(wildcards):
-    """The file of weights that a training begins with, if any."""
+    """The file of network weights that a training starts with, if any."""
     source = train_keys(wildcards).get("pretrained", "none")
     return [] if source == "none" else source
 
 
 def from_round_before(wildcards):
-    """Pseudo labels and, for a warm start, the weights of the round before."""
+    """The pseudo labels and, for a warm start, the network weights of the round before."""
     before = int(wildcards.round) - 1
     if before < 0:
         return {}
@@ -157,19 +156,20 @@ def from_round_before(wildcards):
 
 
 def previous_pseudo(wildcards):
+    """The pseudo labels of the round before, if there is one."""
     before = int(wildcards.round) - 1
     return f"{RESULTS}/round{before}/pseudo.parquet" if before >= 0 else []
 
 
 def checkpoints(rounds):
-    """Checkpoints of all models and folds of these rounds."""
+    """Paths of the checkpoints of all models and folds in these rounds."""
     return expand(
         f"{RESULTS}/round{{round}}/{{model}}/fold{{fold}}/model.pt", round=rounds, model=MODELS, fold=FOLDS
     )
 
 
 def histories(rounds):
-    """The same trainings' histories as NAME=PATH options."""
+    """Histories of all trainings in these rounds as NAME=PATH options."""
     return " ".join(
         f"{training}={RESULTS}/{training}/history.csv"
         for training in expand("round{round}/{model}/fold{fold}", round=rounds, model=MODELS, fold=FOLDS)
@@ -177,12 +177,12 @@ def histories(rounds):
 
 
 def members(rounds, table):
-    """Tables of predictions (oof, test or test_folds) of all models of these rounds."""
+    """Paths of the tables of predictions (oof, test or test_folds) of all models in these rounds."""
     return expand(f"{RESULTS}/round{{round}}/{{model}}/{table}.parquet", round=rounds, model=MODELS)
 
 
 def name_path_args(rounds, table):
-    """The same as NAME=PATH options, NAME being round0/dla34 and so on."""
+    """The same tables as NAME=PATH options, with names such as round0/dla34."""
     return " ".join(
         f"round{round}/{model}={RESULTS}/round{round}/{model}/{table}.parquet"
         for round in rounds
@@ -191,18 +191,19 @@ def name_path_args(rounds, table):
 
 
 def processes(wildcards):
-    """Processes of a training, one per GPU."""
+    """Number of processes of a training: one per GPU."""
     return max(GPUS[wildcards.model], 1)
 
 
 def stage_resources(stage, processes=lambda wildcards: 1):
-    """What a job of this stage asks for; memory and time grow with the attempt."""
-    asked = config["resources"][stage]
+    """Memory and time that a job of this stage requests, multiplied by the number of the attempt."""
+    requested = config["resources"][stage]
     return {
-        "mem_mb": lambda wildcards, attempt: asked["mem_mb"] * processes(wildcards) * attempt,
-        "runtime": lambda wildcards, attempt: asked["runtime"] * attempt,
+        "mem_mb": lambda wildcards, attempt: requested["mem_mb"] * processes(wildcards) * attempt,
+        "runtime": lambda wildcards, attempt: requested["runtime"] * attempt,
     }
 
 
 def threads_of(stage):
+    """Threads that a job of this stage requests."""
     return config["resources"][stage]["threads"]

@@ -2,7 +2,7 @@
 
 
 rule download_data:
-    "The competition's data, fetched into data_root with the kaggle client."
+    "Download the competition's data to data_root with the kaggle client."
     input:
         competition_only,
     log:
@@ -10,12 +10,12 @@ rule download_data:
     conda:
         f"{ENVS}/light.yaml"
     params:
-        folder=unremembered(DATA),
+        folder=untracked(DATA),
     shell:
         "python -m carpose.kaggle download {params.folder:q} 2>&1 | tee {log}"
 
 
-# On a cluster they run beside Snakemake itself, which has the network.
+# On a cluster these run on the machine of Snakemake, because compute nodes may have no network.
 localrules:
     download_data,
     submit,
@@ -24,7 +24,7 @@ localrules:
 if DEMO:
 
     rule demo_data:
-        "Demo photos in the competition's layout, rendered; the truth of the test photos is kept apart."
+        "Render demo data in the competition's layout; the true cars of the test photos go to another file."
         input:
             [config["demo"][key] for key in ("poses_from", "car_model_ids") if config["demo"].get(key)],
         output:
@@ -39,7 +39,7 @@ if DEMO:
         resources:
             **stage_resources("small"),
         params:
-            folder=unremembered(DATA),
+            folder=untracked(DATA),
             demo=settings(Demo, config["demo"]),
         shell:
             "python -m carpose.synth --output {params.folder:q} --truth-output {output.truth}"
@@ -47,16 +47,16 @@ if DEMO:
 
 
 rule check_data:
-    "Read every photo, mask and label once; stop on what cannot be worked with."
+    "Check every photo, mask and label; fail if the data have errors."
     input:
-        # Of a folder of the user's the identity says all; its path may change, and its times.
+        # Files of data_root are no input: the fingerprint in params tracks them, whatever their path and times.
         [rules.demo_data.output.identity, *(f"{DATA}/{table}" for table in TABLES)] if DEMO else data_folder,
     output:
         images=f"{RESULTS}/data/images.parquet",
         labels=f"{RESULTS}/data/labels.parquet",
     log:
         f"{RESULTS}/logs/check_data.log",
-        # Not an output: those are deleted when the check fails, and then the findings are what one needs.
+        # Not an output: Snakemake deletes outputs when the check fails, and then the findings are needed.
         findings=f"{RESULTS}/data/findings.csv",
     conda:
         f"{ENVS}/light.yaml"
@@ -64,7 +64,7 @@ rule check_data:
     resources:
         **stage_resources("small"),
     params:
-        folder=unremembered(DATA),
+        folder=untracked(DATA),
         identity=f"--identity {IDENTITY}" if IDENTITY else "",
         exclude=exclusions(),
         left_out=settings(
@@ -102,7 +102,7 @@ rule split_folds:
 
 
 rule build_cache:
-    "Decode, crop and scale every photo once into a memory-mapped file."
+    "Decode, crop and scale every photo, and write all to a memory-mapped file."
     input:
         images=rules.check_data.output.images,
     output:
@@ -116,7 +116,7 @@ rule build_cache:
     resources:
         **stage_resources("small"),
     params:
-        data=unremembered(DATA),
+        data=untracked(DATA),
         cache=settings(Cache, config["cache"]),
     shell:
         "python -m carpose.data cache --data {params.data:q} --images {input.images} {params.cache}"

@@ -1,10 +1,10 @@
-# What the fusion needs is fitted on out-of-fold predictions, then applied to the test photos.
+# The fusion is fitted on out-of-fold predictions, then applied to the test photos.
 
 FOR_LEADERBOARD = config["fuse"]["mode"] == "leaderboard"
 
 
 rule fit_fusion:
-    "Fit weights, calibration and threshold out of fold; report the honest gain of each."
+    "Fit member weights, calibration and threshold out of fold; report the cross-validated gain of each."
     input:
         labels=rules.check_data.output.labels,
         folds=rules.split_folds.output[0],
@@ -27,7 +27,7 @@ rule fit_fusion:
 
 
 rule fuse:
-    "Cluster and average the cars of all members on the test photos."
+    "Associate and average the cars of all members on the test photos."
     input:
         fit=rules.fit_fusion.output.fit,
         test=members(FUSED_ROUNDS, "test"),
@@ -46,7 +46,7 @@ rule fuse:
 
 
 rule write_submission:
-    "Write and validate submission.csv, for the metric that fuse.mode aims at, and one for the other metric."
+    "Write and validate submission.csv for the metric of fuse.mode, and another file for the other metric."
     input:
         cars=rules.fuse.output[0],
         fit=rules.fit_fusion.output.fit,
@@ -56,7 +56,7 @@ rule write_submission:
         thresholded=f"{RESULTS}/submission{'' if FOR_LEADERBOARD else '_thresholded'}.csv",
     log:
         f"{RESULTS}/logs/write_submission.log",
-    # Before tables of results and pictures: should one of these fail, it is there.
+    # Before evaluation and pictures, so that the submission exists even if one of these fails.
     priority: 1
     conda:
         f"{ENVS}/light.yaml"
@@ -68,9 +68,9 @@ rule write_submission:
 
 
 rule submit:
-    "The submission is sent to the leaderboard with the kaggle client; its scores go to leaderboard.csv."
+    "Send the submission to the leaderboard with the kaggle client; write its scores to leaderboard.csv."
 
-    # Without output: it runs when it is asked for, and nothing asks for it.
+    # It has no output, so it runs only when it is named on the command line.
     input:
         competition_only,
         submission=f"{RESULTS}/submission.csv",

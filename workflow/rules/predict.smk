@@ -1,4 +1,4 @@
-# One job predicts with all folds of a model, so that the libraries are imported once.
+# One job predicts with the networks of all folds of a model, so that the libraries are imported only once.
 
 
 rule predict:
@@ -24,7 +24,7 @@ rule predict:
         **stage_resources("predict"),
         gpu=lambda wildcards: min(1, GPUS[wildcards.model]),
     params:
-        # (The GPU comes from the resources: --resources gpu=N lowers it to what there is.)
+        # The number of GPUs is read from the resources, because --resources gpu=N lowers it to the available ones.
         predict=settings(Predict, config["predict"]),
         threads=lambda wildcards: f"--threads {train_keys(wildcards).get('threads', TrainConfig.threads)}",
         running=lambda wildcards, input: command_line(

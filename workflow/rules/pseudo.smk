@@ -1,4 +1,4 @@
-# Pseudo labels: for fold k only from models that never saw fold k's validation photos.
+# Pseudo labels. Those for fold k come only from networks that were not trained on fold k's validation photos.
 
 
 rule make_pseudo_labels:
@@ -26,7 +26,7 @@ rule make_pseudo_labels:
         ),
         pseudo=settings(Pseudo, config["pseudo"]),
         previous=lambda wildcards, input: f"--previous {input.previous}" if input.previous else "",
-        # Of the demo the truth is known: how right the pseudo labels are is reported, nothing is fitted to it.
+        # The demo's true cars are used only to report the precision of the pseudo labels.
         truth=lambda wildcards, input: f"--test-truth {input.truth}" if input.truth else "",
     shell:
         "python -m carpose.pseudo --labels {input.labels} --folds {input.folds} {params.members} {params.pseudo}"

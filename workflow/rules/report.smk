@@ -1,10 +1,10 @@
-# What it was worth: the table of results, and pictures.
+# The table of results, pictures and the error analysis.
 
 PICTURES = [f"{RESULTS}/pictures/{name}.png" for name in ("predictions", "history", "evaluation")]
 
 
 rule evaluate:
-    "The competition's metric for every model, round and the fusion; printed and written."
+    "Print and write the competition's metric of every model, every round and the fusion."
     input:
         labels=rules.check_data.output.labels,
         folds=rules.split_folds.output[0],
@@ -38,7 +38,7 @@ rule evaluate:
 
 
 rule draw:
-    "Pictures: predictions on photos and from above, the course of the trainings, the table as bars."
+    "Draw predictions on photos and from above, the learning curves, and a bar chart of the evaluation."
     input:
         cars=rules.fuse.output[0],
         images=rules.check_data.output.images,
@@ -56,7 +56,7 @@ rule draw:
     resources:
         **stage_resources("small"),
     params:
-        data=unremembered(DATA),
+        data=untracked(DATA),
         truth=lambda wildcards, input: f"--truth {input.truth}" if input.truth else "",
         histories=histories(range(ROUNDS)),
     shell:
@@ -68,8 +68,8 @@ rule draw:
 
 
 ANALYSIS = {
-    kind: [f"{RESULTS}/analysis/{name}" for name in names]
-    for kind, names in {
+    group: [f"{RESULTS}/analysis/{name}" for name in names]
+    for group, names in {
         "tables": [
             f"{t}.csv"
             for t in ("groups", "thresholds", "oracles", "scores", "depth", "worst", "member_pairs")
@@ -81,7 +81,7 @@ ANALYSIS = {
 
 
 rule analyse_errors:
-    "Where the score is lost: out of fold, for the fusion and every model and round."
+    "Analyse the out-of-fold errors of the fusion and of every model and round."
     input:
         labels=rules.check_data.output.labels,
         images=rules.check_data.output.images,
@@ -98,9 +98,9 @@ rule analyse_errors:
     resources:
         **stage_resources("small"),
     params:
-        data=unremembered(DATA),
+        data=untracked(DATA),
         members=f"--members fused={rules.fit_fusion.output.fused} {name_path_args(reversed(range(ROUNDS)), 'oof')}",
-        folder=unremembered(f"{RESULTS}/analysis"),
+        folder=untracked(f"{RESULTS}/analysis"),
     shell:
         "python -m carpose.analysis errors --lenient --labels {input.labels} --images {input.images}"
         " --folds {input.folds} --data {params.data:q} {params.members} --output {params.folder}"
@@ -108,7 +108,7 @@ rule analyse_errors:
 
 
 rule measure_receptive_fields:
-    "How much of the picture a cell of each backbone's output sees, against the size of near cars."
+    "Measure the receptive field of each model's output cells and compare it with the size of near cars."
     input:
         models=[f"{RESULTS}/round0/{model}/fold0/model.pt" for model in MODELS],
         labels=rules.check_data.output.labels,
@@ -148,6 +148,6 @@ rule write_report:
     resources:
         **stage_resources("small"),
     params:
-        run=unremembered(RESULTS),
+        run=untracked(RESULTS),
     shell:
         "python -m carpose.report {params.run} --output {output} 2>&1 | tee {log}"

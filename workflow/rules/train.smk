@@ -1,8 +1,8 @@
-# Training and retraining are one rule: round 0 learns from labels, round r also from round r−1.
+# One rule for all rounds: round 0 learns from labels, round r also from the pseudo labels of round r−1.
 
 
 rule fetch_weights:
-    "Fetch the published weights of a backbone from the hub, where the compute nodes cannot."
+    "Fetch the published weights of a backbone from the hub."
     output:
         f"{RESULTS}/weights/{{published}}.safetensors",
     log:
@@ -11,19 +11,20 @@ rule fetch_weights:
         f"{ENVS}/torch.yaml"
     params:
         network=lambda wildcards: command_line(
-            TrainConfig, {key: getattr(FETCHED[wildcards.published], key) for key in ("backbone", "width")}
+            TrainConfig,
+            {key: getattr(PUBLISHED_WEIGHTS[wildcards.published], key) for key in ("backbone", "width")},
         ),
     shell:
         "python -m carpose.network.weights {params.network} --output {output} 2>&1 | tee {log}"
 
 
-# On a cluster it runs beside Snakemake itself.
+# On a cluster it runs on the machine of Snakemake, because compute nodes may have no network.
 localrules:
     fetch_weights,
 
 
 rule train:
-    "Train one model on one fold. Interrupted, it goes on from its state file."
+    "Train one model on one fold. After an interruption it continues from its state file."
     input:
         unpack(from_round_before),
         cache=rules.build_cache.output.meta,
@@ -39,7 +40,7 @@ rule train:
         f"{RESULTS}/logs/train/round{{round}}-{{model}}-fold{{fold}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/train/round{{round}}-{{model}}-fold{{fold}}.tsv"
-    # The longest first: a long training that starts last leaves the other cores idle.
+    # Long trainings first: one that starts last would leave the other cores idle.
     priority: lambda wildcards: train_keys(wildcards).get("epochs", 0)
     conda:
         f"{ENVS}/torch.yaml"
@@ -48,8 +49,8 @@ rule train:
         **stage_resources("train", processes),
         gpu=lambda wildcards: GPUS[wildcards.model],
     params:
-        # (The GPUs come from the resources: --resources gpu=N lowers them to what there is.)
-        # Of the wildcards alone, so that a change of it is noticed.
+        # The number of GPUs is read from the resources, because --resources gpu=N lowers it to the available ones.
+        # train_config depends on wildcards only, so Snakemake tracks its changes; functions of input are untracked.
         train_config=lambda wildcards: command_line(TrainConfig, train_keys(wildcards)),
         later=lambda wildcards, input: " ".join(
             f"--{name.replace('_', '-')} {input[name]}"
@@ -60,11 +61,11 @@ rule train:
         events=lambda wildcards, input: (
             f"--events {RESULTS}/tensorboard/round{wildcards.round}-{wildcards.model}-fold{wildcards.fold}"
         ),
-        # Not an output: Snakemake deletes outputs before a job starts, and this is what survives a kill.
+        # Not an output: Snakemake would delete it before the job starts, but a killed training continues from it.
         state=f"{RESULTS}/round{{round}}/{{model}}/fold{{fold}}/state.pt",
     shell:
-        # SIGTERM (a job cancelled, a node drained) is for Python: bash and tee wait while it saves its state.
-        # A log that cannot be written loses no training.
+        # On SIGTERM (a cancelled job, a drained node) Python saves its state; bash ignores the signal and waits.
+        # `|| true`: a log that cannot be written does not fail the training.
         "trap '' TERM; python -m carpose.train --name round{wildcards.round}/{wildcards.model}/fold{wildcards.fold}"
         " --cache $(dirname {input.cache}) --images {input.images} --labels {input.labels}"
         " --folds {input.folds} --fold {wildcards.fold} {params.later} --output {output.model}"

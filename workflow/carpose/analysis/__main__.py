@@ -14,7 +14,7 @@ import pandas as pd
 
 from carpose.core import cars, parquet
 from carpose.core.files import run_main, write_text
-from carpose.core.options import NAMED, commands, program, whole
+from carpose.core.options import NAME_PATHS, commands, int_at_least, program
 from carpose.drawing.figures import PREDICTED, TRUE, cars_figure
 from carpose.geometry import camera
 from carpose.kaggle.read import check_out_of_fold, check_same_photos, read_members
@@ -33,8 +33,12 @@ def main() -> None:
     sub.add_argument("--images", type=Path, required=True, help="images.parquet of the check")
     sub.add_argument("--folds", type=Path, required=True, help="folds.parquet: which images count")
     sub.add_argument("--data", type=Path, required=True, help="folder of the competition's layout")
-    sub.add_argument("--members", required=True, **NAMED, help="out-of-fold cars; pictures show the first")
-    sub.add_argument("--worst", type=whole(1), default=6, help="how many of the worst images are drawn")
+    sub.add_argument(
+        "--members", required=True, **NAME_PATHS, help="out-of-fold cars; pictures show the first"
+    )
+    sub.add_argument(
+        "--worst", type=int_at_least(1), default=6, help="how many of the worst images are drawn"
+    )
     sub.add_argument("--output", type=Path, required=True, help="folder for the tables and pictures")
     add_lenient(sub)
 
@@ -42,8 +46,10 @@ def main() -> None:
     sub.add_argument("--checkpoints", type=Path, nargs="+", required=True, help="model.pt of the networks")
     sub.add_argument("--cache", type=Path, required=True, help="folder of the picture cache")
     sub.add_argument("--labels", type=Path, required=True, help="labels.parquet of the check")
-    sub.add_argument("--photos", type=whole(1), default=8, help="photos over which gradients are averaged")
-    sub.add_argument("--threads", type=whole(1), default=1, help="torch threads")
+    sub.add_argument(
+        "--photos", type=int_at_least(1), default=8, help="photos over which gradients are averaged"
+    )
+    sub.add_argument("--threads", type=int_at_least(1), default=1, help="torch threads")
     sub.add_argument("--output", type=Path, required=True, help="CSV table to write")
     sub.add_argument("--picture", type=Path, required=True, help="PNG to write")
     add_lenient(sub)

@@ -1,1 +1,1 @@
-"""Every key of the configuration, once: type, range, default, help."""
+"""The keys of the configuration: type, range, default and help of each are written here and only here."""

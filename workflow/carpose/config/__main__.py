@@ -1,4 +1,4 @@
-"""Write what is made from the configuration's keys: its JSON schema and docs/configuration.md."""
+"""Write the files that are made from the configuration's keys: the JSON schema and docs/configuration.md."""
 
 import argparse
 from pathlib import Path

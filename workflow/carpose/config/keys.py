@@ -1,7 +1,7 @@
-"""A key of the configuration is a field of a dataclass: type, default, range and help are written there.
+"""Keys of the configuration as fields of dataclasses, with type, default, range and help.
 
-From the fields follow the JSON schema (`schema`), the options of programs and command lines
-(carpose.config.options), messages (carpose.config.messages) and docs/configuration.md (carpose.config.page).
+The JSON schema (`schema`), the options of command lines (carpose.config.options), error messages
+(carpose.config.messages) and docs/configuration.md (carpose.config.page) are made from the fields.
 """
 
 from dataclasses import MISSING, Field, field, fields, is_dataclass
@@ -19,10 +19,10 @@ def key(
     later: bool = False,
     **keywords: Any,
 ) -> Any:
-    """A field with its help text.
+    """A dataclass field for a key with this default and help text.
 
-    minimum, maximum and keywords: what JSON Schema calls them, as enum, pattern, items …; the type follows
-    from the annotation. later: only trainings of later rounds have it.
+    minimum, maximum, keywords: keywords of JSON Schema such as enum, pattern, items; the type is that of the
+    annotation. later: whether the key belongs to `retrain:`, the trainings after the first round.
     """
     bounds = {"minimum": minimum, "maximum": maximum}
     keywords = {name: bound for name, bound in bounds.items() if bound is not None} | keywords
@@ -33,6 +33,7 @@ def key(
 
 
 def default_of(item: Field) -> Any:
+    """The default of a key; a new list or dict each time."""
     return item.default if item.default is not MISSING else item.default_factory()
 
 
@@ -42,15 +43,17 @@ def schema(item: Field) -> dict:
 
 
 def properties(section: type, later: bool = True) -> dict[str, dict]:
-    """JSON schemas of a section's keys by name; later: with those that only later rounds have."""
+    """JSON schemas of a section's keys by name; later: include those that only later rounds have."""
     return {item.name: schema(item) for item in fields(section) if later or not item.metadata["later"]}
 
 
 def section_schema(section: type) -> dict:
+    """JSON schema of a section, a dataclass of keys."""
     return object_schema(properties(section), section.__doc__)
 
 
 def object_schema(keys: dict[str, dict], text: str) -> dict:
+    """JSON schema of a mapping with these keys (schemas by name) and no others; text: its description."""
     return {"type": "object", "description": text, "additionalProperties": False, "properties": keys}
 
 
@@ -59,12 +62,12 @@ def _of_type(annotation: Any, keywords: dict) -> dict:
         return dict(keywords)
     if is_dataclass(annotation):
         return section_schema(annotation)
-    origin, inner = get_origin(annotation), get_args(annotation)
+    origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is list:
-        items = _of_type(inner[0], keywords.get("items", {}))
+        items = _of_type(arguments[0], keywords.get("items", {}))
         return {"type": "array", **keywords, "items": items}
     if origin is dict:
-        values = _of_type(inner[1], {})
+        values = _of_type(arguments[1], {})
         named = {name: {**values, **bounds} for name, bounds in keywords.get("properties", {}).items()}
         return {"type": "object", "properties": named, "additionalProperties": False if named else values}
     return {"type": JSON_TYPES[annotation], **keywords}

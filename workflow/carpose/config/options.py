@@ -1,4 +1,4 @@
-"""A section's keys as options of a program: name, help, default and range come from the section."""
+"""The keys of a section as options of a command line, with their help, default and range."""
 
 import argparse
 import shlex
@@ -15,19 +15,19 @@ Section = TypeVar("Section")
 
 
 def add_options(parser: argparse.ArgumentParser, section: type, only: tuple[str, ...] = ()) -> None:
-    """One option per key of the section, or per key named in `only`."""
+    """Add one option per key of the section, or per key named in `only`."""
     group = parser.add_argument_group(section.__name__.lower(), section.__doc__)
     for item in fields(section):
         if only and item.name not in only:
             continue
         keywords, default = item.metadata["schema"], default_of(item)
         options: dict[str, Any] = {"help": item.metadata["help"].replace("%", "%%"), "default": default}
-        origin, inner = get_origin(item.type), get_args(item.type)
+        origin, arguments = get_origin(item.type), get_args(item.type)
         if item.type is bool:
             options |= {"type": _boolean, "nargs": "?", "const": True, "metavar": "true|false"}
         elif origin is dict:
-            options |= {"type": _pair(inner[1]), "nargs": "*", "action": _Pairs, "metavar": "NAME=VALUE"}
-        elif origin is list and get_origin(inner[0]) is list:
+            options |= {"type": _pair(arguments[1]), "nargs": "*", "action": _Pairs, "metavar": "NAME=VALUE"}
+        elif origin is list and get_origin(arguments[0]) is list:
             options |= {
                 "type": float,
                 "nargs": keywords["items"]["minItems"],
@@ -35,7 +35,7 @@ def add_options(parser: argparse.ArgumentParser, section: type, only: tuple[str,
                 "default": [],
             }
         elif origin is list:
-            options |= {"type": inner[0], "nargs": keywords.get("minItems", "*")}
+            options |= {"type": arguments[0], "nargs": keywords.get("minItems", "*")}
             options["choices"] = keywords.get("items", {}).get("enum")
         else:
             options |= {"type": item.type, "choices": keywords.get("enum")}
@@ -43,9 +43,9 @@ def add_options(parser: argparse.ArgumentParser, section: type, only: tuple[str,
 
 
 def from_options(args: argparse.Namespace, section: type[Section], only: tuple[str, ...] = ()) -> Section:
-    """The section's values, those of keys that were not added their defaults.
+    """The section with the values of `args`; keys that were not added have their defaults.
 
-    Raises UserError with one line per value that is out of its range.
+    Raises UserError with one line per invalid value.
     """
     names = only or [item.name for item in fields(section)]
     values = section(**{name: getattr(args, name) for name in names})
@@ -56,17 +56,17 @@ def from_options(args: argparse.Namespace, section: type[Section], only: tuple[s
 
 
 def command_line(section: type, values: dict) -> str:
-    """Values by key → the options that say the same, for a shell. Raises ValueError for unknown keys.
+    """Values by key → options of the command line, quoted for a shell. Raises ValueError for unknown keys.
 
-    In the section's order and without defaults, so that the same settings give the same text however they
-    are written: Snakemake compares it.
+    Options are in the section's order and defaults are left out, so that equal settings give equal text.
+    Snakemake compares the text to decide whether a job must run again.
     """
     items = {item.name: item for item in fields(section)}
     if unknown := sorted(set(values) - set(items)):
         raise ValueError(f"unknown keys of {section.__name__}: {', '.join(unknown)}")
-    chosen = {name: _of_type(values[name], items[name].type) for name in items if name in values}
+    converted = {name: _of_type(values[name], items[name].type) for name in items if name in values}
     words = []
-    for name, value in chosen.items():
+    for name, value in converted.items():
         if value == default_of(items[name]):
             continue
         if isinstance(value, list) and value and isinstance(value[0], list):
@@ -81,13 +81,13 @@ def command_line(section: type, values: dict) -> str:
     return shlex.join(words)
 
 
-def _of_type(value: Any, kind: Any) -> Any:
-    """2 as 2.0 where numbers are meant, names in order: what is the same is written alike."""
-    if get_origin(kind) is list:
-        return [_of_type(item, get_args(kind)[0]) for item in value]
-    if get_origin(kind) is dict:
-        return {key: _of_type(value[key], get_args(kind)[1]) for key in sorted(value)}
-    return float(value) if kind is float else value
+def _of_type(value: Any, annotation: Any) -> Any:
+    """The value with floats for ints where the annotation is float, and with sorted dicts."""
+    if get_origin(annotation) is list:
+        return [_of_type(item, get_args(annotation)[0]) for item in value]
+    if get_origin(annotation) is dict:
+        return {key: _of_type(value[key], get_args(annotation)[1]) for key in sorted(value)}
+    return float(value) if annotation is float else value
 
 
 def _option(name: str) -> str:
@@ -95,7 +95,7 @@ def _option(name: str) -> str:
 
 
 def _text(value: Any) -> str:
-    """Without an exponent: argparse takes -1e-05 for an option, but -0.00001 for a number."""
+    """A value as text, without an exponent: argparse takes -1e-05 for an option and -0.00001 for a number."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float) and "e" in repr(value):
@@ -105,17 +105,17 @@ def _text(value: Any) -> str:
 
 def _boolean(text: str) -> bool:
     if text.lower() not in ("true", "false"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not true or false")
+        raise argparse.ArgumentTypeError(f"invalid value {text!r}; use true or false")
     return text.lower() == "true"
 
 
-def _pair(kind: type):
+def _pair(value_type: type):
     def parse(text: str) -> tuple[str, Any]:
         name, equals, value = text.partition("=")
         if not (name and equals and value.strip()):
             raise argparse.ArgumentTypeError(f"{text!r}: give it as NAME=VALUE")
         try:
-            return name, kind(value)
+            return name, value_type(value)
         except ValueError:
             raise argparse.ArgumentTypeError(f"{text!r}: {value!r} is not a number") from None
 

@@ -1,4 +1,4 @@
-"""The schema file and the page docs/configuration.md, both made of the sections' keys."""
+"""The text of the schema file and of docs/configuration.md, made from the sections' keys."""
 
 import json
 from dataclasses import fields, is_dataclass
@@ -11,29 +11,31 @@ from .train_config import TrainConfig
 INTRODUCTION = """\
 # Configuration
 
-Made from the code by `python -m carpose.config`; a test compares. `config.yaml` is the default run,
-which renders demo data. A file of `--configfile` is laid over it key by key, but its `models:`, if it has
-any, replace those of `config.yaml`. `--config` changes single keys of what is there:
+`python -m carpose.config` writes this page from the code; a test checks that it is up to date. `config.yaml`
+is the default run, which renders demo data. A file of `--configfile` is laid over it key by key, except that
+its `models:` replace those of `config.yaml`. `--config` changes single keys of the result:
 
     snakemake submission --cores 4 --config rounds=1 'models={"hourglass": {"epochs": 20}, "dla34": null}'
 
-Unknown keys, values out of range and keys that contradict each other are refused before anything runs. The
-default in the tables is the programs'; `config.yaml` may say something else.
+Unknown keys, values out of range and keys that contradict each other are errors before anything runs. The
+tables show the defaults of the programs; `config.yaml` may set other values.
 """
 TRAINING = """\
 ## train, retrain, models
 
-`train:` is the recipe of all models. `models:` names the networks; a model may set any of these keys for
-itself (`backbone` it must), `null` removes it. In the rounds after the first `retrain:` is laid over that,
-and a model's own `retrain:` over it. Keys marked *later* belong under `retrain:` alone.
+`train:` is the training configuration of all models. `models:` names the models. Each must set `backbone` and
+may set any of the keys below; `null` removes a model. In the rounds after the first, `retrain:` is laid over
+these settings, and then the model's own `retrain:`. Keys marked *later* belong only under `retrain:`.
 """
 
 
 def schema_text() -> str:
+    """The JSON schema of the configuration, as its file has it."""
     return json.dumps(config_schema(), indent=1, ensure_ascii=False) + "\n"
 
 
 def page_text() -> str:
+    """The page docs/configuration.md."""
     parts = [INTRODUCTION, _table(Run, "## Top level")]
     for name, section in SECTIONS.items():
         if any(is_dataclass(item.type) for item in fields(section)):
@@ -46,7 +48,7 @@ def page_text() -> str:
 
 
 def _table(section: type, head: str, items: tuple | None = None) -> str:
-    lines = [head.rstrip(), "", "| key | values | default | |", "|---|---|---|---|"]
+    lines = [head.rstrip(), "", "| key | values | default | meaning |", "|---|---|---|---|"]
     for item in items or fields(section):
         text = item.metadata["help"] + (" *(later)*" if item.metadata["later"] else "")
         default = json.dumps(default_of(item), ensure_ascii=False)
@@ -55,7 +57,7 @@ def _table(section: type, head: str, items: tuple | None = None) -> str:
 
 
 def _values(key: dict) -> str:
-    """What a key may be, in words."""
+    """The valid values of a key, in words."""
     if "enum" in key:
         return ", ".join(f"`{item}`" if item != "" else "empty" for item in key["enum"])
     if key.get("type") == "array":
@@ -65,11 +67,9 @@ def _values(key: dict) -> str:
         return "name: value"
     if "anyOf" in key:
         return "`all` or a list of 0 …"
-    words = {"integer": "whole number", "number": "number", "boolean": "true, false", "string": "text"}[
-        key["type"]
-    ]
+    names = {"integer": "integer", "number": "number", "boolean": "true, false", "string": "text"}
     low = key.get("minimum", key.get("exclusiveMinimum"))
     above = "above " if "exclusiveMinimum" in key else ""
     if "maximum" in key:
         return f"{above}{low:g} … {key['maximum']:g}"
-    return words if low is None else f"{above}{low:g} …"
+    return names[key["type"]] if low is None else f"{above}{low:g} …"

@@ -1,10 +1,10 @@
-"""Keys of earlier versions: what to write instead. An error names it where one of them is met."""
+"""Keys of earlier versions and what to write instead. The error for such a key says it."""
 
 from dataclasses import fields
 
 from .train_config import TrainConfig
 
-REMOVED = "it was removed (docs/lab/studies.md says why; the tag studies-1 still has it)"
+REMOVED = "it was removed (see docs/lab/studies.md for the reason; the tag studies-1 still has it)"
 RENAMED = {
     "retrain_epochs": "write epochs in the section retrain:",
     "retrain_lr": "write lr in the section retrain:",
@@ -20,13 +20,13 @@ RENAMED = {
         f"{head}_weight": f"write loss_weights: {{{head}: …}}"
         for head in ("heatmap", "offset", "depth", "rotation")
     },
-    "nan": "write on_nan: stop, or rollback for what was back",
+    "nan": "write on_nan: stop, or on_nan: rollback (formerly back)",
     "recipe": "write revision",
     "turns_deg": "write tta_rotations_deg",
-    "pool_depth": "it is always done now",
-    "regression_radius": "it is always 1 now",
-    "ignore_masks": "masked regions are always left out of the heat map's loss now",
-    "depth_uncertainty": "it is always predicted now",
+    "pool_depth": "remove it: depths are always pooled now",
+    "regression_radius": "remove it: it is always 1 now",
+    "ignore_masks": "remove it: masked regions are always left out of the heat map's loss now",
+    "depth_uncertainty": "remove it: the uncertainty is always predicted now",
     **dict.fromkeys(
         [
             *("coordinates", "level_deg", "resize", "resize_from", "leave_out", "flip_about", "colour_kind"),
@@ -36,5 +36,5 @@ RENAMED = {
         REMOVED,
     ),
 }
-# Here another word: the same name means something else in another section.
+# By full path, because another section has a valid key of the same name.
 BY_SECTION = {"fuse.hash_distance": REMOVED}

@@ -1,4 +1,4 @@
-"""The JSON schema of the configuration, made of the sections' keys."""
+"""The JSON schema of the configuration, made from the sections' keys."""
 
 from .keys import object_schema, properties, section_schema
 from .sections import SECTIONS, Hardware, Run
@@ -8,12 +8,12 @@ NAME = "^[A-Za-z0-9_-]+$"
 
 
 def config_schema() -> dict:
-    """JSON Schema, draft 2020-12. Every key is checked before anything runs; unknown keys are errors."""
+    """JSON Schema, draft 2020-12. Unknown keys are errors."""
     train = {**properties(TrainConfig, later=False), **properties(Hardware)}
     retrain = {"$ref": "#/$defs/retrain"}
     models = {
         "type": "object",
-        "description": "the models by name: what differs from `train:`; null removes a model",
+        "description": "models by name, each with its keys that differ from `train:`; null removes a model",
         "minProperties": 1,
         "propertyNames": {"pattern": NAME, "description": "names of letters, digits, _ and -"},
         "additionalProperties": {
@@ -24,7 +24,7 @@ def config_schema() -> dict:
     top = {
         **properties(Run),
         **{name: section_schema(section) for name, section in SECTIONS.items()},
-        "train": object_schema(train, "The recipe of all models."),
+        "train": object_schema(train, "The training configuration of all models."),
         "retrain": retrain,
         "models": models,
     }
@@ -34,10 +34,10 @@ def config_schema() -> dict:
         "required": list(top),
         "$defs": {
             "retrain": object_schema(
-                properties(TrainConfig), "What differs in the trainings of rounds 1, 2 …"
+                properties(TrainConfig), "Keys that differ in the trainings of rounds 1, 2 …"
             ),
             "model": object_schema(
-                {**train, "retrain": retrain}, "What differs from `train:` for one model."
+                {**train, "retrain": retrain}, "Keys of one model that differ from `train:`."
             ),
         },
     }

@@ -1,4 +1,4 @@
-"""The sections of the configuration beside the trainings' recipes: every key with its range and default."""
+"""The sections of the configuration other than the training configuration, with their keys."""
 
 from dataclasses import dataclass
 
@@ -13,8 +13,8 @@ class Demo:
     train_images: int = key(800, "photos with labels", 4, 10000)
     test_images: int = key(160, "photos to predict", 2, 10000)
     seed: int = key(1, "seed of the scenes", 0)
-    scale: float = key(0.25, "size, as a fraction of the real 3384×2710 pixels", 0.05, 1)
-    max_distance: float = key(80.0, "metres; cars beyond are left out", 5, 5000)
+    scale: float = key(0.25, "size of the photos, as a fraction of the real 3384×2710 pixels", 0.05, 1)
+    max_distance: float = key(80.0, "metres; cars farther away are left out", 5, 5000)
     poses_from: str = key("", "a train.csv whose poses are rendered instead of sampled ones")
     car_models: str = key("", "a folder of car_models_json to render instead of parametric cars")
     car_model_ids: str = key("", "the table model_type,name that goes with car_models")
@@ -24,11 +24,11 @@ class Demo:
 class Exclude:
     """What is left out of training and validation, and why."""
 
-    images: dict[str, str] = key({}, "ImageId: reason")
-    max_depth: float = key(5000.0, "metres; labels beyond are left out", 1, 5000)
-    max_depth_reason: str = key("beyond the configured depth", "the reason, for the record")
+    images: dict[str, str] = key({}, "images to leave out, ImageId: reason")
+    max_depth: float = key(5000.0, "metres; labels with a larger z are left out", 1, 5000)
+    max_depth_reason: str = key("beyond the configured depth", "the reason for max_depth, for the report")
     max_photos: int = key(
-        0, "use only the first so many photos of either table, the others are not read; 0: all", 0
+        0, "use only the first so many photos of either table and read no others; 0: all", 0
     )
 
 
@@ -37,13 +37,15 @@ class Folds:
     """How the training photos are divided."""
 
     count: int = key(5, "number of folds", 2, 20)
-    hash_distance: int = key(6, "bits (of 64) in which near-duplicates differ, which share a fold", 0, 32)
-    seed: int = key(0, "each gives another division", 0)
+    hash_distance: int = key(
+        6, "photos whose hashes differ in at most this many of 64 bits share a fold", 0, 32
+    )
+    seed: int = key(0, "seed of the division", 0)
 
 
 @dataclass(frozen=True)
 class Cache:
-    """Photos are decoded, cropped and scaled once."""
+    """The picture cache: photos are decoded, cropped and scaled once."""
 
     crop: list[float] = key(
         [0.0, 0.4, 1.0, 1.0],
@@ -55,31 +57,31 @@ class Cache:
 
 @dataclass(frozen=True)
 class Running:
-    """How, not what: nothing here changes a result, or makes anything run again."""
+    """How trainings and predictions run. These keys change no result; changing them runs no job again."""
 
-    validate_every: int = key(1, "epochs between measurements of the metric; 0: the last alone", 0)
+    validate_every: int = key(1, "epochs between measurements of the metric; 0: after the last epoch only", 0)
     save_minutes: float = key(10.0, "minutes between saved states within an epoch", 0)
     workers: int = key(0, "processes that prepare samples, per training", 0, 256)
-    tensorboard: bool = key(False, "write TensorBoard events beside the models")
-    graphs: bool = key(True, "on a GPU issue a step's operations all at once, as a CUDA graph")
+    tensorboard: bool = key(False, "write TensorBoard events to the folder tensorboard of the run")
+    graphs: bool = key(True, "on a GPU, launch the operations of a step together, as a CUDA graph")
 
 
 @dataclass(frozen=True)
 class Predict:
     """How the trained networks are applied."""
 
-    threshold: float = key(0.05, "lowest score that is kept of a view", 0, 1)
+    threshold: float = key(0.05, "cars of a view with a lower score are dropped", 0, 1)
     batch_size: int = key(8, "photos per forward pass", 1, 512)
-    flip: bool = key(False, "average with the mirror image; twice the time")
+    flip: bool = key(False, "average the outputs with those of the mirror image; takes twice the time")
     tta_rotations_deg: list[list[float]] = key(
         [],
-        "test-time views: pan tilt roll of the camera in degrees, each predicted, all fused; none: as it is",
+        "test-time views to fuse, each pan, tilt, roll of the camera in degrees; empty: one, not rotated",
         items={"items": {"minimum": -10, "maximum": 10}, "minItems": 3, "maxItems": 3},
     )
     mask_filter: bool = key(False, "drop cars whose centre lies in the photo's mask")
     runtime: str = key(
         "torch",
-        "what computes on a CPU: torch, or openvino where it is installed",
+        "library that runs the networks on a CPU; openvino must be installed",
         enum=["torch", "openvino"],
     )
 
@@ -89,14 +91,16 @@ class Pseudo:
     """Which predicted cars of the test photos become labels."""
 
     mode: str = key(
-        "soft", "soft: a pseudo label weighs as much as it is probable; hard: 1", enum=["soft", "hard"]
+        "soft",
+        "sample weight of a pseudo label; soft: the probability that it is right; hard: 1",
+        enum=["soft", "hard"],
     )
     precision_positive: float = key(
-        0.8, "cars are positives down to the score where this share of them is still right", 0, 1
+        0.8, "cars above the lowest score at which this share of them is right become pseudo labels", 0, 1
     )
     precision_ignore: float = key(
         0.2,
-        "cars less probable than this are background; between, their region is left out of the loss",
+        "cars less probable than this are background; the loss ignores the region of cars in between",
         0,
         1,
     )
@@ -104,16 +108,16 @@ class Pseudo:
 
 @dataclass(frozen=True)
 class Fuse:
-    """How the predictions of all models and rounds become one."""
+    """How the predictions of all models and rounds are fused."""
 
     mode: str = key(
         "given",
-        "fit for the metric that everyone used at home, or for the leaderboard's, which ignores scores",
+        "metric to fit the fusion for: given, the public script; leaderboard, which ignores scores",
         enum=["given", "leaderboard"],
     )
     rounds: str = key(
         "all",
-        "all, or a list such as [0, 1], each round once",
+        "rounds to fuse, all or a list such as [0, 1] with each round once",
         anyOf=[
             {"const": "all"},
             {
@@ -128,16 +132,16 @@ class Fuse:
 
 @dataclass(frozen=True)
 class Stage:
-    """What a job of a stage asks for; memory and time double, triple … with the attempt."""
+    """What a job of a stage requests. The second attempt gets twice the memory and time, and so on."""
 
     threads: int = key(1, "a job's share of --cores", 1, 256)
-    mem_mb: int = key(2000, "MB of memory", 100)
-    runtime: int = key(30, "minutes at most", 1)
+    mem_mb: int = key(2000, "memory in MB", 100)
+    runtime: int = key(30, "time limit in minutes", 1)
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What jobs ask for."""
+    """What jobs request."""
 
     train: Stage = key({}, "a training")
     predict: Stage = key({}, "a prediction")
@@ -146,22 +150,24 @@ class Resources:
 
 @dataclass(frozen=True)
 class Hardware:
-    """Beside a training's recipe: it changes nothing but rounding."""
+    """Keys beside TrainConfig: they change results only by rounding."""
 
-    gpus: int = key(1, "GPUs that share every batch of one training; 0, or none at hand: the CPU", 0, 64)
+    gpus: int = key(1, "GPUs that share every batch of a training; 0, or without a GPU: the CPU", 0, 64)
 
 
 @dataclass(frozen=True)
 class Run:
-    """What stands at the top of the configuration."""
+    """Keys outside of any section."""
 
     run: str = key(
         "demo",
         "name of the run and of its folder in results: letters, digits, _, - and dots, no dot first",
         pattern="^[A-Za-z0-9_-][A-Za-z0-9_.-]*$",
     )
-    data_root: str = key("", "the competition's folder; empty: the demo data are rendered")
-    rounds: int = key(2, "round 0 learns from labels, round r also from pseudo labels of round r−1", 1, 9)
+    data_root: str = key("", "folder of the competition's data; empty: demo data are rendered")
+    rounds: int = key(
+        2, "number of rounds; round 0 learns from labels, round r also from pseudo labels of round r−1", 1, 9
+    )
 
 
 SECTIONS = {

@@ -1,7 +1,7 @@
-"""The recipe of one training: every choice that its weights depend on.
+"""The training configuration: every setting that the network weights of one training depend on.
 
 The fields are the keys under `train:`, `retrain:` and `models:` of the configuration and the options of
-`python -m carpose.train`. A recipe knows no rounds: that of a later round has `retrain:` laid over it.
+`python -m carpose.train`. A TrainConfig is that of one round: for later rounds `retrain:` is laid over it.
 """
 
 import hashlib
@@ -15,13 +15,13 @@ from .keys import key
 
 OPTIONAL_HEADS = [name for name, entry in HEADS.items() if entry.optional]
 CROP = {"items": {"minimum": -1, "maximum": 2}, "minItems": 4, "maxItems": 4, "format": "rectangle"}
-# What a network is made of: a warm start needs the same in both rounds.
+# Keys that define the network: a warm start needs the same values in both rounds.
 NETWORK = ["backbone", "width", "neck", "neck_channels", "stacks", "modules", "norm", "mask_channel", "heads"]
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """What a training's weights depend on."""
+    """The settings that the network weights of a training depend on."""
 
     # The network
     backbone: str = key(
@@ -36,30 +36,30 @@ class TrainConfig:
     modules: int = key(2, "hourglass only: residual blocks per scale", 1, 8)
     norm: str = key("batch", "normalisation layers", enum=["batch", "group"])
     pretrained: str = key("none", "none, hub, or the path of an existing file of weights", format="weights")
-    mask_channel: bool = key(False, "feed the mask of cars that do not count as a fourth channel")
+    mask_channel: bool = key(False, "add the mask of cars that do not count as a fourth input channel")
     # The network's view of a photo
     input_width: int = key(1536, "pixels, a multiple of 32", 64, 8192, multipleOf=32)
     input_height: int = key(512, "pixels, a multiple of 32", 64, 8192, multipleOf=32)
     crop: list[float] = key(
         [0.0, 0.5, 1.0, 1.0],
-        "left top right bottom, with left < right and top < bottom, fractions of the photo; beyond it pads",
+        "left top right bottom, with left < right and top < bottom, fractions of the photo; padded outside",
         **CROP,
     )
     perspective: float = key(
-        0.0, "enlarge the input's top rows (the distance) by 1 + this, shrink the bottom", 0, 2
+        0.0, "warp: heights at the top (distant cars) grow by a factor of 1 + this, the bottom shrinks", 0, 2
     )
-    # Augmentation (all exact: see carpose.data.augment)
-    flip: float = key(0.5, "probability of a mirror", 0, 1)
+    # Augmentation (labels and intrinsics are changed exactly with the picture: see carpose.data.augment)
+    flip: float = key(0.5, "probability of mirroring", 0, 1)
     rotate_deg: list[float] = key(
         [5.0, 2.0, 5.0],
-        "camera rotation: pan, tilt, roll, at most ± degrees",
+        "camera rotation: pan, tilt, roll, each at most ± this many degrees",
         items={"minimum": 0, "maximum": 45},
         minItems=3,
         maxItems=3,
     )
-    zoom: float = key(0.1, "scale by a factor of at most 1 ± this, folded into the intrinsics", 0, 1)
-    shift: float = key(0.02, "shift by at most ± this fraction of the input, folded into them too", 0, 1)
-    colour: float = key(0.5, "strength of brightness, contrast, hue, noise and blur", 0, 1)
+    zoom: float = key(0.1, "scale by a factor within 1 ± this", 0, 1)
+    shift: float = key(0.02, "shift by at most ± this fraction of the input's size", 0, 1)
+    colour: float = key(0.5, "strength of changes of brightness, contrast and hue, noise and blur", 0, 1)
     # Heads and their targets
     heads: list[str] = key(
         [],
@@ -69,7 +69,9 @@ class TrainConfig:
         uniqueItems=True,
     )
     depth: str = key("log", "what the depth head predicts", enum=["log", "direct", "inverse", "sigmoid"])
-    position: str = key("ray", "x and y from centre and depth, or in metres", enum=["ray", "regressed"])
+    position: str = key(
+        "ray", "ray: x and y from the centre and the depth; regressed: in metres", enum=["ray", "regressed"]
+    )
     radius: float = key(
         0.3, "σ of a heat-map peak, a fraction of the car's height in cells", exclusiveMinimum=0, maximum=2
     )
@@ -77,16 +79,16 @@ class TrainConfig:
     heatmap_loss: str = key("focal", "loss of the heat map", enum=["focal", "bce"])
     loss_weights: dict[str, float] = key(
         {},
-        "weights of the heads' losses where they are not "
-        + ", ".join(f"{name} {entry.weight:g}" for name, entry in HEADS.items()),
+        "weights of the heads' losses; default: "
+        + ", ".join(f"{name} {entry.loss_weight:g}" for name, entry in HEADS.items()),
         properties={name: {"minimum": 0} for name in HEADS},
     )
     # Optimisation
-    epochs: int = key(30, "an epoch has as many samples as there are labelled photos", 1, 1000)
+    epochs: int = key(30, "number of epochs; each has as many samples as there are labelled photos", 1, 1000)
     batch_size: int = key(8, "photos per step", 1, 512)
     optimizer: str = key(
         "adamw",
-        "muon is carpose.train.muon, the others are timm's",
+        "optimiser; muon is that of carpose.train.muon, the others are of timm",
         enum=[
             *("muon", "adamw", "adam", "nadamw", "radam", "adan"),
             *("adopt", "lamb", "lion", "sgd", "rmsprop", "madgrad"),
@@ -94,26 +96,29 @@ class TrainConfig:
     )
     schedule: str = key(
         "cosine",
-        "how the learning rate falls after the warm-up: schedules of timm",
+        "decay of the learning rate after the warm-up (schedules of timm)",
         enum=["cosine", "poly", "tanh", "step", "multistep", "wsd", "rsqrt", "constant"],
     )
     lr: float = key(5e-4, "peak learning rate", 1e-6, 1)
     lr_scaling: str = key(
-        "none", "the rate is for lr_batch_size; scale it with batch_size", enum=["none", "sqrt", "linear"]
+        "none", "how lr is scaled with batch_size / lr_batch_size", enum=["none", "sqrt", "linear"]
     )
     lr_batch_size: int = key(8, "the batch size that lr is meant for, see lr_scaling", 1, 65536)
     weight_decay: float = key(1e-2, "weight decay", 0, 1)
-    warmup: float = key(0.05, "share of the steps in which the rate rises, before it falls", 0, 1)
+    warmup: float = key(0.05, "share of the steps in which the learning rate rises to its peak", 0, 1)
     clip_norm: float = key(10.0, "gradients are clipped to this norm", exclusiveMinimum=0)
-    ema_decay: float = key(0.998, "decay of the moving average of weights that is the result", 0, 1)
+    ema_decay: float = key(0.998, "decay of the moving average of the network weights, the result", 0, 1)
     on_nan: str = key(
         "stop",
-        "on a loss that is not finite: stop, or go back to the last state at half the rate",
+        "if a loss is not finite: stop, or roll back to the last state and halve the learning rate",
         enum=["stop", "rollback"],
     )
-    # Later rounds alone
+    # Only in later rounds
     start: str = key(
-        "warm", "with the weights of the round before, or anew", later=True, enum=["warm", "scratch"]
+        "warm",
+        "initial network weights; warm: those of the round before; scratch: as in the first round",
+        later=True,
+        enum=["warm", "scratch"],
     )
     pseudo_share: float = key(0.5, "share of the samples drawn from pseudo-labelled photos", 0, 1, later=True)
     pseudo_augment_scale: float = key(
@@ -121,15 +126,15 @@ class TrainConfig:
     )
     # Computing
     amp: str = key("auto", "number format of the forward pass", enum=["auto", "off", "bf16", "fp16"])
-    threads: int = key(1, "torch threads on the CPU; others give other weights", 1, 64)
-    seed: int = key(0, "seed of weights, order and augmentation", 0)
-    revision: int = key(0, "raise it by hand to train anew without another change", 0)
+    threads: int = key(1, "torch threads on the CPU; the rounding of the weights depends on it", 1, 64)
+    seed: int = key(0, "seed of the initial weights, the order of samples and the augmentation", 0)
+    revision: int = key(0, "increase it to train again without another change", 0)
 
     def digest(self) -> str:
-        """A short hash of all fields."""
+        """A hash of all fields: 16 hex digits."""
         text = json.dumps(asdict(self), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    def weight_of(self, head: str) -> float:
-        """The weight of a head's loss."""
-        return self.loss_weights.get(head, HEADS[head].weight)
+    def loss_weight_of(self, head: str) -> float:
+        """The weight of a head's loss in the sum of losses."""
+        return self.loss_weights.get(head, HEADS[head].loss_weight)

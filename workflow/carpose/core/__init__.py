@@ -1,1 +1,1 @@
-"""What every stage needs: atomic files, tables, the table of cars, command lines, errors."""
+"""What every stage needs: atomic files, Parquet tables, the table of cars, command-line helpers, errors."""

@@ -1,10 +1,10 @@
-"""The one table. Labels, predictions, pseudo labels and fused results are all a table of cars.
+"""The table of cars: the one format of labels, predictions, pseudo labels and fused results.
 
 Columns: ImageId (str); pitch, yaw, roll (radians) and x, y, z (metres) in the camera frame
-(x right, y down, z forward). Where they apply also: score (0–1), model_type and fold (int), depth_sigma (the
-standard deviation of log z, NaN where not known); of a fused car agreement (how many members saw it) and
-above_threshold (whether to keep it for the leaderboard, which ignores scores); of a pseudo label weight (0–1)
-and role (positive or ignore). An image without cars has no row.
+(x right, y down, z forward). Depending on the table also: score (0–1), model_type and fold (int), depth_sigma
+(the standard deviation of log z, NaN where unknown). A fused car has agreement (the number of members that
+detected it) and above_threshold (whether to keep it for the leaderboard, which ignores scores). A pseudo
+label has weight (its sample weight, 0–1) and role (positive or ignore). An image without cars has no row.
 """
 
 from collections.abc import Iterable
@@ -19,9 +19,9 @@ from .errors import UserError
 ANGLES = ["pitch", "yaw", "roll"]
 POSITION = ["x", "y", "z"]
 POSE = ANGLES + POSITION
-OTHERS = {
+OPTIONAL_COLUMNS = {
     **dict.fromkeys(["score", "model_type", "fold", "weight", "agreement"], parquet.NUMBER),
-    "depth_sigma": parquet.MAYBE,
+    "depth_sigma": parquet.NUMBER_OR_NAN,
     "above_threshold": parquet.FLAG,
     "role": parquet.TEXT,
 }
@@ -34,11 +34,11 @@ def empty(columns: list[str] = POSE) -> pd.DataFrame:
 
 
 def concat(tables: list[pd.DataFrame]) -> pd.DataFrame:
-    """Stack tables of cars; empty ones do not disturb the column types."""
-    filled = [table for table in tables if len(table)]
-    if not filled:
+    """Stack tables of cars. Empty tables are skipped: they would change the column types."""
+    not_empty = [table for table in tables if len(table)]
+    if not not_empty:
         return tables[0].copy() if tables else empty()
-    return pd.concat(filled, ignore_index=True)
+    return pd.concat(not_empty, ignore_index=True)
 
 
 def write(
@@ -47,16 +47,16 @@ def write(
     image_ids: Iterable[str] | None = None,
     folds: Iterable[int] | None = None,
 ) -> None:
-    """Write to Parquet, whole or not at all.
+    """Write to Parquet; an interrupted write leaves no file.
 
-    image_ids, folds: the photos, and the folds, that the table is about, kept in the file's `about`: one
-    without cars has no row.
-    Raises UserError where a pose is not finite: better here than in a submission.
+    image_ids, folds: the photos and the folds that the table covers. They are kept in the file's metadata,
+    since a photo without cars has no row. Raises UserError where a pose is not finite.
     """
     bad = ~np.isfinite(table[POSE].to_numpy(float)).all(axis=1)
     if bad.any():
         image_id = table.loc[bad, "ImageId"].iloc[0]
-        raise UserError(f"{path}: {bad.sum()} cars with a pose that is not finite, first in image {image_id}")
+        text = f"not written: {bad.sum()} cars have a pose that is not finite, first in image {image_id}"
+        raise UserError(f"{path}: {text}")
     about = {name: list(ids) for name, ids in (("image_ids", image_ids), ("folds", folds)) if ids is not None}
     parquet.write(path, table, **about)
 
@@ -64,11 +64,12 @@ def write(
 def read(path: str | Path, scored: bool = False, columns: dict[str, str] | None = None) -> pd.DataFrame:
     """Read a table written by `write`.
 
-    scored: predictions are needed; columns: what else must be there, as carpose.core.parquet names it.
-    Raises UserError where the file, a column or a number is not right.
+    scored: whether the column score is required; columns: further required columns, name → content as in
+    carpose.core.parquet. Raises UserError where the file cannot be read, lacks a column or holds an invalid
+    value.
     """
-    needed = {"ImageId": parquet.TEXT, **dict.fromkeys(POSE, parquet.NUMBER), **(columns or {})}
-    table = parquet.read(path, needed, OTHERS)
+    required = {"ImageId": parquet.TEXT, **dict.fromkeys(POSE, parquet.NUMBER), **(columns or {})}
+    table = parquet.read(path, required, OPTIONAL_COLUMNS)
     if scored and "score" not in table:
         raise UserError(f"{path}: no column score; predictions are needed here, not labels")
     return table

@@ -2,7 +2,7 @@
 
 
 class UserError(Exception):
-    """Bad input or configuration: the message names the file, line or ImageId and says what to do.
+    """Invalid input or configuration. The message names the file, line or ImageId and says what to do.
 
-    Every command line prints it alone, without a traceback, and exits with status 2.
+    Every command line prints only the message, without a traceback, and exits with status 2.
     """

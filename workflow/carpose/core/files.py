@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: write to a temporary name, then move into place."""
+"""Atomic writes (a temporary file, then a move into place), and how command lines report errors."""
 
 import contextlib
 import errno
@@ -16,10 +16,10 @@ from .version import note_other_code
 
 @contextlib.contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path in the folder of `path`; move it to `path` when the block ends well.
+    """Yield a temporary path in the folder of `path`; move it to `path` if the block raises nothing.
 
     The data are on disk (fsync) before the move, so that a power cut leaves the old file or the new
-    one, never half of either. The suffix is kept: writers choose the format by it.
+    one, never half of either. The suffix is kept, because writers choose the format by it.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,13 +34,14 @@ def atomic(path: str | Path) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str) -> None:
+    """Write a text file atomically."""
     with atomic(path) as temporary:
         temporary.write_text(text)
 
 
 def check_outputs(*paths: Path) -> None:
-    """Raises UserError where one is a folder, OSError where it cannot be written: before the work, not after
-    it."""
+    """Called before the work starts. Raises UserError where a path is a folder, OSError where its folder is
+    not writable."""
     for path in paths:
         if path.is_dir():
             raise UserError(f"{path}: is a folder; name a file")
@@ -49,7 +50,7 @@ def check_outputs(*paths: Path) -> None:
             pass
 
 
-# What the machine lacks, not the program: one line says it all.
+# The machine's faults, not the program's: a message without a traceback is enough.
 RESOURCE_ERRNOS = {
     errno.ENOSPC,
     errno.EDQUOT,
@@ -59,43 +60,44 @@ RESOURCE_ERRNOS = {
     errno.EIO,
     errno.ENODEV,
 }
-# A name that was given wrongly, or is another's: it says all by itself.
+# A wrong path, or one without permission: the message needs only the path and the system's text.
 PATH_ERRNOS = {errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EACCES, errno.EPERM}
-QUOTED = 40  # characters
+MAX_QUOTED = 40  # characters
 
 
 def run_main(main: Callable[[], int | None]) -> None:
-    """Run a command line: a UserError, or a disk that does not take or give, becomes one clear message.
+    """Run a command line. A UserError, or an OSError of a path or a disk, is printed in one line.
 
-    Freed memory is kept. At the end, a line where results were used that other code made.
+    Freed memory is kept for reuse. At the end a note is printed if other code made any of the results read.
     """
     keep_freed_memory()
     try:
         status = main()
         note_other_code()
-        sys.stdout.flush()  # here, where a reader that has gone is known what to do about
+        sys.stdout.flush()  # here, so that a closed pipe is handled below and not at exit
         sys.exit(status)
     except UserError as error:
         sys.exit(_report(error))
-    except BrokenPipeError:  # of `… | head`, which has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left must go somewhere
+    except BrokenPipeError:  # `… | head` reads a part only
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes stdout once more
         sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
-        name = error.filename2 or error.filename  # the second is where a file was to be moved to
-        where = f"{name}: " if name else ""
-        if error.errno in PATH_ERRNOS and where:
-            sys.exit(_report(f"{where}{error.strerror}"))
+        name = error.filename2 or error.filename  # filename2 is the target of a move
+        prefix = f"{name}: " if name else ""
+        if error.errno in PATH_ERRNOS and prefix:
+            sys.exit(_report(f"{prefix}{error.strerror}"))
         if error.errno not in RESOURCE_ERRNOS:
             raise
-        sys.exit(_report(f"{where}{error.strerror}; nothing half-written is left, the same command goes on"))
+        advice = "no incomplete file is left; fix this and run the same command again"
+        sys.exit(_report(f"{prefix}{error.strerror}; {advice}"))
     except KeyboardInterrupt:
         sys.exit(130)
 
 
 def truncate(text: str) -> str:
-    """What a message quotes of a file: its beginning, on one line."""
+    """A text of a file for a message: on one line, at most MAX_QUOTED characters and "…"."""
     line = " ".join(text.split())
-    return line if len(line) <= QUOTED else line[:QUOTED] + "…"
+    return line if len(line) <= MAX_QUOTED else line[:MAX_QUOTED] + "…"
 
 
 def _report(error: UserError | str) -> int:

@@ -1,4 +1,4 @@
-"""YAML and JSON that people write: a key that is there twice is an error; the libraries lose the first."""
+"""Readers of YAML and JSON that refuse duplicate keys. The libraries silently keep the last value only."""
 
 import json
 from pathlib import Path
@@ -11,20 +11,20 @@ from .errors import UserError
 
 class _Loader(yaml.SafeLoader):
     def compose_mapping_node(self, anchor):
-        node, lines = super().compose_mapping_node(anchor), {}
+        node, first_lines = super().compose_mapping_node(anchor), {}
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
-                line, place = key.start_mark.line + 1, (key.tag, key.value)
-                if place in lines:
-                    text = f"the key {key.value} is there twice, first in line {lines[place]}"
+                line, tagged = key.start_mark.line + 1, (key.tag, key.value)  # 1 and "1" are different keys
+                if tagged in first_lines:
+                    text = f"the key {key.value} occurs twice, first in line {first_lines[tagged]}"
                     raise UserError(f"{self.name}, line {line}: {text}; keep one of them")
-                lines[place] = line
+                first_lines[tagged] = line
         return node
 
 
 def load_yaml(text: str, name: str) -> Any:
-    """The content of a YAML text. Raises UserError where a key is there twice, with `name` for whose text it
-    is; yaml.YAMLError where it is none."""
+    """The content of a YAML text. Raises UserError where a key occurs twice (`name` says in the message where
+    the text comes from), yaml.YAMLError where the text is not YAML."""
     loader = _Loader(text)
     loader.name = name
     try:
@@ -34,7 +34,7 @@ def load_yaml(text: str, name: str) -> Any:
 
 
 def read_yaml(path: str | Path) -> Any:
-    """The content of a YAML file. Raises UserError that names the file, and the line of a key that is there
+    """The content of a YAML file. Raises UserError where the file cannot be read as YAML or a key occurs
     twice."""
     try:
         return load_yaml(Path(path).read_text(encoding="utf-8"), str(path))
@@ -43,13 +43,13 @@ def read_yaml(path: str | Path) -> Any:
 
 
 def load_json(text: str) -> Any:
-    """The content of a JSON text. Raises ValueError where it is none or has a key twice."""
-    return json.loads(text, object_pairs_hook=_once)
+    """The content of a JSON text. Raises ValueError where the text is not JSON or a key occurs twice."""
+    return json.loads(text, object_pairs_hook=_unique)
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) < len(pairs):
         keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)} is there twice")
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)} occurs twice")
     return content

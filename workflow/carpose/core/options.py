@@ -1,4 +1,4 @@
-"""What command lines share: programs, commands, and kinds of options."""
+"""What command lines share: programs, commands, and types of options."""
 
 import argparse
 from collections.abc import Callable, Iterable
@@ -6,34 +6,37 @@ from pathlib import Path
 
 from .errors import UserError
 
-NAMED = {"nargs": "+", "metavar": "NAME=PATH"}  # an option of files with their names
+NAME_PATHS = {"nargs": "+", "metavar": "NAME=PATH"}  # keywords of an option that takes files with names
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows the text as it is written, and the options' defaults."""
+    """Shows the description with its line breaks, and the options' defaults."""
 
 
-def program(module: str, text: str) -> argparse.ArgumentParser:
-    """The parser of `python -m module`; text: what it says of itself."""
-    return argparse.ArgumentParser(f"python -m {module}", description=text, formatter_class=Help)
+def program(module: str, description: str) -> argparse.ArgumentParser:
+    """The parser of `python -m module`; description: what --help prints first."""
+    return argparse.ArgumentParser(f"python -m {module}", description=description, formatter_class=Help)
 
 
 def commands(parser: argparse.ArgumentParser) -> Callable[..., argparse.ArgumentParser]:
-    """A function that adds a command: its name, a line of help, what `action` is to be → its parser."""
-    parts = parser.add_subparsers(dest="command", required=True)
+    """A function that adds a command to the parser and returns the command's own parser.
+
+    It takes the command's name, a line of help, and the function that `args.action` will be.
+    """
+    subparsers = parser.add_subparsers(dest="command", required=True)
 
     def add(name: str, text: str, action: Callable) -> argparse.ArgumentParser:
-        part = parts.add_parser(name, help=text, description=text, formatter_class=Help)
-        part.set_defaults(action=action)
-        return part
+        subparser = subparsers.add_parser(name, help=text, description=text, formatter_class=Help)
+        subparser.set_defaults(action=action)
+        return subparser
 
     return add
 
 
 def named_paths(arguments: Iterable[str]) -> dict[str, str]:
-    """What was given to an option like NAMED: `NAME=PATH`, or `PATH` (named by its stem) … → paths by name.
+    """The arguments of a NAME_PATHS option, each `NAME=PATH` or `PATH` (named by its stem) → paths by name.
 
-    Raises UserError where a name is given twice.
+    Raises UserError where a name or a path is empty, or two files have one name.
     """
     paths = {}
     for argument in arguments:
@@ -43,21 +46,21 @@ def named_paths(arguments: Iterable[str]) -> dict[str, str]:
         if not name or not path:
             raise UserError(f"{argument!r}: give each file as NAME=PATH, or PATH")
         if name in paths:
-            raise UserError(f"two files are called {name}; name them apart as NAME={path}")
+            raise UserError(f"two files are called {name}; give one of them another name: NAME={path}")
         paths[name] = path
     return paths
 
 
-def whole(least: int) -> Callable[[str], int]:
-    """A type of options: an integer of at least `least`, which argparse then says in one line."""
+def int_at_least(minimum: int) -> Callable[[str], int]:
+    """An argparse type: an integer of at least `minimum`. argparse prints the error in one line."""
 
     def parse(text: str) -> int:
         try:
             value = int(text)
         except ValueError:
-            value = least - 1
-        if value < least:
-            raise argparse.ArgumentTypeError(f"{text!r} is not right; use an integer from {least} on")
+            value = minimum - 1
+        if value < minimum:
+            raise argparse.ArgumentTypeError(f"invalid value {text!r}; use an integer of at least {minimum}")
         return value
 
     return parse

@@ -1,20 +1,19 @@
-"""Runs in sorted numbers: what lies between two bounds, and the rank of each within its run.
+"""Range search in sorted numbers.
 
-Two searches find all near pairs of many sets at once, without a look at every pair.
+Finds all pairs of cars at a similar distance, in all images at once, without comparing every pair.
 """
 
 import numpy as np
 
 
-def between(places: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(N,) sorted places, (M,) bounds → (P,) row of a pair of bounds, ascending, and (P,) index of a place.
-
-    Every place with low ≤ place < high, in the order of the places.
+def between(values: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) sorted values, (M,) lower and upper bounds → (P,) index of the bounds, ascending, and (P,) index
+    of the value, for every low ≤ value < high.
     """
-    first = np.searchsorted(places, low)
-    number = np.maximum(np.searchsorted(places, high) - first, 0)
-    row = np.repeat(np.arange(len(number)), number)
-    return row, first[row] + rank(row)
+    first = np.searchsorted(values, low)
+    count = np.maximum(np.searchsorted(values, high) - first, 0)
+    interval = np.repeat(np.arange(len(count)), count)
+    return interval, first[interval] + rank(interval)
 
 
 def pairs_in_range(
@@ -24,21 +23,22 @@ def pairs_in_range(
     others_log_range: np.ndarray,
     share: float,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Cars (N,) and others (M,) → (P,) a car, ascending, and (P,) one of the others, of the same image, whose
-    distance from the camera differs from the car's by at most `share` of its own.
+    """All pairs of a car and one of the others in the same image whose distances from the camera differ by at
+    most `share` of the other's distance.
 
-    So all are found that are nearer to the car than that. Images are ints ≥ 0, of a car also −1, whose
-    image no other is in; logarithms of distances between −40 and 40.
+    image: (N,) ints ≥ 0, or −1 for a car that has no pair; log_range: (N,) log of the distance in metres,
+    between −40 and 40; others_…: (M,) the same. → (P,) index of the car, ascending, (P,) index of the other.
     """
-    # With the logarithms on one line, images 100 apart, one search finds those of all (1e-6 for rounding).
-    place = 100 * others_image + others_log_range
-    line = np.argsort(place, kind="stable")
-    middle = 100 * image + log_range
-    car, at = between(place[line], middle - np.log1p(share) - 1e-6, middle - np.log1p(-share) + 1e-6)
-    return car, line[at]
+    # One key for image and distance: images are 100 apart, so that one search finds the pairs of all images.
+    # 1e-6 allows for rounding.
+    others_key = 100 * others_image + others_log_range
+    order = np.argsort(others_key, kind="stable")
+    key = 100 * image + log_range
+    car, index = between(others_key[order], key - np.log1p(share) - 1e-6, key - np.log1p(-share) + 1e-6)
+    return car, order[index]
 
 
 def rank(sorted_keys: np.ndarray) -> np.ndarray:
-    """Sorted keys ≥ 0 → position of each within its run of equal keys."""
+    """(N,) sorted keys ≥ 0 → (N,) position of each within its run of equal keys, from 0."""
     starts = np.flatnonzero(np.diff(sorted_keys, prepend=-1))
     return np.arange(len(sorted_keys)) - np.repeat(starts, np.diff(starts, append=len(sorted_keys)))

@@ -1,5 +1,5 @@
-"""Tables that stages hand on as Parquet, checked when they are read: a wrong file is an error that names it,
-not a traceback or a wrong number hours later."""
+"""Parquet tables between stages. They are checked when they are read, so that an invalid file is an error at
+once that names it."""
 
 import hashlib
 import json
@@ -15,14 +15,15 @@ from .errors import UserError
 from .files import atomic
 from .version import provenance, remember_use
 
-TEXT, NUMBER, MAYBE, FLAG = "text", "finite numbers", "numbers", "true or false"  # MAYBE: NaN is not known
+# What a column holds; messages print it. NUMBER_OR_NAN: NaN stands for unknown.
+TEXT, NUMBER, NUMBER_OR_NAN, FLAG = "text", "finite numbers", "numbers", "true or false"
 IMAGES = {"ImageId": TEXT, "split": TEXT, "excluded": TEXT, "phash": TEXT}
 FOLDS, GROUPS = {"ImageId": TEXT, "fold": NUMBER}, {"group": TEXT}
-ABOUT = b"carpose"  # of the file's metadata: which code made it, and more
+ABOUT = b"carpose"  # the key of our entry in the file's metadata, see `write`
 
 
 def write(path: str | Path, table: pd.DataFrame, **about) -> None:
-    """Write to Parquet, whole or not at all; the file says which code made it, and `about` (JSON)."""
+    """Write to Parquet atomically. The file's metadata get the code's version and `about`, as JSON."""
     content = pyarrow.Table.from_pandas(table, preserve_index=False)
     metadata = {ABOUT: json.dumps(provenance() | about).encode()}
     with atomic(path) as temporary:
@@ -32,7 +33,10 @@ def write(path: str | Path, table: pd.DataFrame, **about) -> None:
 
 
 def about(path: str | Path) -> dict:
-    """What a file that `write` made says of itself: code, code_digest and more; {} of another file."""
+    """The metadata that `write` put into a file (code, code_digest and its `about`); {} for other files.
+
+    Raises UserError where there is no file or it is not Parquet.
+    """
     try:
         return json.loads((pyarrow.parquet.read_schema(path).metadata or {}).get(ABOUT, b"{}"))
     except FileNotFoundError:
@@ -42,9 +46,10 @@ def about(path: str | Path) -> dict:
 
 
 def read(path: str | Path, columns: dict[str, str], optional: dict[str, str] | None = None) -> pd.DataFrame:
-    """columns: name → kind of what the table must have; optional: of what it may have.
+    """Read a table and check its columns.
 
-    Raises UserError naming the file and what is wrong with it, and the ImageId where there is one.
+    columns: required columns, name → content (TEXT, NUMBER, …); optional: the same for columns that may be
+    missing. Raises UserError with the file, the column and, where there is one, the ImageId.
     """
     try:
         table = pd.read_parquet(path)
@@ -54,51 +59,62 @@ def read(path: str | Path, columns: dict[str, str], optional: dict[str, str] | N
         raise UserError(f"{path}: not a readable Parquet table ({error}); make it again") from error
     missing = [name for name in columns if name not in table]
     if missing:
-        raise UserError(f"{path}: columns missing from the table: {', '.join(missing)}; is it another table?")
-    for name, kind in ((optional or {}) | columns).items():
+        raise UserError(
+            f"{path}: columns missing from the table: {', '.join(missing)}; is it the right file?"
+        )
+    for name, content in ((optional or {}) | columns).items():
         if name in table and len(table):
-            _check(path, table, name, kind)
+            _check(path, table, name, content)
     remember_use(path, about(path))
     return table
 
 
 def content_digest(table: pd.DataFrame) -> str:
-    """A hash of the rows alone: the same for a table that other code wrote."""
+    """A hash of the rows without the metadata: 16 hex digits that do not depend on the code's version."""
     hasher = hashlib.sha256("\0".join(table.columns).encode())
     hasher.update(pd.util.hash_pandas_object(table, index=False).to_numpy().tobytes())
     return hasher.hexdigest()[:16]
 
 
-def _check(path: str | Path, table: pd.DataFrame, name: str, kind: str) -> None:
+def _check(path: str | Path, table: pd.DataFrame, name: str, content: str) -> None:
     column = table[name]
-    of_kind = {TEXT: types.is_string_dtype, FLAG: types.is_bool_dtype}.get(kind, types.is_numeric_dtype)
-    bad = column.isna().to_numpy() if kind in (TEXT, FLAG) else np.zeros(len(table), bool)
-    if not of_kind(column) and not bad.any():
-        raise UserError(f"{path}: the column {name} must hold {kind}; make the table again")
-    if kind == NUMBER:
+    is_valid = {TEXT: types.is_string_dtype, FLAG: types.is_bool_dtype}.get(content, types.is_numeric_dtype)
+    bad = column.isna().to_numpy() if content in (TEXT, FLAG) else np.zeros(len(table), bool)
+    if not is_valid(column) and not bad.any():
+        raise UserError(f"{path}: the column {name} must hold {content}; make the table again")
+    if content == NUMBER:
         bad = ~np.isfinite(column.to_numpy(float))
     if bad.any():
         where = "" if name == "ImageId" else f", first in image {table['ImageId'][bad].iloc[0]}"
-        raise UserError(f"{path}: {bad.sum()} values of {name} are not {kind}{where}; make the table again")
+        raise UserError(
+            f"{path}: {bad.sum()} values of {name} are not {content}{where}; make the table again"
+        )
 
 
 def read_images(path: str | Path) -> pd.DataFrame:
-    """images.parquet of the check: every photo, and why it is left out (`excluded`; empty: it is not)."""
-    return _of_images(path, IMAGES)
+    """images.parquet of the check: a row per photo; `excluded`: the reason to leave it out, "" if it is used.
+
+    Raises UserError where the table is invalid, empty or names an image twice.
+    """
+    return _read_unique_images(path, IMAGES)
 
 
 def read_folds(path: str | Path) -> pd.DataFrame:
-    """folds.parquet: the training photos, each one's fold and, where it is said, group of near-duplicates."""
-    return _of_images(path, FOLDS, GROUPS)
+    """folds.parquet: a row per training photo, with its fold and optionally its group of near-duplicates.
+
+    Raises UserError where the table is invalid, empty or names an image twice.
+    """
+    return _read_unique_images(path, FOLDS, GROUPS)
 
 
-def _of_images(
+def _read_unique_images(
     path: str | Path, columns: dict[str, str], optional: dict[str, str] | None = None
 ) -> pd.DataFrame:
     table = read(path, columns, optional)
     if table.empty:
         raise UserError(f"{path}: holds no image; make it again")
-    twice = table["ImageId"].duplicated()
-    if twice.any():
-        raise UserError(f"{path}: image {table['ImageId'][twice].iloc[0]} is there twice; make it again")
+    duplicated = table["ImageId"].duplicated()
+    if duplicated.any():
+        image_id = table["ImageId"][duplicated].iloc[0]
+        raise UserError(f"{path}: image {image_id} occurs twice; make the table again")
     return table

@@ -1,4 +1,4 @@
-"""Which code made a result: written into every table and checkpoint, and compared when they are used."""
+"""The version of the code: written into every table and checkpoint, and compared when they are read."""
 
 import functools
 import hashlib
@@ -11,13 +11,13 @@ from pathlib import Path
 from carpose import __version__
 
 LIBRARY = Path(__file__).parents[1]
-_used: dict[str, Mapping] = {}  # the results that this process read, and what they say of themselves
+_used: dict[str, Mapping] = {}  # the results that this process read: path → their metadata
 
 
 @functools.cache
 def code_version() -> str:
     """The commit of the code (with `-dirty` where files differ), or the package's version."""
-    if not (LIBRARY.parents[1] / ".git").exists():  # installed: another repository may lie around it
+    if not (LIBRARY.parents[1] / ".git").exists():  # git would look for a repository in the folders above
         return __version__
     try:
         answer = subprocess.run(
@@ -45,18 +45,19 @@ def code_digest() -> str:
 
 
 def provenance() -> dict[str, str]:
-    """What a result says of the code that made it."""
+    """The code's version and digest, as every result stores them."""
     return {"code": code_version(), "code_digest": code_digest()}
 
 
 def remember_use(path: str | Path, about: Mapping) -> None:
-    """Say that the result `path` was read. about: its `provenance`; a file of a user has none."""
+    """Record that the result `path` was read. about: its metadata; without a `provenance` (a file that this
+    project did not write) nothing is recorded."""
     if "code_digest" in about:
         _used[str(path)] = about
 
 
 def note_other_code() -> None:
-    """Print one line where this process read results that other code made."""
+    """Print a note on stderr where other code made any of the results that this process read."""
     foreign = {path: about for path, about in _used.items() if about["code_digest"] != code_digest()}
     if foreign:
         first, about = next(iter(foreign.items()))

@@ -8,7 +8,7 @@ from carpose.config.options import add_options, from_options
 from carpose.config.sections import Cache, Folds
 from carpose.core import cars, parquet
 from carpose.core.files import run_main
-from carpose.core.options import commands, program, whole
+from carpose.core.options import commands, int_at_least, program
 from carpose.kaggle.read import check_same_photos
 
 from .cache import build
@@ -22,7 +22,7 @@ def main() -> int:
     cache.add_argument("--data", type=Path, required=True, help="the competition's folder")
     cache.add_argument("--images", type=Path, required=True, help="images.parquet of the check")
     cache.add_argument("--output", type=Path, required=True, help="folder of the cache")
-    cache.add_argument("--jobs", type=whole(1), default=os.cpu_count(), help="processes")
+    cache.add_argument("--jobs", type=int_at_least(1), default=os.cpu_count(), help="processes")
     add_options(cache, Cache)
     folds = add("folds", "divide the training photos; near-duplicates stay together", divide)
     folds.add_argument("--images", type=Path, required=True, help="images.parquet of the check")

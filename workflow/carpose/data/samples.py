@@ -63,9 +63,9 @@ class Photos(torch.utils.data.Dataset):
         self.scene = np.eye(3) if scene is None else scene
         part, held = camera.visible_part(train_config.crop, train_config.perspective), self.cache.crop
         if not camera.lies_within(part, held):
-            text = f"holds {camera.written(held)} of the photos, and the model's view shows"
+            text = f"holds {camera.format_rectangle(held)} of the photos, and the model's view shows"
             advice = "build the cache with a wider --crop"
-            raise UserError(f"{cache_folder}: {text} {camera.written(part)}; {advice}")
+            raise UserError(f"{cache_folder}: {text} {camera.format_rectangle(part)}; {advice}")
         unknown = set(image_ids) - set(self.cache.rows)
         if unknown:
             raise UserError(f"{cache_folder}: image {min(unknown)} is not in the cache; rerun build_cache")

@@ -12,7 +12,7 @@ from pathlib import Path
 from carpose.core import cars, parquet
 from carpose.core.errors import UserError
 from carpose.core.files import run_main, write_text
-from carpose.core.options import NAMED, program, whole
+from carpose.core.options import NAME_PATHS, int_at_least, program
 from carpose.kaggle import read
 
 from .scores import SAMPLES, evaluate
@@ -22,13 +22,13 @@ def main() -> None:
     parser = program("carpose.evaluation", __doc__)
     parser.add_argument("--labels", type=Path, required=True, help="labels.parquet of the check")
     parser.add_argument("--folds", type=Path, required=True, help="folds.parquet: which images are evaluated")
-    parser.add_argument("--members", **NAMED, default=[], help="Parquet tables of out-of-fold cars")
+    parser.add_argument("--members", **NAME_PATHS, default=[], help="Parquet tables of out-of-fold cars")
     parser.add_argument("--test-truth", type=Path, help="true cars of the test images, CSV or Parquet")
-    parser.add_argument("--test-members", **NAMED, default=[], help="Parquet tables of test cars")
+    parser.add_argument("--test-members", **NAME_PATHS, default=[], help="Parquet tables of test cars")
     parser.add_argument("--images", type=Path, help="images.parquet of the check: the test images")
     parser.add_argument("--output", type=Path, required=True, help="evaluation.csv to write")
     parser.add_argument("--bands-output", type=Path, help="CSV of recall and depth error by distance")
-    parser.add_argument("--samples", type=whole(2), default=SAMPLES, help="resamples of the photos")
+    parser.add_argument("--samples", type=int_at_least(2), default=SAMPLES, help="resamples of the photos")
     args = parser.parse_args()
     if not args.members and not args.test_members:
         raise UserError("nothing to evaluate: give --members or --test-members")

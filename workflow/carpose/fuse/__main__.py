@@ -13,15 +13,15 @@ import pandas as pd
 from carpose.core import cars
 from carpose.core.errors import UserError
 from carpose.core.files import check_outputs, run_main
-from carpose.core.options import NAMED, program
+from carpose.core.options import NAME_PATHS, program
 from carpose.kaggle.read import (
     Predictions,
     add_strict,
     check_coverage,
     images_of,
-    not_looked_at,
     read_members,
     tables_of,
+    unpredicted_photos,
 )
 from carpose.kaggle.submission import write_submission
 from carpose.kaggle.tables import read_sample
@@ -32,7 +32,9 @@ from .fitted import read_fit
 
 def main() -> None:
     parser = program("carpose.fuse", __doc__)
-    parser.add_argument("--inputs", required=True, **NAMED, help="submissions (.csv) or tables (.parquet)")
+    parser.add_argument(
+        "--inputs", required=True, **NAME_PATHS, help="submissions (.csv) or tables (.parquet)"
+    )
     parser.add_argument("--fit", help="JSON of carpose.fuse.fit; without it all members count the same")
     text = "sample_submission.csv: the photos of a CSV output and their order, instead of the inputs'"
     parser.add_argument("--sample", help=text)
@@ -65,7 +67,7 @@ def note_missing(submissions: Mapping[str, Predictions], image_ids: list[str]) -
     """Names of the files without a row for some photos → those photos; a note for each file."""
     missing = {}
     for name, member in submissions.items():
-        if len(photos := not_looked_at(member, image_ids)):
+        if len(photos := unpredicted_photos(member, image_ids)):
             missing[name] = photos
             text = f"no row for {len(photos)} of {len(image_ids)} photos, first {photos[0]}"
             print(f"note: {member.path}: {text}; there the other files alone are fused", file=sys.stderr)

@@ -16,7 +16,7 @@ from carpose.config.sections import Fuse
 from carpose.core import cars, parquet
 from carpose.core.errors import UserError
 from carpose.core.files import run_main, write_text
-from carpose.core.options import NAMED, program
+from carpose.core.options import NAME_PATHS, program
 from carpose.kaggle.read import check_out_of_fold, check_same_photos, read_members, tables_of
 
 from .combine import fuse
@@ -121,7 +121,9 @@ def main() -> None:
     parser = program("carpose.fuse.fit", __doc__)
     parser.add_argument("--labels", required=True, help="labels.parquet: the true cars")
     parser.add_argument("--folds", required=True, help="folds.parquet: which images are used")
-    parser.add_argument("--members", required=True, **NAMED, help="out-of-fold predictions (oof.parquet)")
+    parser.add_argument(
+        "--members", required=True, **NAME_PATHS, help="out-of-fold predictions (oof.parquet)"
+    )
     add_options(parser, Fuse, only=("mode",))
     parser.add_argument("--output", required=True, help="JSON for carpose.fuse --fit")
     parser.add_argument("--fused-output", required=True, help="Parquet: fused, each fold by the others' fit")

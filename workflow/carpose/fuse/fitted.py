@@ -9,7 +9,7 @@ import numpy as np
 
 from carpose.core.errors import UserError
 from carpose.core.keyed import load_json
-from carpose.geometry.ground import SIGMA
+from carpose.geometry.ground import DEFAULT_SIGMA
 
 from .calibration import Logistic
 from .writing import Writing
@@ -28,7 +28,7 @@ class MemberFit:
     """
 
     bias: tuple[float, float] = (0.0, 0.0)
-    sigma: float = SIGMA
+    sigma: float = DEFAULT_SIGMA
     sigma_scale: float = 1.0
     direction_sigma: float = 0.005
     rotation_sigma: float = 0.1

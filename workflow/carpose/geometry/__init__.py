@@ -1,1 +1,1 @@
-"""Camera, rotation, ground plane, meshes and the data set's camera constants."""
+"""Camera mapping and constants, rotations, the ground plane, and meshes of cars."""

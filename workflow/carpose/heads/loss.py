@@ -46,4 +46,4 @@ def compute(outputs: list[Tensors], targets: Tensors, train_config: TrainConfig,
 
 def weights(train_config: TrainConfig) -> dict[str, float]:
     """The weight of each loss that `compute` returns, in its order."""
-    return {name: train_config.weight_of(name) for name in make_heads(train_config)}
+    return {name: train_config.loss_weight_of(name) for name in make_heads(train_config)}

@@ -1,4 +1,4 @@
-"""The competition's files; the only place where PredictionString exists.
+"""The competition's files. No other package reads or writes PredictionString.
 
-Nothing is imported here, so that the workflow can ask for `identity` before it plans without waiting.
+Nothing is imported here, so that the workflow can import `identity` quickly when it starts.
 """

@@ -1,6 +1,6 @@
-"""Read a whole data folder once and say what is wrong with it, before hours are spent on it.
+"""Check a complete data folder before any training starts.
 
-In: the competition's folder. Out: a table of findings, images.parquet (what each photo is, with its
+Input: the competition's folder. Output: a table of findings, images.parquet (a row per photo with its size,
 perceptual hash and the digest of its bytes) and labels.parquet (the cars to learn from).
 """
 
@@ -22,8 +22,10 @@ from .tables import FARTHEST, LABEL, PLAIN_NAME, PREDICTION, SEVERITIES, Finding
 
 COLUMNS = ["ImageId", "split", "width", "height", "has_mask", "phash", "digest", "excluded"]
 TABLES = {"train": ("train.csv", LABEL), "test": ("sample_submission.csv", PREDICTION)}
-OFF_CENTRE = 0.15  # of the photo's side: the real principal point lies within 0.002
-OFF_ROAD, OFF_ROAD_METRES = 0.1, 2.0  # of the distance (the real labels keep to 0.015, 90 %), and at least
+MAX_OFF_CENTRE = 0.15  # fraction of the photo's side; the data set's principal point is within 0.002
+# A car is reported if it is farther from the common road than this fraction of its distance and than this
+# many metres. 90 % of the data set's labels are within a fraction of 0.015.
+OFF_ROAD, OFF_ROAD_METRES = 0.1, 2.0
 
 
 def check(
@@ -36,11 +38,11 @@ def check(
 ) -> tuple[pd.DataFrame, pd.DataFrame, list[Finding]]:
     """Check everything in `folder`; every photo and mask is decoded once.
 
-    exclude: {ImageId: reason}; max_depth: labels with a larger z (metres) are left out;
-    max_photos: only the first so many images of either table that are not excluded are used (0: all), the
-    others are as if no table named them.
-    Returns images.parquet's table, the labels of the used training images, and the findings, errors first.
-    Where there is an error the tables are not fit for use.
+    exclude: {ImageId: reason}; max_depth: labels with a larger z (metres) are left out; max_depth_reason: for
+    their findings; jobs: number of processes; max_photos: use only the first so many images of either table
+    that are not excluded, and treat the others as if no table named them (0: all). Returns the table of
+    images.parquet, the labels of the training images that are not excluded, and the findings, errors first.
+    With an error the tables must not be used.
     """
     folder, exclude = Path(folder), exclude or {}
     listed, labels, findings = _read_tables(folder)
@@ -52,7 +54,7 @@ def check(
     findings += photos.check_photos(folder, scanned)
     findings += photos.count_masks(folder, images)
     findings += _check_camera(folder, images)
-    findings += _unlisted(folder, listed)
+    findings += _check_unlisted(folder, listed)
     findings += _check_exclusions(folder, exclude, listed)
 
     lines = rows[rows["split"] == "train"].set_index("ImageId")["line"]
@@ -61,19 +63,20 @@ def check(
     findings += check_labels(str(folder / "train.csv"), labels, lines, far, max_depth_reason)
     labels = labels[~far].reset_index(drop=True)
     findings = [_downgrade_excluded(finding, exclude) for finding in findings]
-    findings += _nothing_left(folder, images, labels, findings)
+    findings += _check_empty(folder, images, labels, findings)
     return images, labels, sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
 
 
 def _read_tables(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, list[Finding]]:
-    """(rows: split, line, ImageId; labels; findings). Names that are not plain never become a path."""
+    """(rows: split, line, ImageId; labels; findings). Invalid ImageIds are left out: none becomes a path."""
     findings, rows, labels = [], [], cars.empty(LABEL)
     for split, (name, fields) in TABLES.items():
         path = folder / name
         try:
             table, table_rows, table_findings = parse(path, fields)
         except UserError as error:
-            findings.append(Finding("error", str(path), None, "", _message(error, path), "fix the file"))
+            text = _without_path(error, path)
+            findings.append(Finding("error", str(path), None, "", text, "fix the file"))
             continue
         labels = table if split == "train" else labels
         findings += table_findings
@@ -83,7 +86,7 @@ def _read_tables(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, list[Finding
     rows = rows.drop_duplicates(["split", "ImageId"])
     for row in rows[rows["ImageId"].duplicated()].itertuples():
         path = str(folder / TABLES[row.split][0])
-        text, advice = "is also in train.csv", "give it another name"
+        text, advice = "is also in train.csv", "rename the image"
         findings.append(Finding("error", path, row.line, row.ImageId, text, advice))
     return rows.drop_duplicates("ImageId"), labels, findings
 
@@ -107,39 +110,39 @@ def _first_photos(
     return first, findings
 
 
-def _message(error: UserError, path: Path) -> str:
+def _without_path(error: UserError, path: Path) -> str:
     return str(error).removeprefix(str(path)).lstrip(":, ")
 
 
 def _check_camera(folder: Path, images: pd.DataFrame) -> list[Finding]:
-    """The intrinsics must belong to the photos' size."""
+    """The principal point must be near the centre of the photos."""
     path = camera.intrinsics_file(folder)
     try:
         intrinsics = camera.read_intrinsics(path)
     except UserError as error:
-        return [Finding("error", str(path), None, "", _message(error, path), "fix the file")]
+        return [Finding("error", str(path), None, "", _without_path(error, path), "fix the file")]
     sizes = images.loc[images["width"] > 0, ["width", "height"]]
     if sizes.empty:
         return []
     size = sizes.value_counts().index[0]
-    off = np.abs(intrinsics[:2, 2] / size - 0.5)
-    if off.max() < OFF_CENTRE:
+    off_centre = np.abs(intrinsics[:2, 2] / size - 0.5)
+    if off_centre.max() < MAX_OFF_CENTRE:
         return []
     centre = f"cx, cy = {intrinsics[0, 2]:g}, {intrinsics[1, 2]:g}"
-    finding = f"{centre} is far from the middle of photos of {photos.by(size)} pixels"
+    finding = f"{centre} is far from the centre of photos of {photos.size_text(size)} pixels"
     return [Finding("error", str(path), None, "", finding, "give the intrinsics for photos of this size")]
 
 
-def _unlisted(folder: Path, rows: pd.DataFrame) -> list[Finding]:
-    """Photos on disk that no table names."""
+def _check_unlisted(folder: Path, rows: pd.DataFrame) -> list[Finding]:
+    """Files in the folders of photos that are not in the tables."""
     findings = []
     for split, (name, _) in TABLES.items():
         path = folder / f"{split}_images"
         listed = set(rows.loc[rows["split"] == split, "ImageId"] + ".jpg")
         unlisted = [entry for entry in (os.listdir(path) if path.is_dir() else []) if entry not in listed]
         if unlisted:
-            finding = f"{len(unlisted)} files that {name} does not name, such as {min(unlisted)}"
-            findings.append(Finding("note", str(path), None, "", finding, "nothing: they are not used"))
+            finding = f"{len(unlisted)} files are not listed in {name}, such as {min(unlisted)}"
+            findings.append(Finding("note", str(path), None, "", finding, "they are not used"))
     return findings
 
 
@@ -147,41 +150,43 @@ def _check_exclusions(folder: Path, exclude: Mapping[str, str], rows: pd.DataFra
     findings, names = [], set(rows["ImageId"])
     for image_id, reason in exclude.items():
         if image_id in names:
-            findings.append(Finding("note", str(folder), None, image_id, f"excluded: {reason}", "nothing"))
+            text = f"excluded: {reason}"
+            findings.append(Finding("note", str(folder), None, image_id, text, "it is not used"))
         else:
-            text, advice = "excluded, but not in the data", "correct the name or take it off the list"
+            text, advice = "excluded, but not in the data", "correct the ImageId or remove it from the list"
             findings.append(Finding("warning", str(folder), None, image_id, text, advice))
     return findings
 
 
 def _downgrade_excluded(finding: Finding, exclude: Mapping[str, str]) -> Finding:
-    """Nothing wrong with an excluded image stops the work."""
+    """Errors of excluded images become notes."""
     if finding.severity == "error" and finding.ImageId in exclude:
-        return finding._replace(severity="note", advice=f"nothing: excluded, {exclude[finding.ImageId]}")
+        advice = f"it is not used: excluded, {exclude[finding.ImageId]}"
+        return finding._replace(severity="note", advice=advice)
     return finding
 
 
-def _nothing_left(
+def _check_empty(
     folder: Path, images: pd.DataFrame, labels: pd.DataFrame, findings: list[Finding]
 ) -> list[Finding]:
-    """Nothing to learn from or to predict, unless another error of the table says why."""
+    """Errors where no car to learn from or no image to predict is left and the table has no other error."""
     tests = images[(images["split"] == "test") & (images["excluded"] == "")]
-    explained = {finding.file for finding in findings if finding.severity == "error"}
+    with_errors = {finding.file for finding in findings if finding.severity == "error"}
     result, needed = [], {"train": (labels, "car to learn from"), "test": (tests, "image to predict")}
-    for split, (table, kind) in needed.items():
-        path, advice = str(folder / TABLES[split][0]), "bring the whole file, or leave out less"
-        if table.empty and path not in explained:
-            result.append(Finding("error", path, None, "", f"has no {kind}", advice))
+    for split, (table, row) in needed.items():
+        path, advice = str(folder / TABLES[split][0]), "use the complete file, or exclude less"
+        if table.empty and path not in with_errors:
+            result.append(Finding("error", path, None, "", f"has no {row}", advice))
     return result
 
 
 def check_labels(
     path: str, labels: pd.DataFrame, lines: Mapping[str, int], far: pd.Series, reason: str
 ) -> list[Finding]:
-    """Findings about cars: behind the camera, in another country, upside down, off the road.
+    """Findings about cars: behind the camera, more than 10 km away, upside down, off the road.
 
-    path: the file that they are from; lines: ImageId → its line; far: (cars,) bool, left out by rule, for
-    this reason.
+    path: the file of the labels; lines: ImageId → line number; far: (cars,) bool, cars left out because of
+    their depth; reason: for the findings of these.
     """
     findings = []
 
@@ -190,23 +195,24 @@ def check_labels(
             line, text = int(lines[car["ImageId"]]), finding.format(**car)
             findings.append(Finding(severity, path, line, car["ImageId"], text, advice))
 
-    behind = "a car with z = {z:g} m, not in front of the camera"
-    report("error", labels[labels["z"] <= 0], behind, "correct it")
+    behind = "a car with z = {z:g} m is not in front of the camera"
+    report("error", labels[labels["z"] <= 0], behind, "correct the label")
     beyond = (labels[cars.POSITION].abs() > FARTHEST).any(axis=1)
-    report("error", labels[beyond & ~far], "a car at x, y, z = {x:g}, {y:g}, {z:g} m", "correct it")
+    too_far = "a car at x, y, z = {x:g}, {y:g}, {z:g} m is farther than 10 km"
+    report("error", labels[beyond & ~far], too_far, "correct the label")
     turned = (labels[cars.ANGLES].abs() > 2 * np.pi).any(axis=1)
     angles = "a car with pitch, yaw, roll = {pitch:g}, {yaw:g}, {roll:g}, beyond a full turn"
-    report("error", labels[turned & ~far], angles, "correct it: angles are radians")
-    report("note", labels[far], "a car with z = {z:g} m is left out", reason or "nothing")
+    report("error", labels[turned & ~far], angles, "correct the label: angles are radians")
+    report("note", labels[far], "a car with z = {z:g} m is left out", reason or "see max_depth")
     upside_down = labels[labels["roll"].abs() < np.pi / 2]
-    advice = "look at it: upside down or a wrong label"
-    report("warning", upside_down, "a car with |roll| = {roll:.2f} below π/2", advice)
+    advice = "check the label: the car is upside down"
+    report("warning", upside_down, "a car with roll = {roll:.2f}, between −π/2 and π/2", advice)
     kept = labels[~far & ~beyond]
     kept = kept.assign(above=_above_road(kept[cars.POSITION].to_numpy(float)))
     limit = np.maximum(OFF_ROAD_METRES, OFF_ROAD * np.linalg.norm(kept[cars.POSITION], axis=1))
-    flying = kept["above"].abs() > limit
+    off_road = kept["above"].abs() > limit
     above = "a car with z = {z:g} m is {above:+.1f} m above the common road"
-    report("warning", kept[flying], above, "look at it: a wrong label or a steep road")
+    report("warning", kept[off_road], above, "check the label, unless the road is steep")
     return findings
 
 

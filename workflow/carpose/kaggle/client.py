@@ -1,4 +1,4 @@
-"""The official `kaggle` client, called as a program; where it fails, one message says what to do."""
+"""The official `kaggle` client, called as a program. If it fails, the error says what to do."""
 
 import csv
 import io
@@ -11,8 +11,8 @@ from carpose.core.errors import UserError
 
 COMPETITION = "pku-autonomous-driving"
 PAGE = f"https://www.kaggle.com/c/{COMPETITION}"
-INSTALL = "pip install kaggle six (also into an environment of its own; it must be on the PATH)"
-# What the client prints when it fails, old clients and new, and what that means.
+INSTALL = "pip install kaggle six (in any environment; the program must be on the PATH)"
+# Patterns of what the client, old or new, prints when it fails → message for the user.
 FAILURES = {
     r"No module named|ImportError": f"the kaggle client cannot start; install it anew: {INSTALL}",
     r"Authentication required|Could not find kaggle\.json|Missing (username|key)|\b401\b|Unauthorized": (
@@ -21,19 +21,19 @@ FAILURES = {
         " KAGGLE_KEY, or ~/.kaggle/kaggle.json)"
     ),
     r"\b403\b|Forbidden|[Aa]ccept.*rules": (
-        f"Kaggle does not allow it; log in, accept the rules at {PAGE}/rules (with Late Submission, where it"
-        " is closed), and verify the account's phone number"
+        f"Kaggle does not allow it; log in, accept the rules at {PAGE}/rules (through Late Submission, if the"
+        " competition is closed), and verify the account's phone number"
     ),
-    r"\b429\b|Too Many Requests": "too many requests; wait a while, then the same command again",
-    r"No space left": "the disk is full; make room, then the same command goes on",
-    r"resolve|Max retries|Connection|[Tt]imed out": "Kaggle cannot be reached; is there a network here?",
+    r"\b429\b|Too Many Requests": "too many requests; wait a while, then run the same command again",
+    r"No space left": "the disk is full; free some space, then run the same command again",
+    r"resolve|Max retries|Connection|[Tt]imed out": "Kaggle cannot be reached; check the network connection",
 }
 
 
 def call(command: str, *arguments: str, shown: bool = True) -> str:
-    """Run `kaggle competitions COMMAND -c … ARGUMENTS` → all that it printed.
+    """Run `kaggle competitions COMMAND -c … ARGUMENTS` and return its output.
 
-    shown: pass that on to stderr as it comes. Raises UserError where the client is missing or fails.
+    shown: also print the output to stderr as it comes. Raises UserError where the client is missing or fails.
     """
     program = shutil.which("kaggle")
     if not program:
@@ -53,17 +53,21 @@ def call(command: str, *arguments: str, shown: bool = True) -> str:
 
 
 def explain(text: str, status: int) -> str:
-    """What a failed call means, and the line that tells. status: of its exit, negative for a signal."""
+    """The message for a failed call: its cause, what to do, and the line of the output that shows it.
+
+    text: the output; status: the exit status, negative for a signal.
+    """
     lines = [line.strip() for line in text.splitlines() if line.strip()] or [f"exit status {status}"]
     for pattern, meaning in FAILURES.items():
         for line in lines:
             if re.search(pattern, line):
                 return f"{meaning} (kaggle: {line[:200]})"
-    return f"the kaggle client failed: {lines[-1][:200]}; the same command goes on"
+    return f"the kaggle client failed: {lines[-1][:200]}; run the same command again"
 
 
 def submissions() -> list[dict[str, str]]:
-    """The latest, newest first: fileName, date, description, status, publicScore, privateScore."""
+    """The latest submissions on Kaggle, newest first, each with fileName, date, description, status,
+    publicScore and privateScore."""
     text = call("submissions", "--csv", shown=False)
     header = re.search(r"^.*\bfileName,.*$", text, re.M)  # warnings may stand above it
     if not header:

@@ -1,4 +1,4 @@
-"""The competition's data → a folder, with the kaggle client; whole or not there."""
+"""Download of the competition's data with the kaggle client. The folder appears only when it is complete."""
 
 import os
 import shutil
@@ -16,57 +16,59 @@ GB = 1e9
 
 
 def download(folder: str | Path, space: float) -> None:
-    """Fetch the archive into FOLDER.download, unpack it there once, rename that to FOLDER.
+    """Download the archive to FOLDER.download, unpack it there, and rename the result to FOLDER.
 
-    space: GB that must be free before anything is fetched. Interrupted at any moment, the same call goes on:
-    with what the client has fetched, and with an archive that is whole. Raises UserError where it cannot.
+    space: GB that must be free before the download. After an interruption the same call continues with what
+    was downloaded. Raises UserError where the folder holds something else, the disk has too little space, the
+    client fails or the archive is damaged.
     """
     folder = Path(folder).resolve()
     if not missing(folder):
-        print(f"{folder}: the data are there already")
+        print(f"{folder}: the data were downloaded before")
         return
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder}: is there and has no {missing(folder)[0]}; name a new or an empty folder")
-    place = folder.with_name(f"{folder.name}.download")
-    archive, unpacked = place / f"{COMPETITION}.zip", place / "unpacked"
-    place.mkdir(parents=True, exist_ok=True)
-    if not zipfile.is_zipfile(archive):  # its table of contents is written last
-        fetched = archive.stat().st_size if archive.exists() else 0
-        check_space(place, space * GB - fetched, "downloading and unpacking take")
+        raise UserError(f"{folder}: exists, but has no {missing(folder)[0]}; name a new or an empty folder")
+    staging = folder.with_name(f"{folder.name}.download")
+    archive, unpacked = staging / f"{COMPETITION}.zip", staging / "unpacked"
+    staging.mkdir(parents=True, exist_ok=True)
+    if not zipfile.is_zipfile(archive):  # complete: a zip's table of contents is at its end
+        downloaded = archive.stat().st_size if archive.exists() else 0
+        check_space(staging, space * GB - downloaded, "downloading and unpacking take")
         try:
-            call("download", "-p", str(place))
+            call("download", "-p", str(staging))
         finally:
-            if not any(place.iterdir()):
-                place.rmdir()
+            if not any(staging.iterdir()):
+                staging.rmdir()
         if not zipfile.is_zipfile(archive):
             archive.unlink(missing_ok=True)
-            raise UserError(f"{archive}: the client left no whole archive; the same command fetches it again")
+            text = "the client did not download a complete archive; run the same command again"
+            raise UserError(f"{archive}: {text}")
     unpack(archive, unpacked)
-    if lacking := missing(unpacked):
-        raise UserError(f"{archive}: has no {lacking[0]}; is it the archive of {COMPETITION}?")
+    if not_unpacked := missing(unpacked):
+        raise UserError(f"{archive}: has no {not_unpacked[0]}; is it the archive of {COMPETITION}?")
     os.replace(unpacked, folder)
-    shutil.rmtree(place)
+    shutil.rmtree(staging)
     command = f"snakemake submission --configfile configs/pku.yaml --config data_root={folder}"
     print(f"{folder}: downloaded; for example {command}")
 
 
 def missing(folder: Path) -> list[str]:
-    """What a data folder must have and this one has not."""
+    """The files and folders of the competition's data that `folder` lacks."""
     return [name for name in NEEDED if not (folder / name).exists()]
 
 
 def check_space(folder: Path, needed: float, text: str) -> None:
-    """Raises UserError where fewer bytes are free than needed."""
+    """Raises UserError where fewer than `needed` bytes are free; text: what needs them, with a verb."""
     free = shutil.disk_usage(folder).free
     if free < needed:
         sizes = f"{free / GB:.1f} GB are free, {text} {needed / GB:.1f} GB"
-        raise UserError(f"{folder}: {sizes}; make room or name another disk")
+        raise UserError(f"{folder}: {sizes}; free some space or name a folder on another disk")
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """All of an archive, each file compared with its checksum; nothing stays where that does not end well.
+    """Unpack an archive and compare each file with its checksum. On an error the unpacked files are deleted.
 
-    An archive that is damaged is deleted. Raises UserError then, or where the disk has too little room.
+    Raises UserError where the archive is damaged, which deletes it, or the disk has too little space.
     """
     shutil.rmtree(folder, ignore_errors=True)
     try:
@@ -78,5 +80,5 @@ def unpack(archive: Path, folder: Path) -> None:
         if not isinstance(error, zipfile.BadZipFile | zlib.error):
             raise
         archive.unlink()
-        text = "it is deleted, the same command fetches it again"
+        text = "it was deleted; run the same command again to download it"
         raise UserError(f"{archive}: is damaged ({error}); {text}") from error

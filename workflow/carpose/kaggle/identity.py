@@ -1,4 +1,4 @@
-"""Which data a folder holds, said without reading its photos."""
+"""A fingerprint of a data folder that does not need to read its photos."""
 
 import hashlib
 import os
@@ -11,8 +11,8 @@ TABLES = ["train.csv", "sample_submission.csv", "camera/camera_intrinsic.txt"]
 def data_identity(folder: str | Path) -> str:
     """16 hex digits: SHA-256 of the names and sizes of all photos and masks, and of the tables' content.
 
-    A photo replaced by another of the same name and size is not noticed here; the check's digests of the
-    photos tell. Times and the folder's own name do not count, nor do files that are missing.
+    It does not notice a photo that is replaced by another of the same name and size; the check's digests do.
+    It does not depend on file times or on the folder's name. A missing table counts as an empty one.
     """
     digest = hashlib.sha256()
     for name in PHOTO_FOLDERS:

@@ -1,5 +1,4 @@
-"""The competition's CSV files → tables of cars, and what is wrong with them. `PredictionString` is read only
-here."""
+"""Readers of the competition's CSV files, which report every error. `PredictionString` is read only here."""
 
 import csv
 import re
@@ -17,15 +16,16 @@ from carpose.core.files import truncate
 LABEL = ["model_type", *cars.POSE]
 PREDICTION = [*cars.POSE, "score"]
 HEADER = ["ImageId", "PredictionString"]
-ROW_NUMBERS = ["", "Unnamed: 0"]  # what pandas calls the column of an index, when written and when read again
+ROW_NUMBERS = ["", "Unnamed: 0"]  # pandas' header of an index column, when written and when read again
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
-FARTHEST = 1e4  # metres
-ROUNDING = 1e-6  # what writing and reading numbers may add to a limit
+FARTHEST = 1e4  # metres; a larger x, y or z is an error
+ROUNDING = 1e-6  # tolerance of limits for numbers that were rounded when written
 SEVERITIES = ["error", "warning", "note"]
 
 
 class Finding(NamedTuple):
-    """One thing seen in the data: severity error (cannot be worked with), warning or note."""
+    """One result of a check. severity: error (the data cannot be used), warning or note; line: None for a
+    finding about a file; ImageId: "" for one about no image; advice: what to do, or what happens."""
 
     severity: str
     file: str
@@ -41,11 +41,11 @@ class Finding(NamedTuple):
 
 
 def stop_or_note(findings: list[Finding]) -> None:
-    """Raises UserError with the first error, and how many more there are; without one, prints the notes."""
+    """Raises UserError with the first error and the number of others. Without an error, prints the notes."""
     errors = [finding for finding in findings if finding.severity == "error"]
     if errors:
-        rest = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-        raise UserError(f"{errors[0]}{rest}")
+        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        raise UserError(f"{errors[0]}{more}")
     print_notes(findings)
 
 
@@ -59,7 +59,7 @@ def print_notes(findings: list[Finding]) -> None:
 def read_labels(path: str | Path) -> tuple[pd.DataFrame, list[str]]:
     """A file like train.csv → table of cars with model_type, and the ImageIds of all its rows.
 
-    Raises UserError with file, line, ImageId and token at the first thing wrong.
+    Raises UserError with file, line, ImageId and token of the first error.
     """
     table, rows, findings = parse(path, LABEL)
     stop_or_note(findings)
@@ -69,8 +69,8 @@ def read_labels(path: str | Path) -> tuple[pd.DataFrame, list[str]]:
 def read_submission(path: str | Path, strict: bool = False) -> tuple[pd.DataFrame, list[str]]:
     """A submission → table of cars with score, all numbers as written, and the ImageIds of all its rows.
 
-    Raises UserError with file, line, ImageId and token at the first thing wrong, or a car that `validate`
-    objects to. What this project would not write but the competition takes is a note on stderr, an error if
+    Raises UserError with file, line, ImageId and token of the first error, also where `validate` finds a car
+    invalid. What the competition accepts but this project does not write is a note on stderr, or an error if
     strict: an angle beyond ±π, a score outside [0, 1], a column of row numbers.
     """
     table, rows, findings = parse(path, PREDICTION, strict)
@@ -79,7 +79,10 @@ def read_submission(path: str | Path, strict: bool = False) -> tuple[pd.DataFram
 
 
 def read_sample(path: str | Path) -> list[str]:
-    """The ImageIds of sample_submission.csv in order; its cars are none."""
+    """The ImageIds of sample_submission.csv in order. Its dummy cars are not checked.
+
+    Raises UserError with file, line, ImageId and token of the first error.
+    """
     _, rows, findings = parse(path, PREDICTION)
     stop_or_note(findings)
     return rows["ImageId"].tolist()
@@ -88,12 +91,15 @@ def read_sample(path: str | Path) -> list[str]:
 def pose_findings(
     path: str | Path, table: pd.DataFrame, rows: pd.DataFrame | None = None, strict: bool = True
 ) -> list[Finding]:
-    """Predicted cars that cannot be sent, an error per kind and image; and, unless strict, one note for each
-    kind that the competition takes. rows: of `parse`, where the file has lines to name."""
+    """Findings about invalid predicted cars: an error per check and image.
+
+    strict: if not, what the competition accepts is one note per check instead. rows: of `parse`, with the
+    line numbers of a CSV; None for a Parquet table.
+    """
     line_of = {} if rows is None else dict(zip(rows["ImageId"], rows["line"], strict=True))
     score, (low, high) = table["score"], score_range(table["score"])
-    kept = "kept as written"
-    scaled = f"only their order counts: {low:.6g} … {high:.6g} becomes 0 … 1 where cars are fused"
+    kept = "it is kept as written"
+    scaled = f"only the order counts: {low:.6g} … {high:.6g} is scaled to 0 … 1 for the fusion"
     findings = []
 
     def report(bad, finding, advice, accepted=""):
@@ -106,42 +112,42 @@ def pose_findings(
         for image_id in image_ids.unique():
             findings.append(Finding("error", str(path), line_of.get(image_id), image_id, finding, advice))
 
-    if rows is not None:  # carpose.fuse writes angles in the range that labels have
-        report(beyond_half_turn(table).any(axis=1), "an angle is outside ±π", "wrap it", kept)
+    if rows is not None:  # tables of carpose.fuse have angles in the range of the labels
+        report(beyond_half_turn(table).any(axis=1), "an angle is outside ±π", "wrap it to ±π", kept)
     report(~score.between(0, 1), "a score is outside [0, 1]", "scale the scores", scaled)
-    report(table["z"] <= 0, "a car is not in front of the camera (z ≤ 0)", "take it out")
+    report(table["z"] <= 0, "a car is not in front of the camera (z ≤ 0)", "remove the car")
     beyond = (table[cars.POSITION].abs() > FARTHEST).any(axis=1)
-    report(beyond, "a car is farther than 10 km", "take it out")
+    report(beyond, "a car is farther than 10 km", "remove the car")
     return findings
 
 
 def beyond_half_turn(table: pd.DataFrame) -> pd.DataFrame:
-    """(N, 3) bool: the angles outside ±π."""
+    """Table of N cars → (N, 3) bool: which angles are outside ±π."""
     return table[cars.ANGLES].abs() > np.pi + ROUNDING
 
 
 def score_range(scores: pd.Series) -> tuple[float, float]:
-    """The lowest and the highest score, and at least 0 and 1."""
+    """The smallest range that holds all scores and [0, 1]."""
     return min(scores.min(), 0.0) if len(scores) else 0.0, max(scores.max(), 1.0) if len(scores) else 1.0
 
 
 def parse(
     path: str | Path, fields: list[str], strict: bool = False
 ) -> tuple[pd.DataFrame, pd.DataFrame, list[Finding]]:
-    """Read all that can be read of a CSV of ImageId and PredictionString.
+    """Read all valid rows of a CSV of ImageId and PredictionString.
 
-    fields: what the string repeats per car, LABEL or PREDICTION; strict: refuse a column of row numbers.
-    Returns the table of cars (of all rows that are right), the table of rows (line, ImageId, cars: how
-    many) and a finding of severity error for each row that is not right, a note where rows have numbers.
-    Raises UserError where the file cannot be read at all or its header is another.
+    fields: of each car in the string, LABEL or PREDICTION; strict: refuse a column of row numbers. Returns
+    the table of cars of the valid rows, the table of rows (line, ImageId, cars: their number) and the
+    findings: an error for each invalid row, a note for a column of row numbers.
+    Raises UserError where the file cannot be read as CSV or has another header.
     """
     rows, findings = [], []
     numbered, content = _csv_rows(path, strict)
     if numbered:
         text = f"{len(content)} rows with a column of row numbers"
-        findings.append(Finding("note", str(path), 1, "", text, "that column is passed over"))
+        findings.append(Finding("note", str(path), 1, "", text, "the column is ignored"))
 
-    def wrong(line, image_id, finding, advice):
+    def report(line, image_id, finding, advice):
         findings.append(Finding("error", str(path), line, image_id, finding, advice))
 
     for line, values in content:
@@ -151,22 +157,22 @@ def parse(
                 f"{len(values)} columns instead of {2 + numbered}",
                 "write ImageId,PredictionString",
             )
-            wrong(line, image_id, text, advice)
+            report(line, image_id, text, advice)
         else:
             rows.append((line, *values[numbered:]))
 
     table = pd.DataFrame(rows, columns=["line", *HEADER])
     for line, image_id in table.loc[table["ImageId"].duplicated(), ["line", "ImageId"]].to_numpy():
-        wrong(line, image_id, "the ImageId was there before", "keep one row per image")
+        report(line, image_id, "the ImageId occurs twice", "keep one row per image")
     for line, image_id in table[["line", "ImageId"]].to_numpy():
         if not PLAIN_NAME.fullmatch(image_id):
-            finding = f"ImageId {truncate(image_id)!r} is not a plain name"
-            wrong(line, image_id, finding, "use letters, digits, _ - .")
+            finding = f"invalid ImageId {truncate(image_id)!r}"
+            report(line, image_id, finding, "use letters, digits, _ - and ., first no - or .")
 
     tokens = [string.split() for string in table.pop("PredictionString")]
-    numbers, bad = _numbers(tokens, fields)
-    for row, finding in bad.items():
-        wrong(table["line"][row], table["ImageId"][row], finding, "correct the row or take it out")
+    numbers, errors = _numbers(tokens, fields)
+    for row, finding in errors.items():
+        report(table["line"][row], table["ImageId"][row], finding, "correct or remove the row")
         tokens[row] = []
     table["cars"] = np.array([len(row) for row in tokens], int) // len(fields)
 
@@ -178,12 +184,12 @@ def parse(
 
 
 def _csv_rows(path, strict):
-    """Whether there is a column of row numbers, and (line number, values) of each row after the header; blank
-    lines are passed over."""
+    """Whether there is a column of row numbers, and (line number, values) of each row after the header. Blank
+    lines are skipped."""
     rows, line = [], 1
     try:
         with open(path, newline="", encoding="utf-8-sig") as handle:
-            reader = csv.reader(handle, strict=True)  # else an open quotation mark takes all that follows
+            reader = csv.reader(handle, strict=True)  # strict: an open quotation mark is an error
             header = next(reader, [])
             numbered = not strict and header[1:] == HEADER and header[0] in ROW_NUMBERS
             if header != HEADER and not numbered:
@@ -204,41 +210,42 @@ def _csv_rows(path, strict):
 
 
 def _numbers(tokens, fields):
-    """Tokens per row → (cars, fields) floats of the rows that are right, and {row: what is wrong}."""
+    """Tokens per row → (cars, fields) floats of the valid rows, and {row: error message}."""
     width = len(fields)
-    bad = {
+    errors = {
         row: f"{len(values)} numbers, which is not a multiple of {width} ({' '.join(fields)})"
         for row, values in enumerate(tokens)
         if len(values) % width
     }
-    good = [row for row in range(len(tokens)) if row not in bad]
+    valid = [row for row in range(len(tokens)) if row not in errors]
     try:
-        numbers = np.array([token for row in good for token in tokens[row]], float).reshape(-1, width)
+        numbers = np.array([token for row in valid for token in tokens[row]], float).reshape(-1, width)
     except ValueError:
         numbers = None
-    if numbers is None or not _right(numbers, fields).all():  # slow, but only once something is wrong
-        bad |= {row: reason for row in good if (reason := _first_wrong(tokens[row], fields))}
-        good = [row for row in good if row not in bad]
-        numbers = np.array([token for row in good for token in tokens[row]], float).reshape(-1, width)
-    return numbers, bad
+    if numbers is None or not _is_valid(numbers, fields).all():  # slow, so only if there is an error
+        errors |= {row: message for row in valid if (message := _first_error(tokens[row], fields))}
+        valid = [row for row in valid if row not in errors]
+        numbers = np.array([token for row in valid for token in tokens[row]], float).reshape(-1, width)
+    return numbers, errors
 
 
-def _right(numbers, fields):
-    """(cars, fields) → bool: finite, and the model type a whole number that an int32 holds."""
-    right = np.isfinite(numbers)
+def _is_valid(numbers, fields):
+    """(cars, fields) → bool: finite, and the model type an integer that an int32 holds."""
+    valid = np.isfinite(numbers)
     if fields[0] == "model_type":
-        right[:, 0] &= (numbers[:, 0] == np.floor(numbers[:, 0])) & (np.abs(numbers[:, 0]) < 2**31)
-    return right
+        valid[:, 0] &= (numbers[:, 0] == np.floor(numbers[:, 0])) & (np.abs(numbers[:, 0]) < 2**31)
+    return valid
 
 
-def _first_wrong(tokens, fields):
+def _first_error(tokens, fields):
+    """The message for the first invalid token of a row; None if all are valid."""
     for position, token in enumerate(tokens):
         car, field = divmod(position, len(fields))
         where = f"token {position + 1} ({fields[field]} of car {car + 1}) {truncate(token)!r}"
         try:
-            right = _right(np.array([[float(token)]]), fields[field:]).all()
+            valid = _is_valid(np.array([[float(token)]]), fields[field:]).all()
         except ValueError:
             return f"{where} is not a number"
-        if not right:
-            return f"{where} is not {'a whole number' if fields[field] == 'model_type' else 'finite'}"
+        if not valid:
+            return f"{where} is not {'an integer' if fields[field] == 'model_type' else 'finite'}"
     return None

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from carpose.core import cars, parquet
 from carpose.core.errors import UserError
 from carpose.core.files import run_main
-from carpose.core.options import NAMED, commands, named_paths, program, whole
+from carpose.core.options import NAME_PATHS, commands, int_at_least, named_paths, program
 from carpose.drawing.figures import predictions_figure
 from carpose.kaggle.read import (
     Predictions,
@@ -31,11 +31,13 @@ def main() -> None:
     sub.add_argument("--images", type=Path, required=True, help="images.parquet of the check")
     sub.add_argument("--cars", type=Path, required=True, help="Parquet table of predicted cars")
     sub.add_argument("--truth", type=Path, help="true cars of the test photos, CSV like train.csv or Parquet")
-    sub.add_argument("--count", type=whole(1), default=6, help="how many photos, from few cars to many")
+    sub.add_argument(
+        "--count", type=int_at_least(1), default=6, help="how many photos, from few cars to many"
+    )
     sub.add_argument("--output", type=Path, required=True, help="PNG to write")
     sub = add("history", "the course of trainings: losses, rate, mAP and time by epoch", history)
     add_lenient(sub)
-    sub.add_argument("--histories", required=True, **NAMED, help="history.csv of carpose.train")
+    sub.add_argument("--histories", required=True, **NAME_PATHS, help="history.csv of carpose.train")
     sub.add_argument("--output", type=Path, required=True, help="PNG to write")
     sub = add("evaluation", "the table of scores as bars", evaluation)
     add_lenient(sub)

@@ -15,7 +15,7 @@ from carpose.config.sections import Predict, Running
 from carpose.core import cars, parquet
 from carpose.core.errors import UserError
 from carpose.core.files import check_outputs, run_main
-from carpose.core.options import program, whole
+from carpose.core.options import int_at_least, program
 from carpose.kaggle.read import read_test_images
 from carpose.network.device import acquire_device, worker_count
 
@@ -73,8 +73,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--oof", type=Path, required=True, help="output: out-of-fold predictions")
     parser.add_argument("--test", type=Path, required=True, help="output: test photos, folds averaged")
     parser.add_argument("--test-folds", type=Path, required=True, help="output: test photos, fold by fold")
-    parser.add_argument("--threads", type=whole(1), default=1, help="threads of the network on the CPU")
-    parser.add_argument("--gpus", type=whole(0), default=1, help="0: compute on the CPU")
+    parser.add_argument(
+        "--threads", type=int_at_least(1), default=1, help="threads of the network on the CPU"
+    )
+    parser.add_argument("--gpus", type=int_at_least(0), default=1, help="0: compute on the CPU")
     add_options(parser, Predict)
     add_options(parser, Running, RUNNING)
     return parser.parse_args()

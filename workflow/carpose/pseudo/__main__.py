@@ -11,7 +11,7 @@ from carpose.config.sections import Pseudo
 from carpose.core import cars, parquet
 from carpose.core.errors import UserError
 from carpose.core.files import run_main, write_text
-from carpose.core.options import NAMED, program
+from carpose.core.options import NAME_PATHS, program
 from carpose.kaggle import read
 
 from .labels import against_truth, drift, make_fold
@@ -21,8 +21,10 @@ def main() -> None:
     parser = program("carpose.pseudo", __doc__)
     parser.add_argument("--labels", required=True, help="labels.parquet: the true cars")
     parser.add_argument("--folds", required=True, help="folds.parquet: ImageId, fold")
-    parser.add_argument("--fit-members", required=True, **NAMED, help="out-of-fold predictions")
-    parser.add_argument("--test-members", required=True, **NAMED, help="their test_folds.parquet, same names")
+    parser.add_argument("--fit-members", required=True, **NAME_PATHS, help="out-of-fold predictions")
+    parser.add_argument(
+        "--test-members", required=True, **NAME_PATHS, help="their test_folds.parquet, same names"
+    )
     add_options(parser, Pseudo)
     parser.add_argument("--previous", help="pseudo.parquet of the round before: report the drift")
     parser.add_argument("--test-truth", help="true cars of the unlabelled photos, for the report alone")

@@ -1,12 +1,12 @@
-"""Backbones, necks and heads as plain data, from which configuration, networks and losses are derived.
+"""Backbones, necks and heads as plain data. Configuration, networks and losses are derived from it.
 
-Nothing here imports torch: classes and functions are dotted names, `resolve` imports them when needed.
+Nothing here imports torch: classes and functions are dotted names, which `resolve` imports when needed.
 """
 
 import importlib
 
 
 def resolve(dotted: str):
-    """Import `module:name` and return what it names."""
+    """Import `module:name` and return the object of this name."""
     module, _, name = dotted.partition(":")
     return getattr(importlib.import_module(module), name)

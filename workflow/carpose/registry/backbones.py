@@ -1,8 +1,8 @@
 """The backbones and the necks. A new backbone is a builder in `models/` and one entry here.
 
 A builder is called as builder(width, in_channels, **options, **keys) and returns an encoder: feature maps of
-strides 4, 8, 16 and 32, with timm's `feature_info.channels()`. That of a whole network (neck None) is also
-given `heads` (channels by name) and `hidden` (channels within the heads), see models.build.
+strides 4, 8, 16 and 32, with timm's `feature_info.channels()`. The builder of a complete network (neck None)
+also gets `heads` (channels by name) and `hidden` (channels within the heads), see models.build.
 """
 
 from collections.abc import Mapping
@@ -10,22 +10,22 @@ from dataclasses import dataclass, field
 
 from carpose.core.errors import UserError
 
-TIMM = "timm:"  # before the name of any network of timm's that has feature maps of these strides
+TIMM = "timm:"  # prefix: `timm:NAME` is any network of timm with feature maps of these strides
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """What the configuration and the network's builder need to know of a backbone."""
+    """A backbone's entry, for the configuration and for building the network."""
 
     builder: str  # dotted name
-    neck: str | None = "fpn"  # where the configuration names none; None: a whole network, which has no neck
+    neck: str | None = "fpn"  # the default neck; None: a complete network, which takes no neck
     options: Mapping = field(default_factory=dict)  # further arguments of the builder
-    keys: tuple[str, ...] = ()  # keys of the configuration, beside width, that are arguments of the builder
-    published: str | None = None  # timm's name of the network of width 1 whose published weights fit
-    fixed_width: bool = False  # whether width 1 is the only one
+    keys: tuple[str, ...] = ()  # keys of TrainConfig, beside width, that are arguments of the builder
+    published: str | None = None  # timm's name of the network whose published weights fit at width 1
+    fixed_width: bool = False  # whether width must be 1
 
 
-# Compound scaling: factors on channels and on depth (Tan & Le 2019; their reference code for lite).
+# Compound scaling: factors on channels and on depth (Tan & Le 2019; lite: from their reference code).
 EFFICIENTNETS = {
     "b0": (1.0, 1.0), "b1": (1.0, 1.1), "b2": (1.1, 1.2), "b3": (1.2, 1.4),
     "b4": (1.4, 1.8), "b5": (1.6, 2.2), "b6": (1.8, 2.6), "b7": (2.0, 3.1),
@@ -36,8 +36,8 @@ EFFICIENTNETS = {
 def _efficientnet(size: str) -> Backbone:
     channels, depth = EFFICIENTNETS[size]
     lite = size.startswith("lite")
-    # Weights that were trained in TensorFlow need its padding and the epsilon of its batch norm: with
-    # timm's own they would load without a word and the maps would be wrong.
+    # Weights that were trained in TensorFlow need its padding and its epsilon in batch norm. With timm's
+    # defaults they would load without an error, but the feature maps would be wrong.
     tensorflow = lite or size in ("b6", "b7")
     return Backbone(
         "models.efficientnet:efficientnet",
@@ -52,7 +52,7 @@ BACKBONES: dict[str, Backbone] = {
     "hourglass": Backbone("models.hourglass:HourglassNet", neck=None, keys=("stacks", "modules")),
 }
 
-# Dotted class by name: class(channels of the encoder's maps, channels of its own) → one map of stride 4.
+# Dotted class by name: class(channels of the encoder's maps, output channels) → one map of stride 4.
 NECKS = {"fpn": "models.necks:Fpn", "ida": "models.necks:Ida", "unet": "models.necks:Unet"}
 
 
@@ -75,7 +75,7 @@ def backbone_of(name: str) -> Backbone:
 
 
 def on_hub(name: str, width: float) -> bool:
-    """Whether there are published weights of the backbone at this width."""
+    """Whether published weights exist for the backbone at this width."""
     return backbone_of(name).published is not None and width == 1
 
 
@@ -83,7 +83,7 @@ def published_name(name: str, width: float) -> str:
     """timm's name of the network whose published weights fit. Raises UserError where there are none."""
     if not on_hub(name, width):
         raise UserError(
-            f"the hub has no weights of {name} at width {width:g}; set pretrained: none, or the path of a "
-            "file of weights"
+            f"pretrained: the hub has no weights of {name} at width {width:g}; set pretrained: none, or the "
+            "path of a file of weights"
         )
     return backbone_of(name).published

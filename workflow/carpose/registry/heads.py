@@ -1,6 +1,6 @@
 """The heads. A new head is a module with a class (see carpose.heads.head) and one entry here.
 
-Their order is that of the network's modules, of the losses and of their columns in tables.
+Network modules, losses and columns of tables have the order of the entries.
 """
 
 from dataclasses import dataclass
@@ -8,18 +8,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class HeadEntry:
-    """What the configuration and the network's builder need to know of a head."""
+    """A head's entry, for the configuration and for building the network."""
 
     builder: str  # dotted name of its class
     channels: int
-    weight: float  # of its loss, where `loss_weights` gives no other
-    optional: bool = False  # there only if `heads` names it
+    loss_weight: float  # where `loss_weights` of the configuration gives no other
+    optional: bool = False  # whether a network has it only where `heads` names it
     help: str = ""  # what it predicts
 
 
 HEADS: dict[str, HeadEntry] = {
     "heatmap": HeadEntry("carpose.heads.heatmap:Heatmap", 1, 2.0, help="where the centres of cars are"),
-    "offset": HeadEntry("carpose.heads.offset:Offset", 2, 4.0, help="a centre's place within its cell"),
+    "offset": HeadEntry("carpose.heads.offset:Offset", 2, 4.0, help="a centre's position within its cell"),
     "depth": HeadEntry("carpose.heads.depth:Depth", 2, 0.7, help="the depth and its uncertainty"),
     "height": HeadEntry(
         "carpose.heads.height:Height",

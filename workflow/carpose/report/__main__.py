@@ -6,7 +6,7 @@ In: the folder of a run. Out: the page, which needs no other file and no network
 from pathlib import Path
 
 from carpose.core.files import check_outputs, run_main, write_text
-from carpose.core.options import program, whole
+from carpose.core.options import program, int_at_least
 from carpose.geometry import camera
 from carpose.kaggle.read import read_truth
 
@@ -19,7 +19,7 @@ def main() -> None:
     parser = program("carpose.report", __doc__)
     parser.add_argument("run", type=Path, help="folder of a finished run, such as results/demo")
     parser.add_argument("--data", type=Path, help="folder of the data, by default the one that the run used")
-    parser.add_argument("--photos", type=whole(1), default=12, help="photos in each of the two galleries")
+    parser.add_argument("--photos", type=int_at_least(1), default=12, help="photos in each of the two galleries")
     parser.add_argument("--output", type=Path, help="HTML file to write, by default RUN/report.html")
     args = parser.parse_args()
     output = args.output or args.run / "report.html"

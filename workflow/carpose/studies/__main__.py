@@ -13,7 +13,7 @@ import pandas as pd
 
 from carpose.core import cars, parquet
 from carpose.core.files import run_main, write_text
-from carpose.core.options import commands, program, whole
+from carpose.core.options import commands, int_at_least, program
 from carpose.core.version import code_version
 from carpose.kaggle import read
 from carpose.plots.figures import add_lenient, differences_figure, draw
@@ -32,13 +32,13 @@ def main() -> None:
     sub.add_argument("--images", type=Path, required=True, help="images.parquet of the check")
     sub.add_argument("--labels", type=Path, required=True, help="labels.parquet of the check")
     sub.add_argument("--folds", type=Path, required=True, help="folds.parquet")
-    sub.add_argument("--fold", type=whole(0), default=0, help="the fold that no run has learnt from")
+    sub.add_argument("--fold", type=int_at_least(0), default=0, help="the fold that no run has learnt from")
     sub.add_argument("--test-truth", type=Path, help="true cars of the test photos, CSV or Parquet")
     text = "folder with oof.parquet and test.parquet, folder with model.pt and history.csv; "
     text += f"VARIANT {plan.BASE} is what the others are compared with"
     names = ("VARIANT", "SEED", "PREDICTED", "TRAINED")
     sub.add_argument("--run", nargs=4, action="append", required=True, metavar=names, help=text)
-    sub.add_argument("--samples", type=whole(1), default=500, help="resamples of the photos")
+    sub.add_argument("--samples", type=int_at_least(1), default=500, help="resamples of the photos")
     sub.add_argument("--output", type=Path, required=True, help="JSON to write")
     sub = add("table", "studies side by side: differences, intervals, verdicts, losses", tabulate)
     sub.add_argument("studies", type=Path, nargs="+", help="JSONs of `measure`")

@@ -165,7 +165,9 @@ def runs(study: Study, config: dict) -> dict[tuple[str, int], Run]:
         settings = TrainConfig(**train_config)
         part = camera.visible_part(settings.crop, settings.perspective)
         if not camera.lies_within(part, scopes["cache"]["crop"]):
-            text = f"{variant} shows what cache.crop leaves out of the photos: {camera.written(part)}"
+            text = (
+                f"{variant} shows what cache.crop leaves out of the photos: {camera.format_rectangle(part)}"
+            )
             raise UserError(f"study {study.name}: {text}")
         of_base = f"{BASE}-{study.base}"
         name = of_base if variant == BASE else f"{study.name}-{variant}"

@@ -1,1 +1,1 @@
-"""The demo's rendered scenes."""
+"""The rendered street scenes of the demo data."""

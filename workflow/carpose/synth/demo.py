@@ -1,4 +1,4 @@
-"""Rendered street scenes as a data set: photos, masks, labels, camera and car models, written to a folder."""
+"""Writes rendered street scenes as a data set: photos, masks, labels, camera and car models."""
 
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -21,26 +21,26 @@ from .shapes import Mesh, painted, write_json
 from .street import Plane, sample_cars, sample_plane
 
 MARKER = "RENDERED.txt"
-LEAST_SEEN = 0.2  # a car with less than this share in sight has no label
-NOT_OF_INTEREST = 0.06  # share of cars that are white in the mask and absent from the labels
+MIN_VISIBLE = 0.2  # a car of which a smaller share is visible has no label
+NOT_OF_INTEREST = 0.06  # share of the cars that are white in the mask and have no label
 
 
 @dataclass(frozen=True)
 class Scenes:
-    """What all pictures of a data set share."""
+    """The settings of all scenes of a data set."""
 
     folder: Path
     seed: int
-    size: tuple[int, int]
-    intrinsics: np.ndarray
-    max_distance: float
+    size: tuple[int, int]  # width, height of the photos in pixels
+    intrinsics: np.ndarray  # 3×3
+    max_distance: float  # metres
     meshes: list[Mesh]
-    model_types: np.ndarray  # (meshes,) the data set's number of each mesh
+    model_types: np.ndarray  # (meshes,) the model_type of each mesh
 
 
 @dataclass(frozen=True)
 class Task:
-    """A picture to render. poses: the cars in it, or None to sample them."""
+    """A scene to render. split: train or test; poses: its cars, or None to sample them."""
 
     scenes: Scenes
     split: str
@@ -49,13 +49,13 @@ class Task:
 
 
 def scaled_camera(scale: float) -> tuple[tuple[int, int], np.ndarray]:
-    """Size of the pictures and intrinsics of the data set's camera, resized by `scale`."""
+    """Width and height of the photos, and intrinsics (3×3), of the data set's camera resized by `scale`."""
     size = tuple(round(side * scale) for side in camera.PHOTO_SIZE)
     return size, camera.crop_and_resize(camera.PHOTO_SIZE, [0, 0, 1, 1], size) @ camera.INTRINSICS
 
 
 def draw_scene(task: Task) -> tuple[str, pd.DataFrame]:
-    """Render one picture (and mask); its ImageId and its labels."""
+    """Render and write a photo and, if needed, its mask → ImageId, labels (table of cars with model_type)."""
     scenes, split, index = task.scenes, task.split, task.index
     cv2.setNumThreads(1)
     rng = np.random.default_rng([scenes.seed, split == "test", index])
@@ -69,11 +69,11 @@ def draw_scene(task: Task) -> tuple[str, pd.DataFrame]:
 
     unwanted = (rng.random(len(placed)) < NOT_OF_INTEREST) & (rendering.share > 0)
     if unwanted.any():
-        mask = np.isin(rendering.owner, np.flatnonzero(unwanted)).astype(np.uint8) * 255
+        mask = np.isin(rendering.car_index, np.flatnonzero(unwanted)).astype(np.uint8) * 255
         mask = cv2.dilate(mask, np.ones((3, 3), np.uint8))
         _write_picture(scenes.folder / f"{split}_masks" / f"{name}.jpg", mask, 90)
-    # Real labels hold every car that people could see; rendered poses of a file are kept all.
-    labelled = (rendering.share >= LEAST_SEEN) & ~unwanted if sampled else ~unwanted
+    # Poses from a file are all labelled, since annotators saw these cars.
+    labelled = (rendering.share >= MIN_VISIBLE) & ~unwanted if sampled else ~unwanted
     matrices = np.array([car.matrix for car in placed]).reshape(-1, 3, 3)
     labels = pd.DataFrame(rotation.angles(matrices), columns=ANGLES)
     labels[POSITION] = np.array([car.position for car in placed]).reshape(-1, 3)
@@ -85,33 +85,38 @@ def draw_scene(task: Task) -> tuple[str, pd.DataFrame]:
 def _sampled(scenes: Scenes, rng: np.random.Generator) -> tuple[Plane, list[PlacedCar]]:
     plane = sample_plane(rng)
     xyz, matrices, _ = sample_cars(rng, plane, scenes.intrinsics, scenes.size[0], scenes.max_distance)
-    kinds = rng.integers(len(scenes.meshes), size=len(xyz))
-    if len(xyz):  # centres lie on the plane for an average car; taller ones stand higher
-        rise = np.array([scenes.meshes[kind].size[1] / 2 - 0.75 for kind in kinds])
+    mesh_indices = rng.integers(len(scenes.meshes), size=len(xyz))
+    if len(xyz):  # the plane holds the centres of cars 1.5 m high; those of taller cars are higher
+        rise = np.array([scenes.meshes[index].size[1] / 2 - 0.75 for index in mesh_indices])
         xyz = xyz + rise[:, None] * plane.up
-    return plane, _placed(scenes, kinds, xyz, matrices)
+    return plane, _placed(scenes, mesh_indices, xyz, matrices)
 
 
 def _given(scenes: Scenes, rng: np.random.Generator, table: pd.DataFrame) -> tuple[Plane, list[PlacedCar]]:
-    """Cars of a table, as far as they are before the camera and not too far away."""
+    """The cars of a table in front of the camera and within max_distance, and the road under them."""
     plane = sample_plane(rng)
     table = table[(table.z > 1) & (table.z <= scenes.max_distance)]
     xyz, matrices = table[POSITION].to_numpy(), rotation.matrix(table[ANGLES].to_numpy())
-    kind_of = {number: kind for kind, number in enumerate(scenes.model_types)}
-    kinds = [kind_of.get(number, number % len(scenes.meshes)) for number in table.model_type]
+    index_of = {model_type: index for index, model_type in enumerate(scenes.model_types)}
+    mesh_indices = [index_of.get(number, number % len(scenes.meshes)) for number in table.model_type]
     if len(table) >= 3:
         plane = _fit_plane(xyz, plane)
-    return plane, _placed(scenes, kinds, xyz, matrices)
+    return plane, _placed(scenes, mesh_indices, xyz, matrices)
 
 
-def _placed(scenes: Scenes, kinds: np.ndarray, xyz: np.ndarray, matrices: np.ndarray) -> list[PlacedCar]:
-    """kinds: (N,) which mesh each car is; xyz: (N, 3) metres; matrices: (N, 3, 3)."""
-    cars = zip(kinds, xyz, matrices, strict=True)
-    return [PlacedCar(scenes.model_types[kind], scenes.meshes[kind], *pose) for kind, *pose in cars]
+def _placed(
+    scenes: Scenes, mesh_indices: np.ndarray, xyz: np.ndarray, matrices: np.ndarray
+) -> list[PlacedCar]:
+    """mesh_indices: (N,) mesh of each car; xyz: (N, 3) metres; matrices: (N, 3, 3)."""
+    cars = zip(mesh_indices, xyz, matrices, strict=True)
+    return [PlacedCar(scenes.model_types[index], scenes.meshes[index], *pose) for index, *pose in cars]
 
 
 def _fit_plane(xyz: np.ndarray, fallback: Plane) -> Plane:
-    """The road under given cars (median-like: two rounds of least squares without the far-off ones)."""
+    """The road under the cars at xyz (N, 3): two rounds of least squares, the second without outliers.
+
+    fallback: the prior of the plane's parameters.
+    """
     keep = np.ones(len(xyz), bool)
     for _ in range(2):
         prior = np.array([[3, 0, 0], [0, 60, 0], [0, 0, 60.0]])
@@ -127,25 +132,31 @@ def _fit_plane(xyz: np.ndarray, fallback: Plane) -> Plane:
 
 
 def _write_picture(path: Path, picture: np.ndarray, quality: int) -> None:
-    # Written in place: train.csv comes last, and without it everything is rendered anew.
+    # Not atomic: train.csv is written last, and without it all scenes are rendered again.
     if not cv2.imwrite(str(path), picture, [cv2.IMWRITE_JPEG_QUALITY, quality]):
-        raise UserError(f"{path}: could not be written")
+        raise UserError(f"{path}: could not be written; is the disk full or the folder read-only?")
 
 
 def real_meshes(folder: Path, table: Path) -> tuple[list[Mesh], np.ndarray]:
-    """The data set's meshes and their numbers, by the table model_type,name."""
+    """The data set's meshes and their model_types.
+
+    folder: car_models_json; table: the CSV model_type,name. Models without a file are left out. Raises
+    UserError where no file is found or one is invalid.
+    """
     names = meshes.read_names(table)
-    paths = {number: folder / f"{name}.json" for number, name in names.items()}
-    paths = {number: path for number, path in paths.items() if path.is_file()}
+    paths = {model_type: folder / f"{name}.json" for model_type, name in names.items()}
+    paths = {model_type: path for model_type, path in paths.items() if path.is_file()}
     if not paths:
-        raise UserError(f"{folder}: holds none of the car models of {table}")
+        raise UserError(
+            f"{folder}: holds none of the car models of {table}; set car_models and car_model_ids"
+        )
     return [painted(*meshes.load(path)) for path in paths.values()], np.array(list(paths))
 
 
 def given_poses(path: str, counts: dict[str, int], seed: int) -> dict[str, list[pd.DataFrame]]:
-    """Cars of randomly chosen images for the train and the test pictures.
+    """Cars of randomly chosen images of a file like train.csv → tables of cars, one per photo, by split.
 
-    path: a file like train.csv; counts: pictures by split. Raises UserError where there are too few images.
+    counts: number of photos by split. Raises UserError where the file is invalid or has too few images.
     """
     table, image_ids = read_labels(path)
     if sum(counts.values()) > len(image_ids):
@@ -160,11 +171,11 @@ def given_poses(path: str, counts: dict[str, int], seed: int) -> dict[str, list[
 def make(
     scenes: Scenes, poses: dict[str, list[pd.DataFrame | None]], names: list[str], truth: Path, jobs: int
 ) -> None:
-    """Render both splits and write every file of the layout; train.csv last, when all is there.
+    """Render both splits and write all files of the competition's layout, train.csv last.
 
-    poses: by split of each picture, None to sample them; names: of the meshes; truth: CSV of the test
-    pictures' cars.
-    Raises UserError where there are photos or labels that were not rendered here: they would be lost.
+    poses: by split, of each photo its cars, or None to sample them; names: of the meshes; truth: CSV to write
+    with the cars of the test photos; jobs: number of processes.
+    Raises UserError where the folder holds photos or labels that were not rendered, which would be lost.
     """
     folder = scenes.folder
     _clear(folder)
@@ -179,10 +190,10 @@ def make(
         for index, table in enumerate(poses[split])
     ]
     with ProcessPoolExecutor(jobs) as pool:
-        drawn = pool.map(draw_scene, tasks, chunksize=8)
-        names, labels = zip(*tqdm(drawn, "scenes", len(tasks), unit="photo", mininterval=2), strict=True)
+        results = pool.map(draw_scene, tasks, chunksize=8)
+        names, labels = zip(*tqdm(results, "scenes", len(tasks), unit="photo", mininterval=2), strict=True)
     labels, train, test = pd.concat(labels), names[: len(poses["train"])], names[len(poses["train"]) :]
-    # What Snakemake waits for comes at the end: after a Ctrl-C nothing incomplete is in the way.
+    # The outputs of the Snakemake rule are written last, so that none exists after an interruption.
     fx, fy, cx, cy = scenes.intrinsics[[0, 1, 0, 1], [0, 1, 2, 2]]
     text = f"fx = {fx:.4f}\nfy = {fy:.4f}\ncx = {cx:.4f}\ncy = {cy:.4f}\n"
     write_text(camera.intrinsics_file(folder), text)
@@ -192,13 +203,13 @@ def make(
 
 
 def _clear(folder: Path) -> None:
-    """Empty the folder of earlier renderings, and make its parts."""
+    """Delete earlier renderings and make the folders of photos and masks."""
     photos_or_labels = [folder / "train.csv", *folder.glob("*_images/*")]
     if not (folder / MARKER).exists() and any(path.exists() for path in photos_or_labels):
-        text = f"holds photos or labels but no {MARKER}, so they may be another's; name another folder,"
+        text = f"holds photos or labels but no {MARKER}, so they may not be rendered; name another folder,"
         raise UserError(f"{folder}: {text} or delete it if an earlier version rendered it")
     write_text(folder / MARKER, "Rendered by carpose.synth, which replaces all photos and labels here.\n")
-    for part in ("train_images", "test_images", "train_masks", "test_masks"):
-        (folder / part).mkdir(parents=True, exist_ok=True)
-        for old in (folder / part).glob("*.jpg"):
+    for subfolder in ("train_images", "test_images", "train_masks", "test_masks"):
+        (folder / subfolder).mkdir(parents=True, exist_ok=True)
+        for old in (folder / subfolder).glob("*.jpg"):
             old.unlink()

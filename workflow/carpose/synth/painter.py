@@ -1,6 +1,6 @@
-"""The picture of one demo scene: cars on a road, buildings and trees, painted from far to near.
+"""Renders a demo scene: cars on a road, buildings and trees, painted from far to near.
 
-Polygons of OpenCV; no display, no GL driver.
+It draws polygons with OpenCV and needs neither a display nor OpenGL.
 """
 
 import functools
@@ -26,67 +26,72 @@ PAINT = np.array(
 
 @dataclass(frozen=True)
 class Rendering:
-    """photo: (H, W, 3) uint8 RGB; quality: of its JPEG; owner: (H, W) which car a pixel shows (−1: none);
-    share: (N,) of each car what is to be seen, counting the part cut off by the frame as hidden."""
+    """photo: (H, W, 3) uint8 RGB; quality: of its JPEG, 0–100; car_index: (H, W) the car that a pixel shows
+    (−1: none); share: (N,) the visible share of each car's outline, which may extend beyond the photo."""
 
     photo: np.ndarray
     quality: int
-    owner: np.ndarray
+    car_index: np.ndarray
     share: np.ndarray
 
 
 @dataclass(frozen=True)
 class PlacedCar:
-    """model_type: the data set's number; mesh in its own frame; position: (3,) metres, camera frame; matrix:
-    its rotation, 3×3."""
+    """model_type: the data set's number; mesh: in the car's frame; position: (3,) metres, camera frame;
+    matrix: rotation, 3×3."""
 
     model_type: int
     mesh: Mesh
     position: np.ndarray
     matrix: np.ndarray
 
-    def placed(self, points: np.ndarray) -> np.ndarray:
-        """(N, 3) points of the mesh's frame → camera frame."""
+    def to_camera(self, points: np.ndarray) -> np.ndarray:
+        """(N, 3) points in the car's frame → camera frame, metres."""
         return points @ self.matrix.T + self.position
 
 
 class Painter:
-    """A canvas with a camera and a light."""
+    """A canvas with a camera, a road, a light and haze.
+
+    intrinsics: 3×3; size: width, height in pixels. `car_index` is as in Rendering.
+    """
 
     def __init__(self, rng: np.random.Generator, intrinsics: np.ndarray, size: tuple[int, int], plane: Plane):
         self.rng, self.intrinsics, self.size, self.plane = rng, intrinsics, size, plane
         self.canvas = np.zeros((size[1], size[0], 3), np.uint8)
-        self.owner = np.full((size[1], size[0]), -1, np.int16)  # which car a pixel shows
+        self.car_index = np.full((size[1], size[0]), -1, np.int16)
         self.light = rotation.MIRROR @ plane.up + rng.normal(0, 0.5, 3)
         self.light /= np.linalg.norm(self.light)
         self.haze = np.array([rng.uniform(190, 225)] * 3) + [-8, 0, 8]
-        self.clear = rng.uniform(250, 900)  # metres in which haze takes 63 %
+        self.haze_length = rng.uniform(250, 900)  # metres at which the haze has a share of 63 %
 
     def hazed(self, colour: np.ndarray, distance: np.ndarray) -> np.ndarray:
-        share = np.exp(-np.asarray(distance) / self.clear)[..., None]
+        """(..., 3) colours as they appear at distances (...) in metres."""
+        share = np.exp(-np.asarray(distance) / self.haze_length)[..., None]
         return colour * share + self.haze * (1 - share)
 
     def polygons(self, points: np.ndarray, colour) -> None:
-        """Filled polygons of one colour that do not overlap, (N, P, 2) pixels."""
+        """Draw filled polygons of one colour that do not overlap, (N, P, 2) pixels."""
         polygons = list(fixed_point(points))
         cv2.fillPoly(self.canvas, polygons, tuple(map(float, colour)), cv2.LINE_AA, FIXED_POINT)
 
     def project(self, points: np.ndarray) -> np.ndarray:
+        """(..., 3) metres, camera frame → (..., 2) pixels."""
         return camera.project(self.intrinsics, points)
 
     def ground_point(self, x, z) -> np.ndarray:
-        """Points on the ground, 0.75 m below the plane of car centres."""
+        """x and z in metres → (..., 3) points on the ground, 0.75 m below the plane of car centres."""
         point = np.stack(np.broadcast_arrays(x, self.plane.y(x, z), z), axis=-1)
         return point - self.plane.up * 0.75
 
     def background(self, road: float) -> None:
-        """Sky, then the ground as one warp of a tile."""
+        """Draw the sky, then the ground by warping a texture; road: its heading in radians."""
         width, height = self.size
         top = np.array([self.rng.uniform(90, 190), self.rng.uniform(130, 200), self.rng.uniform(180, 235)])
         rows = np.linspace(0, 1, height)[:, None] ** 1.5
         self.canvas[:] = (top * (1 - rows) + self.haze * rows)[:, None, :]
         tile, metres = _ground_tile(int(self.rng.integers(6)))
-        # Ground coordinates (sideways, ahead) → pixels: three points of the plane span the homography.
+        # A basis of the plane gives the homography from ground coordinates (sideways, ahead) to pixels.
         ahead = heading_matrix(self.plane.up, np.array([road]))[0]
         origin = self.ground_point(0.0, 0.0)
         basis = np.column_stack([-ahead[:, 0], ahead[:, 2], origin])
@@ -99,16 +104,16 @@ class Painter:
         # A pixel's ray d meets the ground where up·d < 0; up·d is linear in the pixel.
         to_up = (np.linalg.inv(self.intrinsics).T @ self.plane.up).astype(np.float32)
         down = -(np.arange(width) * to_up[0] + (np.arange(height) * to_up[1] + to_up[2])[:, None])
-        first = int(np.argmax((down > 0.004).any(axis=1)))  # the rows above are sky alone
+        first = int(np.argmax((down > 0.004).any(axis=1)))  # the rows above it show only sky
         down = down[first:].astype(np.float32)
-        share = cv2.exp(-2.0 / (np.maximum(down, 1e-3) * np.float32(self.clear)))
+        share = cv2.exp(-2.0 / (np.maximum(down, 1e-3) * np.float32(self.haze_length)))
         below = self.canvas[first:]
         for channel, haze in enumerate(self.haze):
             hazy = (ground[first:, :, channel] - np.float32(haze)) * share + np.float32(haze)
             np.copyto(below[..., channel], hazy, where=down > 0.004, casting="unsafe")
 
     def shadows(self, corners: list[np.ndarray]) -> None:
-        """Dark ground under the cars; `corners` are (4, 2) pixels of each footprint."""
+        """Darken the ground under the cars; corners: (4, 2) pixels of each footprint."""
         mask = np.zeros(self.canvas.shape[:2], np.uint8)
         for points in corners:
             hull = cv2.convexHull(points.astype(np.float32)).astype(np.int32)
@@ -117,7 +122,7 @@ class Painter:
         cv2.multiply(self.canvas, cv2.merge([mask] * 3), self.canvas, 1 / 255)
 
     def building(self, x: float, z: float, wide: float, deep: float, high: float, colour) -> None:
-        """A box: its front and the side that faces the road, with rows of windows."""
+        """Draw the front and the road's side of a box with rows of windows; all lengths in metres."""
         inner, outer = x - np.sign(x) * wide / 2, x + np.sign(x) * wide / 2
         front, side = ((inner, outer), (z, z), 0.8), ((inner, inner), (z, z + deep), 1.0)
         for (xa, xb), (za, zb), shade in (front, side):
@@ -138,21 +143,22 @@ class Painter:
             self.polygons(self.project(base[0] + (base[1] - base[0]) * s + up * t), dark)
 
     def tree(self, x: float, z: float, high: float) -> None:
+        """Draw a trunk and a crown of discs; position and height in metres."""
         base = self.ground_point(x, z)
         foot, top = self.project(np.stack([base, base + self.plane.up * high]))
         pixels = np.linalg.norm(top - foot) / high
         trunk = tuple(map(float, self.hazed(np.array([70, 55, 45]), z)))
         cv2.line(self.canvas, foot.astype(int), top.astype(int), trunk, max(1, int(0.25 * pixels)))
         for _ in range(6):
-            at = top + self.rng.normal(0, 0.22 * high, 2) * pixels
+            centre = (top + self.rng.normal(0, 0.22 * high, 2) * pixels).astype(int)
             green = self.hazed(np.array([50, 85, 40]) * self.rng.uniform(0.7, 1.3), z)
             radius = int(self.rng.uniform(0.12, 0.28) * high * pixels)
-            cv2.circle(self.canvas, at.astype(int), max(radius, 1), tuple(map(float, green)), -1, cv2.LINE_AA)
+            cv2.circle(self.canvas, centre, max(radius, 1), tuple(map(float, green)), -1, cv2.LINE_AA)
 
     def car(self, index: int, car: PlacedCar, paint: np.ndarray) -> int:
-        """Draw a car; the number of pixels it would fill if nothing stood before it."""
-        mesh, far = car.mesh, car.position[2]
-        points = car.placed(mesh.vertices)
+        """Draw a car of this paint (3,) RGB → the number of pixels of its outline within the photo."""
+        mesh, distance = car.mesh, car.position[2]
+        points = car.to_camera(mesh.vertices)
         if points[:, 2].min() < 0.5:
             return 0
         pixels = self.project(points)
@@ -162,7 +168,7 @@ class Painter:
         centre = corners.mean(1)
         visible = ((normal * centre).sum(1) < 0) & (area > 0)
         outline = cv2.convexHull(pixels.astype(np.float32))[:, 0]
-        stencil = np.zeros(self.owner.shape, np.uint8)
+        stencil = np.zeros(self.car_index.shape, np.uint8)
         cv2.fillConvexPoly(stencil, fixed_point(outline), 1, cv2.LINE_8, FIXED_POINT)
 
         normal = normal / np.maximum(area, 1e-9)[:, None]
@@ -173,21 +179,22 @@ class Painter:
         brightness = np.where(lamps, np.maximum(brightness, 0.85), brightness)
         shade = colours[mesh.material] * brightness[:, None]
         sky = (mesh.material == GLASS)[:, None] * np.clip(normal @ self.plane.up, 0, 1)[:, None]
-        shade = self.hazed(shade + sky * 90, np.full(len(shade), far))
-        # Small faces (of the data set's meshes, far away) would leave gaps: a ground coat first.
-        if len(mesh.faces) > 500:
-            self.polygons(outline[None], self.hazed(paint * 0.7, far))
-        visible &= area * (self.intrinsics[0, 0] / far) ** 2 > (0.5 if len(mesh.faces) > 500 else 0.05)
+        shade = self.hazed(shade + sky * 90, np.full(len(shade), distance))
+        # Small faces, as of the data set's meshes, leave gaps at a distance, so the outline is filled first.
+        detailed = len(mesh.faces) > 500
+        if detailed:
+            self.polygons(outline[None], self.hazed(paint * 0.7, distance))
+        visible &= area * (self.intrinsics[0, 0] / distance) ** 2 > (0.5 if detailed else 0.05)
         depth = np.linalg.norm(centre, axis=1) - mesh.bias
         order = np.flatnonzero(visible)[np.argsort(-depth[visible])]
         polygons = fixed_point(pixels[mesh.faces])
         for face in order:
             cv2.fillConvexPoly(self.canvas, polygons[face], shade[face].tolist(), cv2.LINE_AA, FIXED_POINT)
-        self.owner[stencil > 0] = index
+        self.car_index[stencil > 0] = index
         return int(stencil.sum())
 
     def finish(self) -> tuple[np.ndarray, int]:
-        """Exposure, blur and noise; the photo (RGB) and its JPEG quality."""
+        """Apply exposure, blur and noise → the photo (H, W, 3) uint8 RGB and its JPEG quality."""
         exposed = np.clip(np.arange(256) * self.rng.uniform(0.65, 1.2), 0, 255)
         curve = 255 * (exposed / 255) ** self.rng.uniform(0.8, 1.25)
         photo = cv2.LUT(self.canvas, curve.astype(np.uint8))
@@ -205,64 +212,67 @@ def render(
     intrinsics: np.ndarray,
     size: tuple[int, int],
 ) -> Rendering:
-    """Paint the scene, what is farthest first."""
+    """Paint the scene, the farthest objects first. intrinsics: 3×3; size: width, height in pixels."""
     painter = Painter(rng, intrinsics, size, plane)
     road = rng.normal(0, 0.08)
     painter.background(road)
     painter.shadows(_footprints(painter, cars))
-    full = np.zeros(len(cars))
-    for _, kind, item in sorted(_things(rng, cars), key=lambda entry: -entry[0]):
-        if kind == "building":
+    drawn = np.zeros(len(cars))  # pixels, also those that nearer objects hide
+    for _, object_type, item in sorted(_objects(rng, cars), key=lambda entry: -entry[0]):
+        if object_type == "building":
             colour = rng.uniform(90, 200) + rng.normal(0, 12, 3)
             painter.building(*item, rng.uniform(10, 25), rng.uniform(10, 30), rng.uniform(8, 45), colour)
-        elif kind == "tree":
+        elif object_type == "tree":
             painter.tree(*item, rng.uniform(4, 9))
         else:
             paint = np.clip(PAINT[rng.integers(len(PAINT))] + rng.normal(0, 15, 3), 5, 250)
-            full[item] = painter.car(item, cars[item], paint)
-    seen = np.bincount(painter.owner[painter.owner >= 0], minlength=len(cars))[: len(cars)]
+            drawn[item] = painter.car(item, cars[item], paint)
+    visible = np.bincount(painter.car_index[painter.car_index >= 0], minlength=len(cars))[: len(cars)]
     outline_area = np.array([_outline_area(painter, car) for car in cars])
-    share = seen / np.maximum(np.maximum(outline_area, full), 1)
+    share = visible / np.maximum(np.maximum(outline_area, drawn), 1)
     photo, quality = painter.finish()
-    return Rendering(photo, quality, painter.owner, share)
+    return Rendering(photo, quality, painter.car_index, share)
 
 
 def _footprints(painter: Painter, cars: list[PlacedCar]) -> list[np.ndarray]:
-    """(4, 2) pixels under each car that is before the camera."""
+    """(4, 2) pixels of the ground under each car that is in front of the camera."""
     footprints = []
     for car in cars:
         sx, sy, sz = car.mesh.size / 2
         corners = np.array([[a * sx, -sy, b * sz] for a, b in ((-1, -1), (-1, 1), (1, 1), (1, -1))])
-        points = car.placed(corners)
+        points = car.to_camera(corners)
         if points[:, 2].min() > 0.5:
             footprints.append(painter.project(points))
     return footprints
 
 
-def _things(rng: np.random.Generator, cars: list[PlacedCar]) -> list[tuple]:
-    """(distance, kind, item): the cars by number, and buildings and trees beside the road by x and z."""
+def _objects(rng: np.random.Generator, cars: list[PlacedCar]) -> list[tuple]:
+    """(distance, type, item) of the cars, and of random buildings and trees beside the road.
+
+    item: the index of a car, or x and z in metres.
+    """
     scenery = []
     for _ in range(int(rng.integers(4, 14))):
         side, z = rng.choice([-1, 1]), rng.uniform(25, 160)
         scenery.append(("building", side * rng.uniform(34, 60), z))
     for _ in range(int(rng.integers(3, 14))):
         scenery.append(("tree", rng.choice([-1, 1]) * rng.uniform(18, 40), rng.uniform(15, 120)))
-    things = [(np.linalg.norm(car.position), "car", number) for number, car in enumerate(cars)]
-    return things + [(np.hypot(x, z), kind, (x, z)) for kind, x, z in scenery]
+    objects = [(np.linalg.norm(car.position), "car", index) for index, car in enumerate(cars)]
+    return objects + [(np.hypot(x, z), object_type, (x, z)) for object_type, x, z in scenery]
 
 
 def _outline_area(painter: Painter, car: PlacedCar) -> float:
-    """Pixels of a car's outline, the part outside the frame included."""
-    points = car.placed(car.mesh.vertices)
+    """Pixels of a car's outline, also those outside the photo."""
+    points = car.to_camera(car.mesh.vertices)
     if points[:, 2].min() < 0.5:
         return np.inf
     return cv2.contourArea(cv2.convexHull(painter.project(points).astype(np.float32)))
 
 
 @functools.cache
-def _ground_tile(kind: int) -> tuple[np.ndarray, tuple[float, float]]:
-    """A road from above: asphalt, lane lines, kerbs; and its half width and length in metres."""
-    rng = np.random.default_rng(kind)
+def _ground_tile(seed: int) -> tuple[np.ndarray, tuple[float, float]]:
+    """A road from above (asphalt, lane lines, kerbs), and its half width and length in metres."""
+    rng = np.random.default_rng(seed)
     half, length, scale = 40.0, 160.0, 8
     shape = (int(length * scale), int(2 * half * scale))
     tile = np.full((*shape, 3), rng.uniform(85, 125), np.float32)

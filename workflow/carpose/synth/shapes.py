@@ -1,7 +1,7 @@
 """Cars to render: parametric ones of several body types, or the data set's own meshes.
 
-A mesh lives in the model frame of carpose.geometry.rotation: x sideways, y up, z to the front, metres, origin
-in the middle of the body. Its faces carry a material, so that front and back can be told apart.
+A mesh is in the car's frame of carpose.geometry.rotation: x sideways, y up, z to the front, metres, origin in
+the centre of the body. Its faces have a material, so that front and rear look different.
 """
 
 import json
@@ -17,7 +17,8 @@ BODY, GLASS, TYRE, RIM, HEADLAMP, TAILLAMP, DARK, PLATE = range(8)
 
 @dataclass(frozen=True)
 class BodyType:
-    """Metres; cabin and roof: where they begin and end along the car, as fractions of the length."""
+    """Sizes in metres; cabin, roof: where each starts and ends along the car, as fractions of the length from
+    the centre."""
 
     length: float
     width: float
@@ -40,10 +41,9 @@ FLOOR = 0.22  # metres above the ground
 
 @dataclass(frozen=True)
 class Mesh:
-    """vertices (V, 3); faces: vertex indices, padded with the last one; material and depth bias per face.
+    """vertices: (V, 3) metres; faces: (F, P) vertex indices, padded with the last one; material, bias: (F,).
 
-    The bias (metres towards the camera) lets the painter draw lamps, windows and wheels after the body
-    they sit on.
+    The bias (metres towards the camera) makes the painter draw lamps, windows and wheels after the body.
     """
 
     vertices: np.ndarray
@@ -75,6 +75,7 @@ class _Builder:
         self.face((corners * [-1, 1, 1])[::-1], material, bias)
 
     def inset(self, corners, shrink: float, material: int, bias: float, sides: bool = False) -> None:
+        """A copy of a face, shrunk towards its centre; sides: and its mirror image."""
         corners = np.asarray(corners, float)
         inner = corners.mean(0) + (corners - corners.mean(0)) * shrink
         (self.both_sides if sides else self.face)(inner, material, bias)
@@ -87,26 +88,26 @@ class _Builder:
 
 def parametric(name: str) -> Mesh:
     """A car of TYPES with about a hundred polygons."""
-    kind, builder = TYPES[name], _Builder()
-    belt = 0.58 * kind.height
+    body, builder = TYPES[name], _Builder()
+    belt = 0.58 * body.height
     hood = belt * (0.98 if name == "van" else 0.9)
-    # Stations along the car: z, height of the top, half width.
+    # Cross-sections along the car: z, height of the top, half width.
     rear = [(-0.50, belt * 0.92, 0.44), (-0.46, belt, 0.49)]
-    front = [(kind.cabin[1] - 0.02, belt, 0.50), (0.44, hood, 0.49), (0.50, hood * 0.78, 0.42)]
-    z, top, half = np.array(rear + front).T * [[kind.length], [1], [kind.width]]
+    front = [(body.cabin[1] - 0.02, belt, 0.50), (0.44, hood, 0.49), (0.50, hood * 0.78, 0.42)]
+    z, top, half = np.array(rear + front).T * [[body.length], [1], [body.width]]
     _add_body(builder, z, top, half)
-    _add_cabin(builder, kind, belt)
+    _add_cabin(builder, body, belt)
     for lamp, sign in ((TAILLAMP, -1), (HEADLAMP, 1)):
         _add_end(builder, z, top, half, lamp, sign)
-    _add_wheels(builder, kind)
+    _add_wheels(builder, body)
 
     mesh = builder.mesh()
-    centred = mesh.vertices - [0, kind.height / 2, 0]
+    centred = mesh.vertices - [0, body.height / 2, 0]
     return Mesh(centred, _outward(centred, mesh.faces), mesh.material, mesh.bias)
 
 
 def _add_body(builder: _Builder, z: np.ndarray, top: np.ndarray, half: np.ndarray) -> None:
-    """Sides, dark sills and lids between the stations: their place along the car, top and half width."""
+    """Sides, dark sills and top faces between cross-sections; z, top, half: as in `parametric`, metres."""
     for i in range(len(z) - 1):
         (h0, h1), (t0, t1), (z0, z1) = half[i : i + 2], top[i : i + 2], z[i : i + 2]
         builder.both_sides([(h0, FLOOR, z0), (h0, t0, z0), (h1, t1, z1), (h1, FLOOR, z1)], BODY)
@@ -115,11 +116,11 @@ def _add_body(builder: _Builder, z: np.ndarray, top: np.ndarray, half: np.ndarra
         builder.face([(-h0, t0, z0), (-h1, t1, z1), (h1, t1, z1), (h0, t0, z0)], BODY)
 
 
-def _add_cabin(builder: _Builder, kind: BodyType, belt: float) -> None:
-    """A base on the belt line, a narrower roof, windows all round."""
-    height = kind.height
-    (b0, b1), (r0, r1) = np.array(kind.cabin) * kind.length, np.array(kind.roof) * kind.length
-    wide, narrow = 0.47 * kind.width, 0.38 * kind.width
+def _add_cabin(builder: _Builder, body: BodyType, belt: float) -> None:
+    """A cabin with windows on all sides, from the belt line (its height in metres) to a narrower roof."""
+    height = body.height
+    (b0, b1), (r0, r1) = np.array(body.cabin) * body.length, np.array(body.roof) * body.length
+    wide, narrow = 0.47 * body.width, 0.38 * body.width
     screen = [(-wide, belt, b1), (wide, belt, b1), (narrow, height, r1), (-narrow, height, r1)]
     window = [(wide, belt, b0), (-wide, belt, b0), (-narrow, height, r0), (narrow, height, r0)]
     side = [(wide, belt, b1), (wide, belt, b0), (narrow, height, r0), (narrow, height, r1)]
@@ -141,13 +142,13 @@ def _add_end(
 ) -> None:
     """The rear (sign −1) or the front (1): a face with lamps, grille, plate and bumper."""
     i = -1 if sign > 0 else 0
-    h, t, at = half[i], top[i], z[i]
-    face = [(-h, FLOOR, at), (h, FLOOR, at), (h, t, at), (-h, t, at)]
+    h, t, end_z = half[i], top[i], z[i]
+    face = [(-h, FLOOR, end_z), (h, FLOOR, end_z), (h, t, end_z), (-h, t, end_z)]
     builder.face(face if sign > 0 else face[::-1], BODY)
-    at += 0.01 * sign
+    end_z += 0.01 * sign
 
     def panel(x0, x1, y0, y1, material, bias, mirrored=True):
-        corners = [(x0, y0, at), (x1, y0, at), (x1, y1, at), (x0, y1, at)]
+        corners = [(x0, y0, end_z), (x1, y0, end_z), (x1, y1, end_z), (x0, y1, end_z)]
         for mirror in (1, -1) if mirrored else (1,):
             order = corners if sign * mirror > 0 else corners[::-1]
             builder.face(np.array(order) * [mirror, 1, 1], material, bias)
@@ -156,30 +157,30 @@ def _add_end(
     panel(-0.5 * h, 0.5 * h, 0.42, 0.62, DARK if sign > 0 else BODY, 0.4, mirrored=False)
     panel(-0.25, 0.25, 0.44, 0.56, PLATE, 0.7, mirrored=False)
     panel(-0.95 * h, 0.95 * h, FLOOR, 0.34, DARK, 0.4, mirrored=False)
-    # Lamps reach around the corner, so that they show from the side.
+    # Lamps extend around the corner, so that they are visible from the side.
     j = i - 1 if sign > 0 else 1
     end, side = (h, z[i]), (h + 0.6 * (half[j] - h), z[i] + 0.6 * (z[j] - z[i]))
     outline = [(end, t - 0.2), (end, t - 0.05), (side, t - 0.05), (side, t - 0.2)]
-    corner = np.array([(x, y, at) for (x, at), y in outline]) + [0.015, 0, 0]
+    corner = np.array([(x, y, corner_z) for (x, corner_z), y in outline]) + [0.015, 0, 0]
     builder.both_sides(corner if sign < 0 else corner[::-1], lamp, 0.6)
 
 
-def _add_wheels(builder: _Builder, kind: BodyType) -> None:
-    for at in (-0.30 * kind.length, 0.31 * kind.length):
-        for radius, material, out, bias in ((0.33, TYRE, 0.02, 0.35), (0.20, RIM, 0.03, 0.45)):
-            turn = np.linspace(0, 2 * np.pi, 10, endpoint=False)
-            y, z = 0.33 + radius * np.cos(turn), at + radius * np.sin(turn)
-            ring = np.column_stack([np.full(10, kind.width / 2 + out), y, z])
+def _add_wheels(builder: _Builder, body: BodyType) -> None:
+    for axle_z in (-0.30 * body.length, 0.31 * body.length):
+        for radius, material, offset, bias in ((0.33, TYRE, 0.02, 0.35), (0.20, RIM, 0.03, 0.45)):
+            angle = np.linspace(0, 2 * np.pi, 10, endpoint=False)
+            y, z = 0.33 + radius * np.cos(angle), axle_z + radius * np.sin(angle)
+            ring = np.column_stack([np.full(10, body.width / 2 + offset), y, z])
             builder.both_sides(ring[::-1], material, bias)
 
 
 def normals(corners: np.ndarray) -> np.ndarray:
-    """(F, P, 3) polygons, padded or not → (F, 3) normals whose length is twice the area (Newell)."""
+    """(F, P, 3) corners of polygons, padded or not → (F, 3) normals of twice the area's length (Newell)."""
     return np.cross(corners, np.roll(corners, -1, axis=1)).sum(axis=1)
 
 
 def _outward(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """Turn faces so that their normals point away from the middle of the car."""
+    """The faces, with corners reversed where needed so that normals point away from the car's centre."""
     corners = vertices[faces]
     normal = normals(corners)
     inward = (normal * (corners.mean(1) - [0, -0.1, 0])).sum(1) < 0
@@ -187,7 +188,10 @@ def _outward(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
 
 
 def painted(vertices: np.ndarray, faces: np.ndarray) -> Mesh:
-    """A mesh of `car_models_json`: materials are guessed from where on the car a face is."""
+    """A mesh of `car_models_json` with materials, guessed from each face's position on the car.
+
+    vertices: (V, 3) metres; faces: (F, 3) indices from 0.
+    """
     corners = vertices[faces]
     low, size = vertices.min(0), np.ptp(vertices, axis=0)
     x, y, z = ((corners.mean(1) - low) / size).T
@@ -204,7 +208,7 @@ def painted(vertices: np.ndarray, faces: np.ndarray) -> Mesh:
 
 
 def write_json(path: Path, mesh: Mesh, car_type: str) -> None:
-    """Write in the competition's format: y down, triangles, 1-based."""
+    """Write a mesh in the competition's format: y down, triangles, indices from 1."""
     fan = [mesh.faces[:, [0, k, k + 1]] for k in range(1, mesh.faces.shape[1] - 1)]
     triangles = np.concatenate(fan)
     distinct = (triangles[:, 0] != triangles[:, 1]) & (triangles[:, 1] != triangles[:, 2])

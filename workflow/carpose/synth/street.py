@@ -1,7 +1,4 @@
-"""Where the cars of a demo scene stand: the road and poses on it.
-
-In: a random generator, the camera. Out: positions, rotations and headings.
-"""
+"""Random roads and random poses of cars on them, for the demo scenes."""
 
 from dataclasses import dataclass
 
@@ -11,7 +8,7 @@ from scipy.spatial.transform import Rotation
 
 @dataclass(frozen=True)
 class Plane:
-    """The road: car centres satisfy y = height + tilt·x + slope·z, the ground lies below them."""
+    """The plane of car centres, y = height + tilt·x + slope·z (camera frame, metres), above the road."""
 
     height: float
     tilt: float
@@ -19,20 +16,23 @@ class Plane:
 
     @property
     def up(self) -> np.ndarray:
+        """(3,) the unit normal that points up."""
         normal = np.array([self.tilt, -1.0, self.slope])
         return normal / np.linalg.norm(normal)
 
     def y(self, x, z):
+        """y of the plane at x and z, metres."""
         return self.height + self.tilt * x + self.slope * z
 
 
 def sample_plane(rng: np.random.Generator) -> Plane:
-    """Around y = 1.463 + 0.0402·x + 0.1597·z, the fit to the real labels."""
+    """A random plane near y = 1.463 + 0.0402·x + 0.1597·z, the fit to the data set's labels."""
     return Plane(rng.normal(1.463, 0.12), rng.normal(0.04, 0.03), rng.normal(0.1597, 0.012))
 
 
 def heading_matrix(up: np.ndarray, yaw: np.ndarray) -> np.ndarray:
-    """(N,) headings (0: away from the camera, π: oncoming) on the plane with normal `up` → (N, 3, 3)."""
+    """(N,) headings in radians (0: away from the camera, π: oncoming) on the plane with normal `up` (3,) →
+    (N, 3, 3) rotations."""
     forward = np.column_stack([np.sin(yaw), np.zeros_like(yaw), np.cos(yaw)])
     forward -= (forward @ up)[:, None] * up
     forward /= np.linalg.norm(forward, axis=1, keepdims=True)
@@ -43,22 +43,23 @@ def heading_matrix(up: np.ndarray, yaw: np.ndarray) -> np.ndarray:
 def sample_cars(
     rng: np.random.Generator, plane: Plane, intrinsics: np.ndarray, width: int, max_distance: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Positions (N, 3), rotations (N, 3, 3) and headings (N,) of cars that do not touch.
+    """Positions (N, 3) in metres, rotations (N, 3, 3) and headings (N,) in radians of cars that do not touch.
 
-    Lanes along a road, parked rows, cross traffic, and a quarter turned freely; distances as in the real
-    labels (log-normal around 45 m), cut at max_distance.
+    Three quarters of the cars drive along or across the lanes of a road, a quarter has random headings. The
+    distances are log-normal, as in the data set's labels, and below max_distance (metres). intrinsics: 3×3;
+    width: of the photo in pixels.
     """
-    road = rng.normal(0, 0.08)
+    road = rng.normal(0, 0.08)  # heading
     lanes = np.arange(-5, 6) * 3.4 + rng.uniform(-1.7, 1.7)
-    wanted = int(np.clip(rng.gamma(4.0, 3.0), 2, 40))
+    count = int(np.clip(rng.gamma(4.0, 3.0), 2, 40))
     placed: list[tuple[float, float, float]] = []
-    for _ in range(wanted * 12):
-        if len(placed) == wanted:
+    for _ in range(count * 12):  # attempts
+        if len(placed) == count:
             break
         z = np.exp(rng.normal(np.log(42), 0.75))
         if not 5 < z < max_distance:
             continue
-        if rng.random() < 0.25:  # turned freely
+        if rng.random() < 0.25:  # a random heading
             x, yaw = rng.uniform(-1, 1) * 0.74 * z, rng.uniform(-np.pi, np.pi)
         else:
             x = rng.choice(lanes) + np.tan(road) * z + rng.normal(0, 0.3)
@@ -73,12 +74,12 @@ def sample_cars(
             placed.append((x, z, yaw))
     x, z, yaw = np.array(placed).reshape(-1, 3).T
     noise = Rotation.from_euler("xyz", rng.normal(0, 0.012, (max(len(x), 1), 3))).as_matrix()[: len(x)]
-    turn = heading_matrix(plane.up, yaw) @ noise if len(x) else np.empty((0, 3, 3))
-    return np.column_stack([x, plane.y(x, z), z]), turn, yaw
+    matrices = heading_matrix(plane.up, yaw) @ noise if len(x) else np.empty((0, 3, 3))
+    return np.column_stack([x, plane.y(x, z), z]), matrices, yaw
 
 
 def _apart(a: tuple, b: tuple) -> bool:
-    """Three discs along each car do not overlap (seen from above)."""
+    """Whether two cars (x, z, yaw) do not touch: three discs along each do not overlap, seen from above."""
     if np.hypot(a[0] - b[0], a[1] - b[1]) > 6:
         return True
     along = np.array([-1.5, 0, 1.5])

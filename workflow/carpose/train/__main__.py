@@ -18,7 +18,7 @@ from carpose.config.options import add_options, from_options
 from carpose.config.sections import Running
 from carpose.config.train_config import TrainConfig
 from carpose.core.files import check_outputs, run_main
-from carpose.core.options import program, whole
+from carpose.core.options import int_at_least, program
 from carpose.network.device import acquire_device, worker_count
 
 from . import distributed, state
@@ -61,9 +61,11 @@ def parse() -> argparse.Namespace:
     files.add_argument("--history", type=Path, required=True, help="history.csv")
     files.add_argument("--state", type=Path, required=True, help="file to resume from; gone when all is done")
     files.add_argument("--events", type=Path, help="folder for TensorBoard events, if --tensorboard")
-    parser.add_argument("--fold", type=whole(0), required=True, help="the fold to validate on")
+    parser.add_argument("--fold", type=int_at_least(0), required=True, help="the fold to validate on")
     parser.add_argument("--name", default="train", help="name in the log")
-    parser.add_argument("--gpus", type=whole(0), default=1, help="how many share the training; 0: the CPU")
+    parser.add_argument(
+        "--gpus", type=int_at_least(0), default=1, help="how many share the training; 0: the CPU"
+    )
     add_options(parser, Running)
     add_options(parser, TrainConfig)
     return parser.parse_args()
