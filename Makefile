@@ -11,11 +11,12 @@ MANYLINUX := manylinux_2_28 manylinux_2_27 manylinux_2_17 manylinux2014
 # Snakemake's jobs and the tests call `python` and `snakemake`, which must be those of .venv.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help submission report test test-all test-slurm lint format wheels clean
+.PHONY: help submission report slurm test test-all test-slurm lint format wheels clean
 
 help:
 	@echo "make submission   install .venv, then run the workflow on the demo data; CORES=$(CORES)"
 	@echo "make report       the same, then write one HTML page about it: results/demo/report.html"
+	@echo "make slurm        add Slurm's plugin for Snakemake to .venv, for workflow/profiles/slurm"
 	@echo "make test         install .venv, then run the tests, except the slow ones"
 	@echo "make test-all     the same with the slow tests; takes about twice as long"
 	@echo "make test-slurm   run the tests on a real Slurm, started on this machine (root, Debian's slurm-wlm)"
@@ -29,6 +30,10 @@ submission: .venv/installed
 
 report: .venv/installed
 	.venv/bin/snakemake --cores $(CORES) submission report --rerun-incomplete
+
+# On a cluster's login node. Not part of .venv from the beginning, see pyproject.toml.
+slurm: .venv/installed
+	.venv/bin/python -m pip install --quiet --requirement envs/slurm.lock
 
 test: .venv/installed
 	.venv/bin/python -m pytest -q --durations=15 -m "not slow"

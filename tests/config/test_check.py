@@ -25,7 +25,7 @@ def test_pku_inherits_no_training_setting_of_the_demo(config):
     assert real["models"]  # replaces all models of config.yaml, see carpose.config.load
 
 
-@pytest.mark.parametrize("overlay", ["ci", "pku", "real_poses"])
+@pytest.mark.parametrize("overlay", ["ci", "pku", "real_poses", "tiny"])
 def test_shipped_configurations_are_valid(config, overlay):
     check(config)
     files = [REPOSITORY / "config.yaml", REPOSITORY / "configs" / f"{overlay}.yaml"]

@@ -335,3 +335,18 @@ def test_real_labels_have_known_outliers(real):
     assert texts.str.contains("left out").sum() == 143
     assert texts.str.contains("roll").sum() == 11
     assert 1 <= texts.str.contains("common road").sum() < 30
+
+
+def test_the_first_photos_of_either_table_can_be_all_that_is_used(data):
+    """The others are not opened, and what is excluded does not count; a short table stays whole."""
+    for i in (5, 11):
+        (data / f"train_images/ID_{i}.jpg").write_bytes(b"")
+    images, labels, findings = check(data, {"ID_1": "broken"}, max_photos=3)
+    assert images["ImageId"].tolist() == ["ID_0", "ID_2", "ID_3", "ID_t0", "ID_t1"]
+    assert labels["ImageId"].tolist() == ["ID_0", "ID_2", "ID_3"]
+    assert not [finding for finding in findings if finding.severity == "error"]
+    text = "\n".join(map(str, findings))
+    assert "does not name" not in text and "not in the data" not in text
+    [warning] = found(data, "warning", exclude={"ID_1": "broken"}, max_photos=3)
+    assert "only the first 3 of 11 images are used" in warning
+    assert not found(data, "warning", exclude={"ID_5": "empty", "ID_11": "empty"}, max_photos=12)

@@ -26,7 +26,7 @@ CHANGES = {
         **{"train_images": 13, "test_images": 7, "seed": 2, "scale": 0.11, "max_distance": 41},
         **{"poses_from": str(CI[1]), "car_models": "folder", "car_model_ids": str(CI[1])},
     },
-    "exclude": {"images": {"ID_1": "broken"}, "max_depth": 30, "max_depth_reason": "far"},
+    "exclude": {"images": {"ID_1": "broken"}, "max_depth": 30, "max_depth_reason": "far", "max_photos": 8},
     "folds": {"count": 3, "hash_distance": 2, "seed": 5},
     "cache": {"crop": [-0.02, 0.5, 1.02, 0.93], "scale": 0.9},
     "running": {"validate_every": 2, "save_minutes": 3, "workers": 1, "tensorboard": True, "graphs": True},

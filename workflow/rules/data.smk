@@ -72,6 +72,7 @@ rule check_data:
             {
                 "images": dict.fromkeys(config["exclude"].get("images", {}), "left out"),
                 "max_depth": config["exclude"].get("max_depth", Exclude.max_depth),
+                "max_photos": config["exclude"].get("max_photos", Exclude.max_photos),
             },
         ),
     shell:

@@ -27,6 +27,9 @@ class Exclude:
     images: dict[str, str] = key({}, "images to leave out, ImageId: reason")
     max_depth: float = key(5000.0, "metres; labels with a larger z are left out", 1, 5000)
     max_depth_reason: str = key("beyond the configured depth", "the reason for max_depth, for the report")
+    max_photos: int = key(
+        0, "use only the first so many photos of either table and read no others; 0: all", 0
+    )
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from .read import add_strict, read_order
 from .submission import print_validation, write_submission
 from .tables import SEVERITIES, Finding, read_submission
 
-DEPTH_KEYS = ("max_depth", "max_depth_reason")  # of Exclude; its images are the option --exclude
+LIMITS = ("max_depth", "max_depth_reason", "max_photos")  # of Exclude; its images are the option --exclude
 MAX_PRINTED = 20  # findings of each severity; the table has them all
 
 
@@ -43,7 +43,7 @@ def main() -> int:
     sub.add_argument("--images", type=Path, help="write the table of images to this Parquet file")
     sub.add_argument("--labels", type=Path, help="write the cars to learn from to this Parquet file")
     sub.add_argument("--exclude", nargs="*", default=[], metavar="ID=REASON", help="images to leave out")
-    add_options(sub, Exclude, DEPTH_KEYS)
+    add_options(sub, Exclude, LIMITS)
     sub.add_argument("--identity", help="a name of the data, only printed")
     sub.add_argument("--jobs", type=int_at_least(1), default=os.cpu_count(), help="number of processes")
 
@@ -89,7 +89,7 @@ def add_order(parser: argparse.ArgumentParser, required: bool = True) -> None:
 
 def check_folder(args: argparse.Namespace) -> int:
     """Check the folder, print the findings, write the tables. Returns the exit status: 1 on an error."""
-    depth = from_options(args, Exclude, DEPTH_KEYS)
+    limits = from_options(args, Exclude, LIMITS)
     exclude = {}
     for text in args.exclude:
         image_id, _, reason = text.partition("=")
@@ -100,7 +100,9 @@ def check_folder(args: argparse.Namespace) -> int:
         raise UserError(f"{args.folder}: is not a folder; name the competition's data folder")
     if args.identity:
         print(f"data {args.identity}")
-    images, labels, findings = check(args.folder, exclude, depth.max_depth, depth.max_depth_reason, args.jobs)
+    images, labels, findings = check(
+        args.folder, exclude, limits.max_depth, limits.max_depth_reason, args.jobs, limits.max_photos
+    )
     if args.findings:
         table = pd.DataFrame(findings, columns=Finding._fields).astype({"line": "Int64"})
         write_text(args.findings, table.to_csv(index=False))

@@ -34,23 +34,28 @@ def check(
     max_depth: float = math.inf,
     max_depth_reason: str = "",
     jobs: int = 1,
+    max_photos: int = 0,
 ) -> tuple[pd.DataFrame, pd.DataFrame, list[Finding]]:
     """Check everything in `folder`; every photo and mask is decoded once.
 
     exclude: {ImageId: reason}; max_depth: labels with a larger z (metres) are left out; max_depth_reason: for
-    their findings; jobs: number of processes. Returns the table of images.parquet, the labels of the training
-    images that are not excluded, and the findings, errors first. With an error the tables must not be used.
+    their findings; jobs: number of processes; max_photos: use only the first so many images of either table
+    that are not excluded, and treat the others as if no table named them (0: all). Returns the table of
+    images.parquet, the labels of the training images that are not excluded, and the findings, errors first.
+    With an error the tables must not be used.
     """
     folder, exclude = Path(folder), exclude or {}
-    rows, labels, findings = _read_tables(folder)
+    listed, labels, findings = _read_tables(folder)
+    rows, limited = _first_photos(folder, listed, exclude, max_photos)
+    findings += limited
     scanned = photos.scan(folder, rows, jobs)
     reasons = [exclude.get(image_id, "") for image_id in scanned["ImageId"]]
     images = scanned.assign(excluded=pd.Series(reasons, dtype=object))[COLUMNS]
     findings += photos.check_photos(folder, scanned)
     findings += photos.count_masks(folder, images)
     findings += _check_camera(folder, images)
-    findings += _check_unlisted(folder, rows)
-    findings += _check_exclusions(folder, exclude, images)
+    findings += _check_unlisted(folder, listed)
+    findings += _check_exclusions(folder, exclude, listed)
 
     lines = rows[rows["split"] == "train"].set_index("ImageId")["line"]
     labels = labels[labels["ImageId"].isin(images.loc[images["excluded"] == "", "ImageId"])]
@@ -84,6 +89,25 @@ def _read_tables(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, list[Finding
         text, advice = "is also in train.csv", "rename the image"
         findings.append(Finding("error", path, row.line, row.ImageId, text, advice))
     return rows.drop_duplicates("ImageId"), labels, findings
+
+
+def _first_photos(
+    folder: Path, rows: pd.DataFrame, exclude: Mapping[str, str], count: int
+) -> tuple[pd.DataFrame, list[Finding]]:
+    """(rows of the first `count` images of each split that are not excluded, a warning per table cut short);
+    count 0: all rows."""
+    if not count:
+        return rows, []
+    usable = rows[~rows["ImageId"].isin(exclude)]
+    first = usable.groupby("split", sort=False).head(count)
+    findings = []
+    for split, (name, _) in TABLES.items():
+        used, usable_count = ((table["split"] == split).sum() for table in (first, usable))
+        if used < usable_count:
+            text = f"only the first {used} of {usable_count} images are used (max_photos)"
+            advice = "nothing, for a trial run: its submission is not complete"
+            findings.append(Finding("warning", str(folder / name), None, "", text, advice))
+    return first, findings
 
 
 def _without_path(error: UserError, path: Path) -> str:
@@ -122,8 +146,8 @@ def _check_unlisted(folder: Path, rows: pd.DataFrame) -> list[Finding]:
     return findings
 
 
-def _check_exclusions(folder: Path, exclude: Mapping[str, str], images: pd.DataFrame) -> list[Finding]:
-    findings, names = [], set(images["ImageId"])
+def _check_exclusions(folder: Path, exclude: Mapping[str, str], rows: pd.DataFrame) -> list[Finding]:
+    findings, names = [], set(rows["ImageId"])
     for image_id, reason in exclude.items():
         if image_id in names:
             text = f"excluded: {reason}"
