@@ -57,20 +57,29 @@ def _scores(
         if "above_threshold" in predictions
         else predictions["score"] >= threshold
     )
-    # The same seed for all members, so that their resamples are paired.
+    values = {
+        "mAP": metric.evaluate_folds(truth, predictions, folds),
+        "sd": resampled_folds(truth, predictions, folds, samples).std(ddof=1),
+        "mAP_leaderboard": metric.evaluate_folds(truth, predictions[kept], folds, "leaderboard"),
+        "cars": int(predictions["ImageId"].isin(folds["ImageId"]).sum()),
+    }
+    return {f"{prefix}_{name}": value for name, value in values.items()}
+
+
+def resampled_folds(
+    truth: pd.DataFrame, predictions: pd.DataFrame, folds: pd.DataFrame, samples: int
+) -> np.ndarray:
+    """(samples,) mAP of resamples of each fold's photos, each fold scored by itself.
+
+    The random seed is fixed, so that the resamples of two tables of predictions are paired.
+    """
     rng, resampled, cars = np.random.default_rng(0), np.zeros(samples), 0
     for _, images in folds.groupby("fold")["ImageId"]:
         picks = bootstrap.draw_images(len(images), samples, rng)
         count = truth["ImageId"].isin(images).sum()
         resampled += count * bootstrap.resampled_scores(truth, predictions, images.tolist(), picks)
         cars += count
-    values = {
-        "mAP": metric.evaluate_folds(truth, predictions, folds),
-        "sd": (resampled / max(cars, 1)).std(ddof=1),
-        "mAP_leaderboard": metric.evaluate_folds(truth, predictions[kept], folds, "leaderboard"),
-        "cars": int(predictions["ImageId"].isin(folds["ImageId"]).sum()),
-    }
-    return {f"{prefix}_{name}": value for name, value in values.items()}
+    return resampled / max(cars, 1)
 
 
 def bands(truth: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
