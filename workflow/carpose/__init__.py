@@ -2,7 +2,8 @@
 
 One package per stage; `python -m carpose.<stage>` runs it. A package imports only from those before it in
 this list: core, geometry, registry, config, kaggle, synth, heads, data, metric, fuse, drawing, network,
-predict, train, pseudo, plots, evaluation, then analysis, studies, export, forecast (`make lint` checks it).
+predict, train, pseudo, plots, evaluation, then analysis, studies, export, forecast, then report and compare
+(`make lint` checks it).
 """
 
 import os
