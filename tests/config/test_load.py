@@ -8,7 +8,14 @@ import pytest
 import yaml
 
 from carpose.config.check import check
-from carpose.config.load import models_of, parsed, refuse_duplicate_keys, train_settings, with_models
+from carpose.config.load import (
+    check_data_from,
+    models_of,
+    parsed,
+    refuse_duplicate_keys,
+    train_settings,
+    with_models,
+)
 from carpose.config.options import add_options, command_line, from_options
 from carpose.config.page import page_text, schema_text
 from carpose.config.sections import Exclude, Predict
@@ -170,3 +177,17 @@ def test_duplicate_keys_on_the_command_line_are_refused():
     )
     with pytest.raises(UserError, match="--config models, line 1: the key dla34 occurs twice"):
         refuse_duplicate_keys(["rounds=1", 'models={"dla34": {"lr": 1}, "dla34": {"width": 1}}'])
+
+
+def test_a_run_uses_the_data_of_another(tmp_path):
+    other = tmp_path / "config.json"
+    config = {"run": "b", "data_from": "a", "data_root": "", "demo": {"seed": 1}, "folds": {"count": 2}}
+    with pytest.raises(UserError, match=r"data_from: there is no run a \(.*config.json is missing\)"):
+        check_data_from(config, other)
+    other.write_text(json.dumps({**config, "run": "a", "data_from": "", "rounds": 3}))
+    check_data_from(config, other)
+    for changed in ({"folds": {"count": 3}}, {"demo": {"seed": 2}}, {"data_root": "/data"}):
+        with pytest.raises(UserError, match=f"^{next(iter(changed))}: differ from those of the run a"):
+            check_data_from(config | changed, other)
+    with pytest.raises(UserError, match="data_from: is this run itself"):
+        check_data_from(config | {"run": "a"}, other)

@@ -242,6 +242,16 @@ def test_analysis_after_it(finished):
         assert (results / "analysis" / f"{picture}.png").stat().st_size > 5000
 
 
+def test_a_second_run_uses_the_data_of_the_first(finished):
+    """It plans trainings alone, and is refused where it asks for other data."""
+    second = ("-n", "submission", "report", *CI, "--config", "run=second", "data_from=ci")
+    planned = jobs(snakemake(finished, *second))
+    assert planned["train"] == "8"
+    assert not {"demo_data", "check_data", "split_folds", "build_cache"} & planned.keys()
+    text = snakemake(finished, *second, 'folds={"count": 3}', check=False)
+    assert "folds: differ from those of the run ci" in text
+
+
 def test_second_run_has_nothing_to_do(finished):
     assert "Nothing to be done" in snakemake(finished, "submission", *CI)
 

@@ -14,6 +14,7 @@ sys.path.insert(0, str(LIBRARY))
 
 from carpose.config.check import check
 from carpose.config.load import (
+    check_data_from,
     gpus_of,
     models_of,
     parsed,
@@ -53,6 +54,13 @@ for variable, folders in {
     os.environ[variable] = os.pathsep.join([*map(str, folders), *inherited])
 
 RESULTS = f"results/{config['run']}"
+# Data, check, folds and cache: this run's own, or those of the run that `data_from` names.
+SHARED = f"results/{config['data_from'] or config['run']}"
+if config["data_from"]:
+    try:
+        check_data_from(config, Path(SHARED) / "config.json")
+    except UserError as error:
+        raise WorkflowError(str(error)) from None
 ROUNDS = config["rounds"]
 FOLDS = range(config["folds"]["count"])
 MODELS = models_of(config)
@@ -66,8 +74,8 @@ PUBLISHED_WEIGHTS = {
 }
 FUSED_ROUNDS = range(ROUNDS) if config["fuse"]["rounds"] == "all" else config["fuse"]["rounds"]
 DEMO = not config["data_root"]
-DATA = f"{RESULTS}/demo" if DEMO else config["data_root"]
-TRUTH = f"{RESULTS}/demo_truth.csv" if DEMO else []
+DATA = f"{SHARED}/demo" if DEMO else config["data_root"]
+TRUTH = f"{SHARED}/demo_truth.csv" if DEMO else []
 MISSING = [] if DEMO else [table for table in TABLES if not (Path(DATA) / table).is_file()]
 # A fingerprint of the data, whatever their path. Demo data need none: their settings are the rule's params.
 try:

@@ -29,10 +29,10 @@ if DEMO:
             [config["demo"][key] for key in ("poses_from", "car_model_ids") if config["demo"].get(key)],
         output:
             [f"{DATA}/{table}" for table in TABLES],
-            truth=f"{RESULTS}/demo_truth.csv",
-            identity=f"{RESULTS}/demo_identity.txt",
+            truth=f"{SHARED}/demo_truth.csv",
+            identity=f"{SHARED}/demo_identity.txt",
         log:
-            f"{RESULTS}/logs/demo_data.log",
+            f"{SHARED}/logs/demo_data.log",
         conda:
             f"{ENVS}/light.yaml"
         threads: workflow.resource_settings.cores or 2
@@ -52,12 +52,12 @@ rule check_data:
         # Files of data_root are no input: the fingerprint in params tracks them, whatever their path and times.
         [rules.demo_data.output.identity, *(f"{DATA}/{table}" for table in TABLES)] if DEMO else data_folder,
     output:
-        images=f"{RESULTS}/data/images.parquet",
-        labels=f"{RESULTS}/data/labels.parquet",
+        images=f"{SHARED}/data/images.parquet",
+        labels=f"{SHARED}/data/labels.parquet",
     log:
-        f"{RESULTS}/logs/check_data.log",
+        f"{SHARED}/logs/check_data.log",
         # Not an output: Snakemake deletes outputs when the check fails, and then the findings are needed.
-        findings=f"{RESULTS}/data/findings.csv",
+        findings=f"{SHARED}/data/findings.csv",
     conda:
         f"{ENVS}/light.yaml"
     threads: workflow.resource_settings.cores or 2
@@ -87,9 +87,9 @@ rule split_folds:
         images=rules.check_data.output.images,
         labels=rules.check_data.output.labels,
     output:
-        f"{RESULTS}/data/folds.parquet",
+        f"{SHARED}/data/folds.parquet",
     log:
-        f"{RESULTS}/logs/split_folds.log",
+        f"{SHARED}/logs/split_folds.log",
     conda:
         f"{ENVS}/light.yaml"
     resources:
@@ -106,10 +106,10 @@ rule build_cache:
     input:
         images=rules.check_data.output.images,
     output:
-        meta=f"{RESULTS}/cache/cache.json",
-        photos=f"{RESULTS}/cache/photos.npy",
+        meta=f"{SHARED}/cache/cache.json",
+        photos=f"{SHARED}/cache/photos.npy",
     log:
-        f"{RESULTS}/logs/build_cache.log",
+        f"{SHARED}/logs/build_cache.log",
     conda:
         f"{ENVS}/light.yaml"
     threads: workflow.resource_settings.cores or 2

@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 
 from carpose.core.errors import UserError
-from carpose.core.keyed import load_yaml, read_yaml
+from carpose.core.keyed import load_json, load_yaml, read_yaml
 from carpose.registry.backbones import BACKBONES, backbone_of
 
 from .keys import properties
@@ -15,6 +15,8 @@ from .messages import unknown_name
 from .schema import config_schema
 from .sections import Hardware
 from .train_config import TrainConfig
+
+DATA_KEYS = ["data_root", "demo", "exclude", "folds", "cache"]  # what data, check, folds and cache depend on
 
 
 def with_models(config: dict, files: Sequence[Path], from_command_line: dict) -> dict:
@@ -86,6 +88,25 @@ def train_configs(config: dict, model: str) -> list[TrainConfig]:
     return [
         TrainConfig(**train_settings(config, model, round_)) for round_ in range(min(config["rounds"], 2))
     ]
+
+
+def check_data_from(config: dict, other: Path) -> None:
+    """Raises UserError where the run that `data_from` names made its data with other settings.
+
+    other: the config.json of that run.
+    """
+    name = config["data_from"]
+    if name == config["run"]:
+        raise UserError(f"data_from: is this run itself, {name}; name another run, or set run:")
+    if not other.is_file():
+        raise UserError(
+            f"data_from: there is no run {name} ({other} is missing); make it first: --config run={name}"
+        )
+    theirs = load_json(other.read_text(encoding="utf-8"))
+    keys = [key for key in DATA_KEYS if config.get(key) != theirs.get(key)]
+    if keys:
+        text = f"{', '.join(keys)}: differ from those of the run {name}, whose data this run uses"
+        raise UserError(f"{text}; set them alike, or leave data_from empty")
 
 
 def gpus_of(config: dict, model: str) -> int:

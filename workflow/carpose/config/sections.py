@@ -165,6 +165,11 @@ class Run:
         pattern="^[A-Za-z0-9_-][A-Za-z0-9_.-]*$",
     )
     data_root: str = key("", "folder of the competition's data; empty: demo data are rendered")
+    data_from: str = key(
+        "",
+        "name of another run whose data, check, folds and cache are used; settings of these must be the same",
+        pattern="^([A-Za-z0-9_-][A-Za-z0-9_.-]*)?$",
+    )
     rounds: int = key(
         2, "number of rounds; round 0 learns from labels, round r also from pseudo labels of round r−1", 1, 9
     )

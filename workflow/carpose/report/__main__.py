@@ -31,7 +31,7 @@ def main() -> None:
     intrinsics = camera.read_intrinsics(camera.intrinsics_file(data))
     shapes = read_shapes(data, run.labels)
     test_ids = run.images.loc[(run.images["split"] == "test") & (run.images["excluded"] == ""), "ImageId"]
-    hidden_truth = args.run / "demo_truth.csv"
+    hidden_truth = run.shared / "demo_truth.csv"
     truth = read_truth(hidden_truth) if hidden_truth.is_file() else None
 
     def photos(split, image_ids, predicted, true_cars):

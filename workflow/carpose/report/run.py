@@ -44,8 +44,13 @@ class Run:
 
     @property
     def data(self) -> Path:
-        """The folder of its data: the rendered one within, or what its configuration names."""
-        return Path(self.config.get("data_root") or self.folder / "demo")
+        """The folder of its data: what its configuration names, or the rendered one."""
+        return Path(self.config.get("data_root") or self.shared / "demo")
+
+    @property
+    def shared(self) -> Path:
+        """The folder of the run that made its data: this one, or that of `data_from`."""
+        return shared_folder(self.folder, self.config)
 
     @property
     def members(self) -> list[str]:
@@ -66,16 +71,18 @@ def read_run(folder: Path) -> Run:
     reports = {name: folder / name / "pseudo.json" for name in rounds}
     tables = {name: folder / "analysis" / f"{name}.csv" for name in ANALYSIS}
     fused = folder / "fused_test.parquet"
-    config = folder / "config.json"
+    config_file = folder / "config.json"
+    config = load_json(config_file.read_text(encoding="utf-8")) if config_file.is_file() else {}
+    data = shared_folder(folder, config) / "data"
     return Run(
         folder=folder,
-        config=load_json(config.read_text()) if config.is_file() else {},
+        config=config,
         scores=scores,
         bands=read_csv(folder / "evaluation_bands.csv"),
         fit=read_fit(folder / "fusion.json"),
-        images=parquet.read_images(folder / "data" / "images.parquet"),
-        labels=cars.read(folder / "data" / "labels.parquet"),
-        folds=parquet.read_folds(folder / "data" / "folds.parquet"),
+        images=parquet.read_images(data / "images.parquet"),
+        labels=cars.read(data / "labels.parquet"),
+        folds=parquet.read_folds(data / "folds.parquet"),
         fused_oof=cars.read(folder / "fused_oof.parquet", scored=True),
         fused_test=cars.read(fused, scored=True),
         code=parquet.about(fused).get("code", "unknown"),
@@ -89,6 +96,11 @@ def read_run(folder: Path) -> Run:
             if (folder / name).is_file()
         },
     )
+
+
+def shared_folder(folder: Path, config: dict) -> Path:
+    """The folder of the run whose data, check and folds the run in `folder` uses."""
+    return folder.parent / config["data_from"] if config.get("data_from") else folder
 
 
 def read_csv(path: Path) -> pd.DataFrame:
