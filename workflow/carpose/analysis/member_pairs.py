@@ -1,4 +1,4 @@
-"""How alike the errors of two members are, and what fusing the two could gain at most."""
+"""Correlation of the errors of two members, and the least error that fusing the two can reach."""
 
 import itertools
 
@@ -11,7 +11,7 @@ from .errors import pair_with_truth
 
 
 def member_pairs(truth: pd.DataFrame, members: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """One row per pair of members, of the true cars that both found (`pair_with_truth`).
+    """One row per pair of members, of the true cars that both are paired with (`pair_with_truth`).
 
     depth_correlation, yaw_correlation: of the errors of log z, and of yaw where both are off by less than
     50°. depth_sd, other_depth_sd: standard deviation of the errors of log z; fused_depth_sd: that of the best
@@ -43,14 +43,16 @@ def member_pairs(truth: pd.DataFrame, members: dict[str, pd.DataFrame]) -> pd.Da
 
 
 def _errors(truth: pd.DataFrame, predictions: pd.DataFrame) -> np.ndarray:
-    """(T, 2) errors of log z and yaw (radians) for each true car, NaN where the member did not find it."""
+    """(T, 2) errors of log z and yaw (radians) for each true car, NaN where the member has no car for it."""
     matched_truth = pair_with_truth(truth, predictions)
     rows = np.flatnonzero(matched_truth >= 0)
-    at = matched_truth[rows]
+    true_rows = matched_truth[rows]
     result = np.full((len(truth), 2), np.nan)
-    result[at, 0] = np.log(predictions["z"].to_numpy(float)[rows] / truth["z"].to_numpy(float)[at])
-    turn = predictions["yaw"].to_numpy(float)[rows] - truth["yaw"].to_numpy(float)[at]
-    result[at, 1] = rotation.wrap(turn)
+    result[true_rows, 0] = np.log(
+        predictions["z"].to_numpy(float)[rows] / truth["z"].to_numpy(float)[true_rows]
+    )
+    yaw_error = predictions["yaw"].to_numpy(float)[rows] - truth["yaw"].to_numpy(float)[true_rows]
+    result[true_rows, 1] = rotation.wrap(yaw_error)
     return result
 
 
