@@ -193,7 +193,7 @@ def test_submissions_as_the_competition_takes_them_are_fused(tmp_path, monkeypat
     fused, expected = read_submission("out.csv")[0], read_submission("a.csv")[0]
     pd.testing.assert_frame_equal(fused, expected, rtol=1e-7)
     assert done.stderr.count("note: b.csv") == 3 == done.stderr.count("\n")
-    assert "0 … 100 becomes 0 … 1" in done.stderr
+    assert "0 … 100 is scaled to 0 … 1" in done.stderr
     strict = ("--inputs", "a.csv", "b.csv", "--output", "strict.csv", "--strict")
     failed = run_module("carpose.fuse", *strict, check=False)
     assert failed.returncode == 2 and "b.csv, line 1: header" in failed.stderr
