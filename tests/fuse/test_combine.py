@@ -211,7 +211,7 @@ def test_submissions_as_the_competition_takes_them_are_fused(tmp_path, monkeypat
         (("--inputs", "behind.parquet"), "behind.parquet, image ID_a: a car is not in front of the camera"),
         (("--sample", "nowhere.csv"), "nowhere.csv: cannot be read"),
         (("--output", "f.parquet --sample a.csv"), "--sample a.csv: it applies to a CSV output only; name"),
-        (("--inputs", "a.csv b.csv --strict"), "a.csv: 1 of 2 photos were not predicted, first ID_b; give"),
+        (("--inputs", "a.csv b.csv --strict"), "a.csv: 1 of 2 photos were not predicted, first ID_b; add"),
         (
             ("--inputs", "a.parquet b.csv"),
             "a.parquet: 1 of 2 photos were not predicted, first ID_b; predict",

@@ -28,7 +28,7 @@ class Exclude:
     max_depth: float = key(5000.0, "metres; labels with a larger z are left out", 1, 5000)
     max_depth_reason: str = key("beyond the configured depth", "the reason for max_depth, for the report")
     max_photos: int = key(
-        0, "use only the first so many photos of either table and read no others; 0: all", 0
+        0, "use only this many photos of each table, the first ones, and read no others; 0: all", 0
     )
 
 

@@ -39,9 +39,9 @@ def check(
     """Check everything in `folder`; every photo and mask is decoded once.
 
     exclude: {ImageId: reason}; max_depth: labels with a larger z (metres) are left out; max_depth_reason: for
-    their findings; jobs: number of processes; max_photos: use only the first so many images of either table
-    that are not excluded, and treat the others as if no table named them (0: all). Returns the table of
-    images.parquet, the labels of the training images that are not excluded, and the findings, errors first.
+    their findings; jobs: number of processes; max_photos: use only the first max_photos images of each table
+    that are not excluded, as if the tables named no others (0: all). Returns the table of images.parquet, the
+    labels of the training images that are not excluded, and the findings, errors first.
     With an error the tables must not be used.
     """
     folder, exclude = Path(folder), exclude or {}
@@ -105,7 +105,7 @@ def _first_photos(
         used, usable_count = ((table["split"] == split).sum() for table in (first, usable))
         if used < usable_count:
             text = f"only the first {used} of {usable_count} images are used (max_photos)"
-            advice = "nothing, for a trial run: its submission is not complete"
+            advice = "for a trial run only: the submission is not complete"
             findings.append(Finding("warning", str(folder / name), None, "", text, advice))
     return first, findings
 
