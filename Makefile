@@ -49,6 +49,7 @@ lint: .venv/installed
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/snakefmt --check Snakefile workflow/rules workflow/studies.smk
+	.venv/bin/mypy
 	.venv/bin/lint-imports
 	.venv/bin/snakemake --lint
 	.venv/bin/snakemake -s workflow/studies.smk --lint
@@ -91,4 +92,4 @@ wheels: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv .venv-slurm wheels .pytest_cache .ruff_cache .hypothesis *.egg-info workflow/*.egg-info
+	rm -rf .venv .venv-slurm wheels .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info workflow/*.egg-info

@@ -1,6 +1,7 @@
 """build_model builds a network from a backbone's builder, a neck and a few options."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -51,8 +52,8 @@ def build_model(
     norm: str = "batch",
     in_channels: int = 3,
     pretrained: str = "none",
-    hub_name: str | None = None,
-    **options,
+    hub_name: str = "",
+    **options: Any,
 ) -> nn.Module:
     """Build a network.
 

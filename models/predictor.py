@@ -46,11 +46,11 @@ def fold_batch_norms(model: nn.Module, channels: int = 3) -> nn.Module:
     pairs: dict[nn.Module, nn.Module] = {}
     calls: Counter[nn.Module] = Counter()
 
-    def convolved(layer, inputs, output):
+    def convolved(layer: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
         calls[layer] += 1
         written[id(output)] = layer, output._version, output
 
-    def normalised(layer, inputs):
+    def normalised(layer: nn.Module, inputs: tuple) -> None:
         calls[layer] += 1
         convolution, version, _ = written.get(id(inputs[0]), (None, 0, None))
         if convolution is not None and inputs[0]._version == version:

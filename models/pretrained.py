@@ -11,7 +11,7 @@ import timm  # isort: skip
 StateDict = dict[str, torch.Tensor]
 
 
-def load_pretrained(target: StateDict, source: str, hub_name: str | None = None) -> None:
+def load_pretrained(target: StateDict, source: str, hub_name: str = "") -> None:
     """Copy pretrained weights into the tensors of a backbone's state dict.
 
     source: hub (the weights of timm's network `hub_name`), or the path of a file. Raises ValueError if they

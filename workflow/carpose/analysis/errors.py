@@ -115,7 +115,7 @@ def by_group(
     )
     rows = []
 
-    def add(division, name, in_group, predicted_in_group):
+    def add(division: str, name: str, in_group: np.ndarray, predicted_in_group: np.ndarray | None) -> None:
         hits = [np.isin(np.flatnonzero(in_group), assigned[:, level]) for level in range(10)]
         levels = range(10) if predicted_in_group is not None and in_group.any() else []
         mean_ap = 0.0 if levels else np.nan
@@ -175,12 +175,12 @@ def oracles(
         table[cars.POSITION].to_numpy(float) for table in (predictions.iloc[rows], true)
     )
 
-    def changed(columns, values):
+    def changed(columns: list[str], values: np.ndarray) -> tuple[pd.DataFrame, pd.DataFrame]:
         table = predictions.copy()
         table.iloc[rows, [table.columns.get_loc(column) for column in columns]] = values
         return truth, table
 
-    cases = {
+    cases: dict[str, tuple[pd.DataFrame, pd.DataFrame]] = {
         "as predicted": (truth, predictions),
         "true depth": changed(cars.POSITION, position * (true_position[:, 2:] / position[:, 2:])),
         "true centre": changed(cars.POSITION, true_position * (position[:, 2:] / true_position[:, 2:])),

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from importlib.util import find_spec
+from typing import Any
 
 from carpose.core.errors import UserError
 from carpose.geometry import camera
@@ -21,7 +22,7 @@ def check(config: dict) -> None:
         raise UserError("the configuration is not valid\n  " + "\n  ".join(lines))
 
 
-def _non_text_keys(content, above: str = "") -> list[str]:
+def _non_text_keys(content: Any, above: str = "") -> list[str]:
     """YAML reads the keys 5 and no as a number and a boolean."""
     if not isinstance(content, dict):
         return []
@@ -84,7 +85,8 @@ def _check_warm_starts(config: dict) -> list[str]:
 
 
 def _check_crops(config: dict) -> list[str]:
-    cached, views = config["cache"]["crop"], defaultdict(dict)
+    cached = config["cache"]["crop"]
+    views: dict[tuple[tuple[float, ...], float], dict[str, bool]] = defaultdict(dict)
     for name in models_of(config):
         for train_config in train_configs(config, name):
             views[tuple(train_config.crop), train_config.perspective][name] = True

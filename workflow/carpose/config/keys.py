@@ -34,7 +34,7 @@ def key(
 
 def default_of(item: Field) -> Any:
     """The default of a key; a new list or dict each time."""
-    return item.default if item.default is not MISSING else item.default_factory()
+    return item.default if item.default_factory is MISSING else item.default_factory()
 
 
 def schema(item: Field) -> dict:
@@ -49,7 +49,7 @@ def properties(section: type, later: bool = True) -> dict[str, dict]:
 
 def section_schema(section: type) -> dict:
     """JSON schema of a section, a dataclass of keys."""
-    return object_schema(properties(section), section.__doc__)
+    return object_schema(properties(section), section.__doc__ or "")
 
 
 def object_schema(keys: dict[str, dict], text: str) -> dict:
@@ -60,7 +60,7 @@ def object_schema(keys: dict[str, dict], text: str) -> dict:
 def _of_type(annotation: Any, keywords: dict) -> dict:
     if "anyOf" in keywords:
         return dict(keywords)
-    if is_dataclass(annotation):
+    if isinstance(annotation, type) and is_dataclass(annotation):
         return section_schema(annotation)
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is list:

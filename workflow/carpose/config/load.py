@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -121,7 +122,7 @@ def parsed(config: dict, root: dict | None = None) -> dict:
     """
     root = root or config_schema()
 
-    def value(item, schema: dict):
+    def value(item: Any, schema: dict) -> Any:
         schema = _resolve(schema, root["$defs"])
         if isinstance(item, dict):
             keys, other_keys = schema.get("properties", {}), schema.get("additionalProperties")
@@ -137,7 +138,7 @@ def parsed(config: dict, root: dict | None = None) -> dict:
     return value(config, root)
 
 
-def _number(text: str):
+def _number(text: str) -> Any:
     for parse in (int, float, yaml.safe_load):
         try:
             return parse(text)
@@ -146,7 +147,7 @@ def _number(text: str):
     return text
 
 
-def _resolve(schema, definitions: dict) -> dict:
+def _resolve(schema: Any, definitions: dict) -> dict:
     """The schema itself, what a $ref names, or the first alternative of anyOf with a type other than null."""
     if not isinstance(schema, dict):
         return {}

@@ -3,6 +3,7 @@
 import difflib
 import math
 import os.path
+from typing import Any
 
 import jsonschema
 
@@ -43,7 +44,7 @@ EXPECTED = {
 
 
 @FORMATS.checks("rectangle")
-def _is_rectangle(crop) -> bool:
+def _is_rectangle(crop: Any) -> bool:
     try:
         left, top, right, bottom = crop
         return not (left >= right or top >= bottom)
@@ -52,11 +53,11 @@ def _is_rectangle(crop) -> bool:
 
 
 @FORMATS.checks("weights")
-def _are_weights(source) -> bool:
+def _are_weights(source: Any) -> bool:
     return source in ("none", "hub") or not isinstance(source, str) or os.path.isfile(source)
 
 
-def problems(content, schema: dict) -> list[str]:
+def problems(content: Any, schema: dict) -> list[str]:
     """One line per error of the content of a YAML file against its JSON schema."""
     errors = Validator(schema, format_checker=FORMATS).iter_errors(content)
     return [line for error in errors for line in _explain(error)]

@@ -2,16 +2,20 @@
 
 import argparse
 import shlex
+from collections.abc import Callable
 from dataclasses import asdict, fields
 from decimal import Decimal
-from typing import Any, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
 
 from carpose.core.errors import UserError
 
 from .keys import default_of, section_schema
 from .messages import problems
 
-Section = TypeVar("Section")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Section = TypeVar("Section", bound="DataclassInstance")
 
 
 def add_options(parser: argparse.ArgumentParser, section: type, only: tuple[str, ...] = ()) -> None:
@@ -109,7 +113,7 @@ def _boolean(text: str) -> bool:
     return text.lower() == "true"
 
 
-def _pair(value_type: type):
+def _pair(value_type: type) -> Callable[[str], tuple[str, Any]]:
     def parse(text: str) -> tuple[str, Any]:
         name, equals, value = text.partition("=")
         if not (name and equals and value.strip()):
@@ -123,5 +127,11 @@ def _pair(value_type: type):
 
 
 class _Pairs(argparse.Action):
-    def __call__(self, parser, namespace, values, option_string=None):
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
         setattr(namespace, self.dest, dict(values))

@@ -7,6 +7,7 @@ The fields are the keys under `train:`, `retrain:` and `models:` of the configur
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from carpose.registry.backbones import BACKBONES, NECKS, TIMM
 from carpose.registry.heads import HEADS
@@ -14,7 +15,12 @@ from carpose.registry.heads import HEADS
 from .keys import key
 
 OPTIONAL_HEADS = [name for name, entry in HEADS.items() if entry.optional]
-CROP = {"items": {"minimum": -1, "maximum": 2}, "minItems": 4, "maxItems": 4, "format": "rectangle"}
+CROP: dict[str, Any] = {
+    "items": {"minimum": -1, "maximum": 2},
+    "minItems": 4,
+    "maxItems": 4,
+    "format": "rectangle",
+}
 # Keys that define the network: a warm start needs the same values in both rounds.
 NETWORK = ["backbone", "width", "neck", "neck_channels", "stacks", "modules", "norm", "mask_channel", "heads"]
 

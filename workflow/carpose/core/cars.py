@@ -7,7 +7,7 @@ detected it) and above_threshold (whether to keep it for the leaderboard, which 
 label has weight (its sample weight, 0–1) and role (positive or ignore). An image without cars has no row.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +33,7 @@ def empty(columns: list[str] = POSE) -> pd.DataFrame:
     return table.assign(**{column: pd.Series([], dtype=float) for column in columns})
 
 
-def concat(tables: list[pd.DataFrame]) -> pd.DataFrame:
+def concat(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """Stack tables of cars. Empty tables are skipped: they would change the column types."""
     not_empty = [table for table in tables if len(table)]
     if not not_empty:

@@ -10,8 +10,9 @@ from .errors import UserError
 
 
 class _Loader(yaml.SafeLoader):
-    def compose_mapping_node(self, anchor):
-        node, first_lines = super().compose_mapping_node(anchor), {}
+    def compose_mapping_node(self, anchor: dict) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        first_lines: dict[tuple[str, str], int] = {}
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
                 line, tagged = key.start_mark.line + 1, (key.tag, key.value)  # 1 and "1" are different keys

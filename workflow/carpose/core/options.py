@@ -3,10 +3,12 @@
 import argparse
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from .errors import UserError
 
-NAME_PATHS = {"nargs": "+", "metavar": "NAME=PATH"}  # keywords of an option that takes files with names
+# Keywords of an option that takes files with names.
+NAME_PATHS: dict[str, Any] = {"nargs": "+", "metavar": "NAME=PATH"}
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):

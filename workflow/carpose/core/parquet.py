@@ -4,6 +4,7 @@ once that names it."""
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,7 +23,7 @@ FOLDS, GROUPS = {"ImageId": TEXT, "fold": NUMBER}, {"group": TEXT}
 ABOUT = b"carpose"  # the key of our entry in the file's metadata, see `write`
 
 
-def write(path: str | Path, table: pd.DataFrame, **about) -> None:
+def write(path: str | Path, table: pd.DataFrame, **about: Any) -> None:
     """Write to Parquet atomically. The file's metadata get the code's version and `about`, as JSON."""
     content = pyarrow.Table.from_pandas(table, preserve_index=False)
     metadata = {ABOUT: json.dumps(provenance() | about).encode()}

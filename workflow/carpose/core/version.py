@@ -37,7 +37,7 @@ def code_digest() -> str:
     """Twelve hex digits that change with any source file of carpose and models, and with nothing else."""
     hasher = hashlib.sha256()
     models = importlib.util.find_spec("models")
-    folders = [LIBRARY, *map(Path, models.submodule_search_locations if models else [])]
+    folders = [LIBRARY, *map(Path, (models and models.submodule_search_locations) or [])]
     for folder in folders:
         for path in sorted(folder.rglob("*.py")):
             hasher.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())

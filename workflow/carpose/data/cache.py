@@ -88,10 +88,11 @@ def build(
     """
     images = _select_images(data, images)
     photo_size = int(images["width"].iloc[0]), int(images["height"].iloc[0])
-    size = tuple(
+    width, height = (
         max(1, round((high - low) * length * scale))
         for low, high, length in zip(crop[:2], crop[2:], photo_size, strict=True)
     )
+    size = width, height
     view = camera.crop_and_resize(photo_size, crop, size)
     meta = {
         "image_ids": images["ImageId"].tolist(),

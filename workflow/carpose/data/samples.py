@@ -7,7 +7,7 @@ number of workers gives the same training, and a training can resume in the midd
 import functools
 import mmap
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import cv2
 import numpy as np
@@ -48,12 +48,12 @@ class View:
         self.from_cache = np.linalg.inv(cache.view)
         self.photo_intrinsics = cache.intrinsics
         self.map_intrinsics = camera.cells(STRIDE) @ self.matrix @ cache.intrinsics
-        self.focal_reference = camera.focal(self.map_intrinsics)
+        self.focal_reference = cast(float, camera.focal(self.map_intrinsics))  # of one matrix, so a number
 
 
-class Photos(torch.utils.data.Dataset):
-    """Photos for prediction, without augmentation: (height, width, 4) uint8. Raises UserError if a photo is
-    not in the cache, or if the cache's crop is too narrow."""
+class CachedPhotos(torch.utils.data.Dataset):
+    """Photos of a cache, warped to the network's input. Raises UserError if a photo is not in the cache, or
+    if the cache's crop is too narrow."""
 
     def __init__(
         self,
@@ -82,11 +82,15 @@ class Photos(torch.utils.data.Dataset):
         photo = self.cache.photos[self.cache.rows[image_id]]
         image = augment.warp(photo, homography, self.view.size)
         # Else all pages read so far would count as memory of this process; the page cache keeps the file.
-        self.cache.photos.base.madvise(mmap.MADV_DONTNEED)
+        self.cache.photos.base.madvise(mmap.MADV_DONTNEED)  # type: ignore[union-attr]  # base: the mmap
         return image
 
     def __len__(self) -> int:
         return len(self.image_ids)
+
+
+class Photos(CachedPhotos):
+    """Photos for prediction, without augmentation: (height, width, 4) uint8."""
 
     def __getitem__(self, index: int) -> np.ndarray:
         return self.image(self.image_ids[index], augment.Placement(self.scene, self.view.matrix))
@@ -101,10 +105,10 @@ class Sample(NamedTuple):
     weight: np.ndarray  # (N,) sample weights, see Samples
     noise: np.ndarray  # (N,) standard deviation of the label's log z
     intrinsics: np.ndarray  # 3×3, of the output maps
-    index: int  # of the photo
+    photo_index: int
 
 
-class Samples(Photos):
+class Samples(CachedPhotos):
     """Augmented photos with their cars, indexed by (epoch, position in the epoch, index of the photo).
 
     `collate` makes them into a batch with targets.
@@ -179,7 +183,7 @@ class Samples(Photos):
         return torch.from_numpy(images), batch, [self.image_ids[index] for index in indices]
 
 
-def masked_cells(images):
+def masked_cells(images: torch.Tensor | np.ndarray) -> torch.Tensor | np.ndarray:
     """(B, H, W, 4) uint8, array or tensor → (B, H/4, W/4) bool: whether the centre of the cell is masked."""
     centre = STRIDE // 2
     return images[:, centre::STRIDE, centre::STRIDE, 3] > MASK_THRESHOLD

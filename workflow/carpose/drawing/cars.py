@@ -4,6 +4,7 @@ import cv2
 import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 
 from carpose.core import cars
@@ -39,13 +40,13 @@ def draw_cars(
             tip_length = min(0.3, 6 * thickness / max(np.hypot(*np.diff(ends, axis=0)[0]), 1))
             tail, tip = meshes.fixed_point(ends)
             cv2.arrowedLine(image, tail, tip, rgb, thickness, cv2.LINE_AA, meshes.FIXED_POINT, tip_length)
-        centre = meshes.fixed_point(camera.project(intrinsics, position))
+        centre = meshes.fixed_point(camera.project(intrinsics, position)).tolist()
         radius = (thickness + 1) << meshes.FIXED_POINT
         cv2.circle(image, centre, radius, rgb, **pen | {"thickness": cv2.FILLED})
     return image
 
 
-def _project_segments(intrinsics, ends):
+def _project_segments(intrinsics: np.ndarray, ends: np.ndarray) -> np.ndarray:
     """(S, 2, 3) ends of segments in metres → (≤ S, 2, 2) pixels, each segment clipped at the near plane."""
     depth = ends[..., 2]
     visible = (depth > meshes.NEAR).any(axis=1)
@@ -56,12 +57,13 @@ def _project_segments(intrinsics, ends):
     return camera.project(intrinsics, np.where(depth[..., None] > meshes.NEAR, ends, crossing))
 
 
-def draw_from_above(axes, layers: list[tuple[pd.DataFrame, str]], intrinsics: np.ndarray, width: int) -> None:
+def draw_from_above(
+    axes: Axes, layers: list[tuple[pd.DataFrame, str]], intrinsics: np.ndarray, width: int
+) -> None:
     """Cars as rectangles on the x–z plane in metres, with a line from each centre to its front; and the field
     of view.
 
-    axes: of matplotlib; layers: tables of cars and their colours; intrinsics: 3×3 of an image `width` pixels
-    wide.
+    layers: tables of cars and their colours; intrinsics: 3×3 of an image `width` pixels wide.
     """
     depths = np.concatenate([table["z"].to_numpy(float) for table, _ in layers])
     farthest = max(25, 1.1 * depths[depths < FARTHEST].max(initial=0))

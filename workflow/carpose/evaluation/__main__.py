@@ -40,7 +40,7 @@ def main() -> None:
     read.check_out_of_fold(members, folds)
     read.check_same_photos(args.labels, labels, folds["ImageId"])
     truth = read.read_truth(args.test_truth) if test_members else None
-    test_ids = []  # excluded photos count as well: their cars are missed
+    test_ids: list[str] = []  # excluded photos count as well: their cars are missed
     if test_members:
         test_ids, predicted_ids = read.split_test_images(args.images)
         read.check_coverage(test_members, predicted_ids)

@@ -1,6 +1,6 @@
 """Scores of members, out of fold and on test photos whose truth is known, and by bands of depth."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -89,7 +89,7 @@ def bands(truth: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
     """
     band, assigned = band_of(truth), metric.assign(truth, predictions)
 
-    def recall(level):
+    def recall(level: int) -> list[float]:
         is_hit = np.isin(np.arange(len(truth)), assigned[:, level])
         return [is_hit[band == i].mean() if (band == i).any() else np.nan for i in range(len(BAND_NAMES))]
 
@@ -112,7 +112,7 @@ def evaluate(
     folds: pd.DataFrame,
     members: dict[str, pd.DataFrame],
     test_truth: pd.DataFrame | None = None,
-    test_ids: list[str] | None = None,
+    test_ids: Sequence[str] = (),
     test_members: dict[str, pd.DataFrame] | None = None,
     samples: int = SAMPLES,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -122,9 +122,17 @@ def evaluate(
     Rows are sorted by out-of-fold mAP, best first; members with test cars only come last, and all their cars
     count in mAP_leaderboard unless they have the column above_threshold.
     """
-    rows, band_tables = {}, []
+    rows: dict[str, dict] = {}
+    band_tables = []
 
-    def add(name, photos, truth, predictions, image_ids, row):
+    def add(
+        name: str,
+        photos: str,
+        truth: pd.DataFrame,
+        predictions: pd.DataFrame,
+        image_ids: Sequence[str],
+        row: dict,
+    ) -> None:
         rows.setdefault(name, {"name": name}).update(row)
         truth, predictions = (table[table["ImageId"].isin(image_ids)] for table in (truth, predictions))
         table = bands(truth, predictions)

@@ -14,7 +14,7 @@ def planned_jobs(text: str) -> pd.DataFrame:
     """
     rows = []
     for block in re.split(r"^(?=(?:local)?rule \w+:$)", text, flags=re.M)[1:]:
-        rule = re.match(r"(?:local)?rule (\w+):", block)[1]
+        rule = block.partition(":")[0].split()[1]
         fields = dict(re.findall(r"^    (\w+): (.*)$", block, re.M))
         requested = dict(re.findall(r"(\w+)=([^,]+)", fields.get("resources", "")))
         numbers = {name: int(requested.get(name, 0)) for name in ("gpu", "mem_mb", "runtime")}

@@ -60,7 +60,7 @@ def _features(table: pd.DataFrame, angle: str) -> tuple[np.ndarray, np.ndarray, 
     other = ANGLES[1 - ANGLES.index(angle)]
     photo = pd.factorize(table["ImageId"])[0]
 
-    def mean_of_photo(name):
+    def mean_of_photo(name: str) -> np.ndarray:
         near = np.abs(beyond[name]) < NEAR
         weight = np.where(near, table["score"].to_numpy(float), 0.0)
         sums = [np.bincount(photo, values) for values in (weight * beyond[name], weight)]

@@ -4,6 +4,8 @@ In: rays (unit direction and log of the range), tolerances and priorities of the
 Out: a cluster number per car, at most one car of each member in a cluster.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
@@ -53,7 +55,7 @@ def cluster(
     widest = np.zeros(image.max(initial=-1) + 1)
     np.maximum.at(widest, image, across2)
 
-    def take(seed, centre):
+    def take(seed: np.ndarray, centre: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """The seed itself and the nearest free car of each other member within the gate around each centre.
 
         seed: (S,) a car of each image; centre: its direction, log-range and squared tolerances. Returns the
@@ -91,11 +93,13 @@ def cluster(
     return labels
 
 
-def _mean(features, seed_index, count):
+def _mean(
+    features: Sequence[np.ndarray], seed_index: np.ndarray, count: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Mean direction, mean log-range (by precision) and mean squared tolerances of each seed's cars."""
     direction, log_range, along2, across2 = features
 
-    def total(values):
+    def total(values: np.ndarray) -> np.ndarray:
         return np.bincount(seed_index, values, count)
 
     number = total(np.ones(len(seed_index)))

@@ -68,12 +68,13 @@ def fuse_with_missing(
     missing: member name → ImageIds of the photos that it did not predict. A photo that was predicted to be
     without cars is not among them: there the member lowers the score of the others' cars.
     """
-    absent, groups = {}, {}
+    absent: dict[str, list[str]] = {}
+    groups: dict[tuple[str, ...], list[str]] = {}
     for name, image_ids in missing.items():
         for image_id in image_ids:
             absent.setdefault(image_id, []).append(name)
-    for image_id, names in absent.items():
-        groups.setdefault(tuple(names), []).append(image_id)
+    for image_id, absent_names in absent.items():
+        groups.setdefault(tuple(absent_names), []).append(image_id)
     complete = {name: table[~table["ImageId"].isin(list(absent))] for name, table in members.items()}
     fused = [fuse(complete, fit)]
     for names, image_ids in groups.items():
@@ -88,10 +89,12 @@ def postprocess(fit: Fit, fused: pd.DataFrame, features: np.ndarray, parts: Coll
     depth_sigma, the range of angles, the calibrated score; adds the column above_threshold."""
     fused = fused.assign(depth_sigma=np.clip(fit.fused_sigma_scale * fused["depth_sigma"], *SIGMA_RANGE))
     if "angle_range" in parts:
+        assert fit.angle_range is not None
         fused = fit.angle_range.apply(fused)
     score_type = "plain"
     if "calibration" in parts:
         score_type = "calibrated"
+        assert fit.score_model is not None
         fused = fused.assign(score=fit.score_model.predict(features))
     fused = fused.assign(above_threshold=fused["score"] >= fit.thresholds.get(score_type, 0.0))
     return _by_image_and_score(fused)
@@ -123,7 +126,7 @@ def combine(
     )
     count = labels.max() + 1
 
-    def total(values):
+    def total(values: np.ndarray) -> np.ndarray:
         return np.bincount(labels, values, count)
 
     precision = observed.correlation_weight / observed.sigma**2
@@ -150,6 +153,7 @@ def combine(
     fused["depth_sigma"] = np.clip(fused_sigma, *SIGMA_RANGE)
     fused["agreement"] = agreement.astype(int)
     if "ground" in parts:
+        assert fit.ground is not None
         fused = ground.refine(fused, fit.ground)
 
     columns = [
@@ -179,7 +183,7 @@ class _Observations:
         self.direction, self.log_range = rays(table)
         fitted = [fit.member(name, parts) for name in names]
 
-        def of_member(field):
+        def of_member(field: str) -> np.ndarray:
             return np.array([getattr(member, field) for member in fitted], float)[self.member]
 
         if "bias" in parts:
@@ -228,7 +232,7 @@ def _mean_rotation(
     mean = np.empty((count, 4))
     mean[labels] = quaternions
 
-    def update(clusters, weight):
+    def update(clusters: np.ndarray, weight: np.ndarray) -> None:
         new_label = np.full(count, -1)
         new_label[clusters] = np.arange(len(clusters))
         selected = new_label[labels] >= 0

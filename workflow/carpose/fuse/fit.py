@@ -53,25 +53,25 @@ def fit_nested(
     Raises UserError where there is a single fold.
     """
 
-    def mean_ap(table, mode=mode):
+    def mean_ap(table: pd.DataFrame, mode: str = mode) -> float:
         return score(labels, table, folds, mode)
 
-    def fit_of(members):
+    def fit_of(members: Members) -> Callable[[pd.DataFrame], Fit]:
         return lambda folds: fit(labels, members, folds, mode)[0]
 
     final, ablation = fit_of(members)(folds), _fuse_by_others(folds, members, fit_of(members))
     alone = {name: mean_ap(_with_best_threshold(labels, table, folds)) for name, table in members.items()}
-    best = max(alone, key=alone.get)
+    best = max(alone, key=alone.__getitem__)
     best_alone = {best: members[best]}
     best_fitted = mean_ap(_fuse_by_others(folds, best_alone, fit_of(best_alone))[-1])
     if mean_ap(ablation[-1]) < alone[best]:
 
-        def fit_best(folds):
+        def fit_best(folds: pd.DataFrame) -> Fit:
             return fit_single_member(labels, members, folds["ImageId"], best, mode)
 
         final, ablation = fit_best(folds), _fuse_by_others(folds, members, fit_best)
     scores = [mean_ap(table) for table in ablation]
-    gains = dict(zip(PARTS, np.diff(scores), strict=True))
+    gains: dict[str, float] = dict(zip(PARTS, np.diff(scores), strict=True))
     gains["angle_range"] = mean_ap(ablation[-1], "leaderboard") - mean_ap(ablation[-2], "leaderboard")
     parts = {name: replace(part, nested_gain=float(gains[name])) for name, part in final.parts.items()}
     fused = ablation[-1]
@@ -99,7 +99,7 @@ def _fuse_by_others(
 
     Table i uses, of the first i PARTS, those that the fit enables. fit_on: folds → their fit.
     """
-    steps = [[] for _ in range(len(PARTS) + 1)]
+    steps: list[list[pd.DataFrame]] = [[] for _ in range(len(PARTS) + 1)]
     for fold in np.unique(folds["fold"]):
         in_fold = (folds["fold"] == fold).to_numpy()
         if in_fold.all():
@@ -114,6 +114,7 @@ def _fuse_by_others(
 
 def _report(final: Fit) -> Iterator[str]:
     """Lines for the log."""
+    assert final.mAP is not None
     yield f"out-of-fold mAP (metric's mode {final.mode}), without a fit:"
     ranked = sorted(final.mAP["members"].items(), key=lambda item: -item[1])
     for name, single in ranked:

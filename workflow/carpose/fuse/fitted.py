@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -44,7 +45,10 @@ class MemberFit:
         invalid = [name for name, value in values.items() if value.shape != np.shape(getattr(NEUTRAL, name))]
         if invalid:
             raise ValueError(f"{invalid[0]}: {content[invalid[0]]}")
-        return cls(**{name: tuple(v.tolist()) if v.ndim else v.item() for name, v in values.items()})
+        numbers: dict[str, Any] = {
+            name: tuple(v.tolist()) if v.ndim else v.item() for name, v in values.items()
+        }
+        return cls(**numbers)
 
 
 @dataclass(frozen=True)

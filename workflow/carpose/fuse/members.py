@@ -108,7 +108,9 @@ def pair_with_truth(
     return rows, true_row[rows]
 
 
-def _fit_bias(error, relative, prior=(0.05, 0.03)):
+def _fit_bias(
+    error: np.ndarray, relative: np.ndarray, prior: tuple[float, float] = (0.05, 0.03)
+) -> np.ndarray:
     """(2,) coefficients of a line through the errors of log-range over `relative` = log(range/40 m); robust
     (Huber's weights) and shrunk: coefficients ~ N(0, prior²)."""
     design = np.column_stack([np.ones(len(relative)), np.clip(relative, -1.5, 1.5)])
@@ -122,7 +124,7 @@ def _fit_bias(error, relative, prior=(0.05, 0.03)):
     return coefficients
 
 
-def shrunk_scale(sizes, prior, strength=20):
+def shrunk_scale(sizes: np.ndarray, prior: float, strength: float = 20) -> float:
     """Median of sizes, shrunk in its logarithm towards `prior`, which counts as `strength` observations."""
     if not len(sizes):
         return float(prior)
@@ -130,7 +132,7 @@ def shrunk_scale(sizes, prior, strength=20):
     return float(np.exp((len(sizes) * log + strength * np.log(prior)) / (len(sizes) + strength)))
 
 
-def _correlation_weights(standardised, strength=20):
+def _correlation_weights(standardised: np.ndarray, strength: float = 20) -> list[float]:
     """Weight of each member given the correlation Σ of the members' errors: Σ⁻¹·1, clipped to 0.1 … 1.
 
     standardised: (true cars, M) errors of log-range in standard deviations, NaN where the member has no car.

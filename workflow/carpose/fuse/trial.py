@@ -18,6 +18,7 @@ from .combine import combine, postprocess, stack
 from .fitted import NEUTRAL, PARTS, Fit, Part
 from .members import MAD, Members, fit_members, of_images, pair_with_truth, shrunk_scale
 
+Half = tuple[Fit, pd.DataFrame, np.ndarray]  # of Trial.fit_halves and Trial.fuse_halves
 MIN_RELATIVE_GAIN = 0.003  # a part is used if it raises the mAP by more than this fraction
 
 
@@ -51,7 +52,7 @@ class Trial:
         fitted = fit_members(self.truth, members, image_ids)
         return Fit(mode=self.mode, members=fitted, ground=prior)
 
-    def fit_halves(self, members: Members) -> list[tuple[Fit, pd.DataFrame, np.ndarray]]:
+    def fit_halves(self, members: Members) -> list[Half]:
         """For each half: the geometry fitted on the other half, the members' cars on this half (of `stack`),
         and the ImageIds of the other half."""
         result = []
@@ -61,13 +62,11 @@ class Trial:
             result.append((geometry, stack(of_images(members, half_ids)), other_ids))
         return result
 
-    def score_fused(self, halves: list, names: list[str], parts: Collection[str]) -> float:
+    def score_fused(self, halves: list[Half], names: list[str], parts: Collection[str]) -> float:
         """mAP of both halves (of `fit_halves`), each fused with these parts of the fit on the other half."""
         return self.score(combine(table, fit, names, parts)[0] for fit, table, _ in halves)
 
-    def fuse_halves(
-        self, members: Members, halves: list, parts: Collection[str]
-    ) -> list[tuple[Fit, pd.DataFrame, np.ndarray]]:
+    def fuse_halves(self, members: Members, halves: list[Half], parts: Collection[str]) -> list[Half]:
         """For each half: the complete fit on the other half, and this half's fused cars and their features,
         as `combine` returns them; `postprocess` takes these three."""
         result = []
@@ -107,7 +106,7 @@ def fit_scores(
     )
 
 
-def choose_members(trial: Trial, members: Members) -> tuple[Members, list, Part]:
+def choose_members(trial: Trial, members: Members) -> tuple[Members, list[Half], Part]:
     """The k best members (in the order of `members`), their halves of `Trial.fit_halves`, and the gain over
     using all members.
 
@@ -131,10 +130,13 @@ def choose_members(trial: Trial, members: Members) -> tuple[Members, list, Part]
     return (best, halves, part) if part.on else (*candidates[0][1:], part)
 
 
-def choose_parts(trial: Trial, halves: list, names: list[str], candidates: list[str]) -> dict[str, Part]:
+def choose_parts(
+    trial: Trial, halves: list[Half], names: list[str], candidates: list[str]
+) -> dict[str, Part]:
     """Which of the candidate parts are used, each on top of the used ones before it."""
-    parts, used, best = {}, [], trial.score_fused(halves, names, [])
-    start = best
+    parts: dict[str, Part] = {}
+    used: list[str] = []
+    start = best = trial.score_fused(halves, names, [])
     for part in candidates:
         gain = trial.score_fused(halves, names, [*used, part]) - best
         parts[part] = _part(gain, start)
@@ -143,7 +145,7 @@ def choose_parts(trial: Trial, halves: list, names: list[str], candidates: list[
     return parts
 
 
-def choose_calibration(trial: Trial, fused_halves: list, parts: Collection[str]) -> Part:
+def choose_calibration(trial: Trial, fused_halves: list[Half], parts: Collection[str]) -> Part:
     """Whether calibrated scores are used. fused_halves: of `Trial.fuse_halves`."""
     plain, calibrated = (
         trial.score(postprocess(*half, used) for half in fused_halves)
@@ -152,7 +154,7 @@ def choose_calibration(trial: Trial, fused_halves: list, parts: Collection[str])
     return _part(calibrated - plain, plain)
 
 
-def choose_angle_range(trial: Trial, fused_halves: list, parts: Collection[str]) -> Part:
+def choose_angle_range(trial: Trial, fused_halves: list[Half], parts: Collection[str]) -> Part:
     """Whether the range of angles is changed, by the leaderboard's metric in any mode, since no other metric
     depends on it."""
     scores = []
@@ -193,6 +195,7 @@ def fit(labels: pd.DataFrame, members: Members, folds: pd.DataFrame, mode: str) 
     kept = [part for part in _enabled(parts) if part != "angle_range"]
     tables = []
     for half_fit, fused, features in fused_halves:
+        assert half_fit.hit_model is not None  # of fit_scores
         fused = fused.assign(hit=half_fit.hit_model.predict(features))
         tables.append(postprocess(half_fit, fused, features, kept))
     oof = cars.concat(tables)

@@ -61,6 +61,7 @@ def advice(fit: Fit, outputs: dict[str, Path]) -> list[str]:
     outputs: `all` and `thresholded` → path.
     """
     lines = ["mAP to expect, measured on the out-of-fold cars:"]
+    assert fit.mAP is not None  # in every file of carpose.fuse.fit
     expected = fit.mAP["submissions"]
     for name, path in outputs.items():
         best = [

@@ -77,7 +77,7 @@ def backproject(intrinsics: np.ndarray, pixels: np.ndarray, z: np.ndarray) -> np
     return rays / rays[..., 2:] * np.asarray(z)[..., None]
 
 
-def crop_and_resize(photo_size: tuple[int, int], crop: list[float], size: tuple[int, int]) -> np.ndarray:
+def crop_and_resize(photo_size: tuple[int, int], crop: Sequence[float], size: tuple[int, int]) -> np.ndarray:
     """The view (3×3) that scales a rectangle of the photo to the network's input.
 
     photo_size: width, height of the photo; crop: left, top, right, bottom as fractions of the photo
@@ -121,7 +121,9 @@ def visible_part(crop: Sequence[float], perspective: float = 0.0) -> tuple[float
     # The sides are straight lines, 1 + perspective times as far apart at the view's bottom as at its top.
     shown_rows = (min(bottom, 1.0) - top) / (bottom - top)
     margin = perspective * max(shown_rows, 0.0) * (right - left) / 2
-    return tuple(min(max(edge, 0.0), 1.0) for edge in (left - margin, top, right + margin, bottom))
+    edges = left - margin, top, right + margin, bottom
+    left, top, right, bottom = (min(max(edge, 0.0), 1.0) for edge in edges)
+    return left, top, right, bottom
 
 
 def lies_within(part: Sequence[float], crop: Sequence[float]) -> bool:

@@ -93,7 +93,9 @@ def refine(table: pd.DataFrame, prior: dict) -> pd.DataFrame:
     return result
 
 
-def _normal_equations(rows, values, weight, photo, count):
+def _normal_equations(
+    rows: np.ndarray, values: np.ndarray, weight: np.ndarray, photo: np.ndarray, count: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Of each photo: Σ w·r·rᵀ (count, 3, 3) and the right-hand side Σ w·r·value (count, 3)."""
     weighted = weight[:, None] * rows
     outer = (weighted[:, :, None] * rows[:, None, :]).reshape(-1, 9)
@@ -102,14 +104,14 @@ def _normal_equations(rows, values, weight, photo, count):
     return sums[:, :9].reshape(-1, 3, 3), sums[:, 9:]
 
 
-def _student(square):
+def _student(square: np.ndarray) -> np.ndarray:
     """The weight, under Student's t, of an observation √square standard deviations from its expectation."""
     return (T_DOF + 1) / (T_DOF + square)
 
 
-def _dot(a, b):
+def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return (a * b).sum(axis=-1)
 
 
-def _times(matrices, vectors):
+def _times(matrices: np.ndarray, vectors: np.ndarray) -> np.ndarray:
     return np.einsum("...ij,...j->...i", matrices, vectors)

@@ -1,6 +1,7 @@
 """Output maps → cars: peaks of the heat map, pooled and merged depths, positions, columns of other heads."""
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from models.layers import DENSE, around
 
 from .head import Detections, Head, Tensors, make_heads
 from .heatmap import peaks
+from .offset import Offset
 
 MAX_CARS = 64  # per photo
 CENTRE_SIGMA = 0.3  # cells; σ of the distance between the centres that two cells of one car predict
@@ -37,7 +39,8 @@ def decode(
     heads = {name: head for name, head in make_heads(train_config).items() if name != DENSE}
     cell = peaks(heatmap[:, 0], threshold, MAX_CARS)
     score = heatmap.reshape(-1)[cell].double().cpu().numpy()
-    can_pool = not heads["offset"].regressed  # pooling needs each cell's offset to the centre
+    offset_head = cast(Offset, heads["offset"])
+    can_pool = not offset_head.regressed  # pooling needs each cell's offset to the centre
     raw = pool(poses, cell, (width, height), heads) if can_pool else poses(cell)
     outputs = {name: value.double().cpu().numpy() for name, value in raw.items()}
     photo, place = np.divmod(cell.cpu().numpy(), height * width)
@@ -46,7 +49,7 @@ def decode(
     detections = Detections(photo, place, intrinsics, focal_reference)
     estimates = [head.depth(outputs[name], detections) for name, head in heads.items()]
     detections.z, sigma = merge([estimate for estimate in estimates if estimate is not None])
-    detections.xyz = heads["offset"].position(outputs["offset"], detections)
+    detections.xyz = offset_head.position(outputs["offset"], detections)
     cars = {"photo": photo, "score": score, "xyz": detections.xyz, "depth_sigma": sigma}
     for name, head in heads.items():
         cars |= head.columns(outputs[name], detections)

@@ -1,6 +1,6 @@
 """The base class of all heads, and the data that a head makes targets from and decodes."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import torch
@@ -53,8 +53,8 @@ class Detections:
     place: np.ndarray  # (N, 2) column and row of each cell
     intrinsics: np.ndarray  # 3×3, of the maps
     focal_reference: float  # focal length of the nominal maps, in cells
-    z: np.ndarray | None = None  # (N,) metres; set before `position`
-    xyz: np.ndarray | None = None  # (N, 3) metres; set before `columns`
+    z: np.ndarray = field(init=False)  # (N,) metres; set before `position`
+    xyz: np.ndarray = field(init=False)  # (N, 3) metres; set before `columns`
 
 
 class Head:

@@ -34,7 +34,8 @@ def compute(outputs: list[Tensors], targets: Tensors, train_config: TrainConfig,
     heads = make_heads(train_config)
     groups: dict[object, list[Head]] = {}  # heads that compute their losses together
     for head in heads.values():
-        groups.setdefault(type(head).losses.__func__, []).append(head)
+        method = type(head).losses.__func__  # type: ignore[attr-defined]  # a class method has it
+        groups.setdefault(method, []).append(head)
     losses: Tensors = {}
     for output in outputs:
         for group in groups.values():

@@ -1,5 +1,7 @@
 """Cars → training targets: which cells learn which car, and the targets of each head at these cells."""
 
+from typing import cast
+
 import numpy as np
 
 from carpose.config.train_config import TrainConfig
@@ -7,6 +9,7 @@ from carpose.geometry import camera
 from models.layers import DENSE
 
 from .head import Cars, Cells, make_heads
+from .heatmap import Heatmap
 
 WINDOW = 3  # the WINDOW × WINDOW cells around a centre learn its car
 
@@ -46,7 +49,7 @@ def encode(
     cars = Cars(xyz, rotation, weight, noise, photo, uv, column, row, focal, focal_reference)[inside]
 
     heads = make_heads(train_config)
-    heatmap, ignore = heads[DENSE].draw(cars, shape)
+    heatmap, ignore = cast(Heatmap, heads[DENSE]).draw(cars, shape)
     cars = cars[cars.weight > 0]
     centre = (cars.photo * height + cars.row) * width + cars.column
     peak, first_car = np.unique(centre, return_index=True)

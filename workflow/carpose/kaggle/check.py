@@ -85,9 +85,9 @@ def _read_tables(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, list[Finding
     rows = rows[rows["ImageId"].map(lambda name: bool(PLAIN_NAME.fullmatch(name))).astype(bool)]
     rows = rows.drop_duplicates(["split", "ImageId"])
     for row in rows[rows["ImageId"].duplicated()].itertuples():
-        path = str(folder / TABLES[row.split][0])
+        file = str(folder / TABLES[row.split][0])
         text, advice = "is also in train.csv", "rename the image"
-        findings.append(Finding("error", path, row.line, row.ImageId, text, advice))
+        findings.append(Finding("error", file, row.line, row.ImageId, text, advice))
     return rows.drop_duplicates("ImageId"), labels, findings
 
 
@@ -190,7 +190,7 @@ def check_labels(
     """
     findings = []
 
-    def report(severity: str, rows: pd.DataFrame, finding: str, advice: str):
+    def report(severity: str, rows: pd.DataFrame, finding: str, advice: str) -> None:
         for car in rows.to_dict("records"):
             line, text = int(lines[car["ImageId"]]), finding.format(**car)
             findings.append(Finding(severity, path, line, car["ImageId"], text, advice))

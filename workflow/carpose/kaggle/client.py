@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from typing import cast
 
 from carpose.core.errors import UserError
 
@@ -38,10 +39,11 @@ def call(command: str, *arguments: str, shown: bool = True) -> str:
     program = shutil.which("kaggle")
     if not program:
         raise UserError(f"the kaggle client is not installed: {INSTALL}")
-    command = [program, "competitions", command, "-c", COMPETITION, *arguments]
+    command_line = [program, "competitions", command, "-c", COMPETITION, *arguments]
     output = b""
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
-        for chunk in iter(lambda: process.stdout.read1(65536), b""):
+    with subprocess.Popen(command_line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        stdout = cast(io.BufferedReader, process.stdout)
+        for chunk in iter(lambda: stdout.read1(65536), b""):
             output += chunk
             if shown:
                 sys.stderr.buffer.write(chunk)

@@ -33,10 +33,10 @@ def submit(file: Path, message: str, record: Path, timeout: float, poll_seconds:
     update(rows, listed := submissions())
     row = next((row for row in rows if row["sha256"] == digest), None)
     on_kaggle = find_by_digest(listed, digest)
-    if not row and not on_kaggle:
-        call("submit", "-f", str(file), "-m", f"{message} [sha256 {digest[:DIGITS]}]")
+    if sent := row or on_kaggle:
+        print(f"{file}: was sent on {sent['date']}; it is not sent again")
     else:
-        print(f"{file}: was sent on {(row or on_kaggle)['date']}; it is not sent again")
+        call("submit", "-f", str(file), "-m", f"{message} [sha256 {digest[:DIGITS]}]")
     if not row:
         date = on_kaggle["date"] if on_kaggle else f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
         row = dict(zip(COLUMNS, [date, str(file), digest, message, "sent", "", ""], strict=True))

@@ -6,7 +6,7 @@ import hashlib
 import io
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import imagehash
 import pandas as pd
@@ -104,12 +104,12 @@ def check_photos(folder: Path, scanned: pd.DataFrame) -> list[Finding]:
     """Findings about photos and masks. All photos must have the size that is the most frequent one."""
     findings = []
     sizes = scanned.loc[scanned["problem"] == "", ["width", "height"]].value_counts()
-    usual = sizes.index[0] if len(sizes) else None
+    usual = sizes.index[0] if len(sizes) else (0, 0)  # without a readable photo it is not used
     as_stored = "it is read without this rotation; check that its labels fit"
     for row in scanned.itertuples():
         photo_path, mask_path = map(str, paths(folder, row.split, row.ImageId))
 
-        def report(severity: str, path: str, finding: str, advice: str, row=row):
+        def report(severity: str, path: str, finding: str, advice: str, row: Any = row) -> None:
             findings.append(Finding(severity, path, row.line, row.ImageId, finding, advice))
 
         size = row.width, row.height

@@ -92,11 +92,11 @@ def images_of(members: Mapping[str, Predictions]) -> list[str]:
 def check_coverage(members: Mapping[str, Predictions], image_ids: Iterable[str]) -> None:
     """Raises UserError where a member lists the photos it predicted and any of `image_ids` is not among them.
     Such photos would be scored as predictions without a car."""
-    image_ids = pd.Index(image_ids)
+    needed = pd.Index(image_ids)
     for member in members.values():
-        missing = unpredicted_photos(member, image_ids)
+        missing = unpredicted_photos(member, needed)
         if len(missing):
-            text = f"{len(missing)} of {len(image_ids)} photos were not predicted, first {missing[0]}"
+            text = f"{len(missing)} of {len(needed)} photos were not predicted, first {missing[0]}"
             advice = "predict again with the current photos and folds (snakemake … -R predict)"
             if Path(member.path).suffix == ".csv":
                 advice = "add a row for every photo"
@@ -123,16 +123,16 @@ def check_out_of_fold(members: Mapping[str, Predictions], folds: pd.DataFrame) -
 
 def unpredicted_photos(member: Predictions, image_ids: Iterable[str]) -> pd.Index:
     """The photos of `image_ids` that a member did not predict; none if it does not list its photos."""
-    image_ids = pd.Index(image_ids)
-    return image_ids[:0] if member.image_ids is None else image_ids[~image_ids.isin(member.image_ids)]
+    index = pd.Index(image_ids)
+    return index[:0] if member.image_ids is None else index[~index.isin(member.image_ids)]
 
 
 def check_same_photos(path: str | Path, table: pd.DataFrame, image_ids: Iterable[str]) -> None:
     """Raises UserError where the table, read from `path`, has cars but none on these photos."""
-    image_ids = pd.Index(image_ids)
-    if len(table) and not table["ImageId"].isin(image_ids).any():
-        text = f"none of its {len(table)} cars is on one of the {len(image_ids)} photos of the other files"
-        raise UserError(f"{path}: {text}, such as {image_ids[0]}; name files of the same photos")
+    index = pd.Index(image_ids)
+    if len(table) and not table["ImageId"].isin(index).any():
+        text = f"none of its {len(table)} cars is on one of the {len(index)} photos of the other files"
+        raise UserError(f"{path}: {text}, such as {index[0]}; name files of the same photos")
 
 
 def read_image_ids(path: str | Path) -> list[str]:
@@ -167,4 +167,7 @@ def split_test_images(path: str | Path) -> tuple[list[str], list[str]]:
 
 def read_order(sample: str | Path | None, images: str | Path | None) -> list[str]:
     """The images of a submission in order, from sample_submission.csv or, without it, images.parquet."""
-    return read_sample(sample) if sample else read_test_images(images)
+    if sample:
+        return read_sample(sample)
+    assert images is not None  # the options require one of the two
+    return read_test_images(images)

@@ -22,13 +22,13 @@ def write_submission(path: str | Path, table: pd.DataFrame, image_ids: Sequence[
     Raises UserError for cars of other images, values that are not finite, scores outside [0, 1] and
     duplicate images.
     """
-    image_ids = pd.Index(image_ids)
-    if image_ids.has_duplicates:
-        duplicate = image_ids[image_ids.duplicated()][0]
+    index = pd.Index(image_ids)
+    if index.has_duplicates:
+        duplicate = index[index.duplicated()][0]
         raise UserError(f"{path}: not written, image {duplicate} occurs twice in the list of images")
     values = table[PREDICTION].to_numpy(float, copy=True)
     for bad, reason in (
-        (~table["ImageId"].isin(image_ids).to_numpy(bool), "is not in the list of images"),
+        (~table["ImageId"].isin(index).to_numpy(bool), "is not in the list of images"),
         (~np.isfinite(values).all(axis=1), "has a car with a value that is not finite"),
         ((values[:, 6] < -ROUNDING) | (values[:, 6] > 1 + ROUNDING), "has a score outside [0, 1]"),
     ):
@@ -38,7 +38,7 @@ def write_submission(path: str | Path, table: pd.DataFrame, image_ids: Sequence[
 
     order = np.argsort(-values[:, 6], kind="stable")
     strings = (" ".join(map("{:.9g}".format, car)) for car in values[order].tolist())
-    _write(path, table["ImageId"].to_numpy()[order], strings, image_ids)
+    _write(path, table["ImageId"].to_numpy()[order], strings, index)
 
 
 def write_labels(path: str | Path, table: pd.DataFrame, image_ids: Sequence[str]) -> None:
@@ -79,7 +79,7 @@ def validate(
     image_ids = list(image_ids)
     table, rows, findings = parse(path, PREDICTION, strict)
 
-    def report(line, image_id, finding, advice, severity="error"):
+    def report(line: int | None, image_id: str, finding: str, advice: str, severity: str = "error") -> None:
         findings.append(Finding(severity, str(path), line, image_id, finding, advice))
 
     line_of, expected = dict(zip(rows["ImageId"], rows["line"], strict=True)), set(image_ids)

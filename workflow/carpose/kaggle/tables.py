@@ -102,7 +102,7 @@ def pose_findings(
     scaled = f"only the order counts: {low:.6g} … {high:.6g} is scaled to 0 … 1 for the fusion"
     findings = []
 
-    def report(bad, finding, advice, accepted=""):
+    def report(bad: pd.Series, finding: str, advice: str, accepted: str = "") -> None:
         image_ids = table.loc[bad, "ImageId"]
         if accepted and not strict and len(image_ids):
             first, plural = image_ids.iloc[0], "s" * (len(image_ids) > 1)
@@ -147,7 +147,7 @@ def parse(
         text = f"{len(content)} rows with a column of row numbers"
         findings.append(Finding("note", str(path), 1, "", text, "the column is ignored"))
 
-    def report(line, image_id, finding, advice):
+    def report(line: int, image_id: str, finding: str, advice: str) -> None:
         findings.append(Finding("error", str(path), line, image_id, finding, advice))
 
     for line, values in content:
@@ -180,10 +180,10 @@ def parse(
     result.insert(0, "ImageId", table["ImageId"].repeat(table["cars"]).reset_index(drop=True).astype(str))
     if "model_type" in fields:
         result["model_type"] = result["model_type"].astype(int)
-    return result, table, sorted(findings, key=lambda finding: finding.line)
+    return result, table, sorted(findings, key=lambda finding: finding.line or 0)
 
 
-def _csv_rows(path, strict):
+def _csv_rows(path: str | Path, strict: bool) -> tuple[bool, list[tuple[int, list[str]]]]:
     """Whether there is a column of row numbers, and (line number, values) of each row after the header. Blank
     lines are skipped."""
     rows, line = [], 1
@@ -209,7 +209,7 @@ def _csv_rows(path, strict):
         raise UserError(f"{path}, line {line}: {error}; close or remove the quotation mark") from error
 
 
-def _numbers(tokens, fields):
+def _numbers(tokens: list[list[str]], fields: list[str]) -> tuple[np.ndarray, dict[int, str]]:
     """Tokens per row → (cars, fields) floats of the valid rows, and {row: error message}."""
     width = len(fields)
     errors = {
@@ -229,7 +229,7 @@ def _numbers(tokens, fields):
     return numbers, errors
 
 
-def _is_valid(numbers, fields):
+def _is_valid(numbers: np.ndarray, fields: list[str]) -> np.ndarray:
     """(cars, fields) → bool: finite, and the model type an integer that an int32 holds."""
     valid = np.isfinite(numbers)
     if fields[0] == "model_type":
@@ -237,7 +237,7 @@ def _is_valid(numbers, fields):
     return valid
 
 
-def _first_error(tokens, fields):
+def _first_error(tokens: list[str], fields: list[str]) -> str | None:
     """The message for the first invalid token of a row; None if all are valid."""
     for position, token in enumerate(tokens):
         car, field = divmod(position, len(fields))

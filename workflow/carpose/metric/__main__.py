@@ -9,6 +9,7 @@ leaderboard's own scoring.
 import json
 import sys
 from collections.abc import Iterable
+from typing import Any
 
 import pandas as pd
 
@@ -45,7 +46,7 @@ def main() -> None:
     text += "Parquet table does not list them, all images of truth and predictions)"
     parser.add_argument("--images", help=text)
     modes = parser.add_mutually_exclusive_group()
-    equal = {"dest": "mode", "action": "store_const", "const": "equal"}
+    equal: dict[str, Any] = {"dest": "mode", "action": "store_const", "const": "equal"}
     modes.add_argument("--equal-confidence", **equal, help="ignore the scores: all cars count the same")
     text = "ignore the scores, and compare rotations as the competition's page does: by half of the angle, "
     text += "of quaternions whose sign counts"

@@ -177,7 +177,12 @@ def _rotation_distance(a: np.ndarray, b: np.ndarray, mode: str) -> np.ndarray:
     return rotation.distance(a, b)
 
 
-def _near_truths(truth, predictions, image_of_truth, image_of_prediction):
+def _near_truths(
+    truth: pd.DataFrame,
+    predictions: pd.DataFrame,
+    image_of_truth: np.ndarray,
+    image_of_prediction: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
     """The pairs closer than the loosest threshold: (2, P) rows in predictions and truth, by prediction, then
     nearest first; (P,) relative distance.
 
@@ -197,7 +202,7 @@ def _near_truths(truth, predictions, image_of_truth, image_of_prediction):
     return np.array([p[close], t[close]]), distance[close]
 
 
-def _by_rank(rows, image, scores):
+def _by_rank(rows: np.ndarray, image: np.ndarray, scores: np.ndarray) -> list[np.ndarray]:
     """Split rows by their rank within the image: first every image's best row, then every second best …"""
     if not len(rows):
         return []

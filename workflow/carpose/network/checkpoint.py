@@ -27,9 +27,7 @@ def build(train_config: TrainConfig) -> torch.nn.Module:
     """
     entry = backbone_of(train_config.backbone)
     hub_name = (
-        published_name(train_config.backbone, train_config.width)
-        if train_config.pretrained == "hub"
-        else None
+        published_name(train_config.backbone, train_config.width) if train_config.pretrained == "hub" else ""
     )
     neck = entry.neck and (train_config.neck or entry.neck)
     torch.manual_seed(train_config.seed)

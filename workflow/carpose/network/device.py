@@ -32,7 +32,8 @@ def acquire_device(gpus: int) -> Iterator[torch.device]:
         yield torch.device("cpu")
         return
     if "LOCAL_RANK" in os.environ:
-        index, lock = int(os.environ["LOCAL_RANK"]), contextlib.nullcontext()
+        index = int(os.environ["LOCAL_RANK"])
+        lock: contextlib.AbstractContextManager = contextlib.nullcontext()
         count = torch.cuda.device_count()
         if index >= count:
             raise UserError(
@@ -86,8 +87,8 @@ def lock_gpus(count: int) -> dict[int, IO]:
             locks[index] = handle
             if len(locks) == count:
                 return locks
-        for handle in locks.values():
-            handle.close()
+        for lock in locks.values():
+            lock.close()
         if not waiting_announced:
             print(f"waiting for {count} of {available} GPUs to be free", flush=True)
         waiting_announced = True

@@ -7,6 +7,7 @@ them at once. The operations and their order stay the same, and so do the result
 
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -41,7 +42,7 @@ class Recorded:
         self.graphs: dict[tuple, tuple] = {}  # by shapes: graph, inputs, outputs
         self.pool = None  # memory shared by all graphs, since only one runs at a time
 
-    def __call__(self, **inputs: torch.Tensor):
+    def __call__(self, **inputs: torch.Tensor) -> Any:
         shapes = tuple((name, value.dtype, value.shape) for name, value in inputs.items())
         if shapes not in self.graphs:
             self.calls[shapes] += 1

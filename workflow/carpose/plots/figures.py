@@ -45,7 +45,7 @@ def history_figure(histories: dict[str, pd.DataFrame]) -> Figure:
     models = list(dict.fromkeys(group.rpartition("/")[2] for group in groups))
     stages = list(dict.fromkeys(group.rpartition("/")[0] for group in groups))
 
-    def style(group):
+    def style(group: str) -> dict:
         stage, _, model = group.rpartition("/")
         dash = ["-", "--", ":", "-."][stages.index(stage) % 4]
         return {"color": PALETTE[models.index(model) % len(PALETTE)], "linestyle": dash, "linewidth": 1.3}

@@ -8,6 +8,7 @@ labels). Each table records which photos it covers.
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -41,8 +42,8 @@ def main() -> int:
     with acquire_device(args.gpus) as device:
         networks, train_config = load_networks(args.checkpoints, device, settings.runtime, running.graphs)
 
-        def predict(networks_used: list[torch.nn.Module], image_ids: list[str], label: str):
-            options = {"workers": worker_count(running.workers), "label": label}
+        def predict(networks_used: list[torch.nn.Module], image_ids: list[str], label: str) -> tuple:
+            options: dict[str, Any] = {"workers": worker_count(running.workers), "label": label}
             return predict_cars(
                 networks_used, train_config, args.cache, image_ids, device, settings, **options
             )

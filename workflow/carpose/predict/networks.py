@@ -58,6 +58,7 @@ def load_networks(
                 "of them again"
             )
         networks.append(prepare_for_inference(model, train_config, device, runtime, graphs))
+    assert first_config is not None  # there is at least one checkpoint
     return networks, first_config
 
 

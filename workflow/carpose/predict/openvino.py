@@ -5,6 +5,7 @@ import importlib
 import sys
 import warnings
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from models.predictor import Predictor
 def import_openvino() -> ModuleType:
     """Import the optional package. Raises UserError if that fails."""
     # Disables its telemetry, which would report each import and conversion over the internet.
-    sys.modules.setdefault("openvino_telemetry", None)
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # None is valid
     try:
         return importlib.import_module("openvino")
     except ImportError as error:
@@ -30,12 +31,13 @@ def import_openvino() -> ModuleType:
 class ChannelsLastPredictor(Predictor):
     """A Predictor whose images and features have their channels last: (B, H, W, C)."""
 
-    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+    # The names are those of OpenVINO's outputs.
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:  # type: ignore[override]
         heatmap, features = super().forward(images.permute(0, 3, 1, 2))
         return {"heatmap": heatmap, "features": features.permute(0, 2, 3, 1)}
 
 
-def convert(model: torch.nn.Module, train_config: TrainConfig):
+def convert(model: torch.nn.Module, train_config: TrainConfig) -> Any:
     """Convert a network that takes images (B, H, W, C) on the CPU to an OpenVINO model for any batch size.
 
     Raises UserError if OpenVINO is not installed.

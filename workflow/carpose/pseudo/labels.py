@@ -73,6 +73,7 @@ def _fuse(members: dict[str, pd.DataFrame], fusion: Fit) -> pd.DataFrame:
     """The members' cars fused; score: the probability of a hit."""
     parts = [part for part in fusion.enabled_parts() if part != "angle_range"]
     fused, features = combine(stack(members), fusion, list(members), parts)
+    assert fusion.hit_model is not None  # of fit_scores
     fused = fused.assign(hit=fusion.hit_model.predict(features))
     fused = postprocess(fusion, fused, features, parts)
     return fused.assign(score=fused["hit"])
@@ -115,7 +116,7 @@ def compare_with_truth(truth: pd.DataFrame, table: pd.DataFrame) -> dict[str, fl
     hits = metric.match(truth, table)[:, LOOSEST]
     positive = (table["role"] == "positive").to_numpy(bool)
 
-    def share(count, of):
+    def share(count: float, of: float) -> float | None:
         return float(count / of) if of else None
 
     return {

@@ -4,9 +4,10 @@ Nothing here imports torch: classes and functions are dotted names, which `resol
 """
 
 import importlib
+from typing import Any
 
 
-def resolve(dotted: str):
+def resolve(dotted: str) -> Any:
     """Import `module:name` and return the object of this name."""
     module, _, name = dotted.partition(":")
     return getattr(importlib.import_module(module), name)

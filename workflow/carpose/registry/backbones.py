@@ -81,9 +81,10 @@ def on_hub(name: str, width: float) -> bool:
 
 def published_name(name: str, width: float) -> str:
     """timm's name of the network whose published weights fit. Raises UserError where there are none."""
-    if not on_hub(name, width):
+    published = backbone_of(name).published
+    if published is None or not on_hub(name, width):
         raise UserError(
             f"pretrained: the hub has no weights of {name} at width {width:g}; set pretrained: none, or the "
             "path of a file of weights"
         )
-    return backbone_of(name).published
+    return published

@@ -3,14 +3,17 @@
 In: the folder of a run. Out: the page, which needs no other file and no network.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
+
+import pandas as pd
 
 from carpose.core.files import check_outputs, run_main, write_text
 from carpose.core.options import int_at_least, program
 from carpose.geometry import camera
 from carpose.kaggle.read import read_truth
 
-from .gallery import make_photos, read_shapes
+from .gallery import Photo, make_photos, read_shapes
 from .page import render
 from .run import read_run
 
@@ -34,8 +37,10 @@ def main() -> None:
     hidden_truth = run.shared / "demo_truth.csv"
     truth = read_truth(hidden_truth) if hidden_truth.is_file() else None
 
-    def photos(split, image_ids, predicted, true_cars):
-        def file(image_id):
+    def photos(
+        split: str, image_ids: Iterable[str], predicted: pd.DataFrame, true_cars: pd.DataFrame | None
+    ) -> list[Photo]:
+        def file(image_id: str) -> Path:
             return data / f"{split}_images" / f"{image_id}.jpg"
 
         return make_photos(file, list(image_ids), predicted, true_cars, intrinsics, shapes, args.photos)

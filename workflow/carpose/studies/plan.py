@@ -9,6 +9,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from carpose.config.keys import key, object_schema, properties, section_schema
 from carpose.config.load import laid_over, parsed, train_settings
@@ -89,7 +90,7 @@ def settings_schema() -> dict:
     """JSON schema of the keys of configs/studies.yaml that the main configuration does not have."""
     base = object_schema({"model": {"type": "string"}, **properties(TrainConfig, later=False)}, "a base")
     bases = {"type": "object", "propertyNames": {"pattern": NAME}, "additionalProperties": base}
-    return object_schema({**properties(Settings), "bases": bases}, Settings.__doc__) | {"$defs": {}}
+    return object_schema({**properties(Settings), "bases": bases}, Settings.__doc__ or "") | {"$defs": {}}
 
 
 def read(path: Path) -> Study:
@@ -148,7 +149,7 @@ def settings(config: dict) -> dict:
 
 def flatten_keys(change: dict) -> dict:
     """{lr: 1, predict: {flip: true}} → {lr: 1, predict.flip: true}."""
-    result = {}
+    result: dict[str, Any] = {}
     for name, value in change.items():
         result |= {f"{name}.{key_}": v for key_, v in value.items()} if name in SCOPES else {name: value}
     return result
@@ -164,7 +165,8 @@ def runs(study: Study, config: dict) -> dict[tuple[str, int], Run]:
     result = {}
     for variant, change in {BASE: {}, **study.variants}.items():
         changed = _changed(study, base, change)
-        scopes, train_config = {scope: {} for scope in SCOPES}, {}
+        scopes: dict[str, dict[str, Any]] = {scope: {} for scope in SCOPES}
+        train_config: dict[str, Any] = {}
         for name, value in changed.items():
             scope, _, key_ = name.rpartition(".")
             (scopes[scope] if scope else train_config)[key_] = value
@@ -209,7 +211,7 @@ def _changed(study: Study, base: dict, change: dict) -> dict:
         if name == "epoch_cost":
             result["epochs"] = max(1, round(base["epochs"] / value))
             continue
-        before = base.get(name, getattr(defaults, name, None))
+        before: Any = base.get(name, getattr(defaults, name, None))
         after = laid_over(before, value) if isinstance(value, dict) else value
         if before == after:
             text = f"{name} is {value} in the base {study.base} already; give another value"

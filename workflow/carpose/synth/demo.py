@@ -1,5 +1,6 @@
 """Writes rendered street scenes as a data set: photos, masks, labels, camera and car models."""
 
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +51,8 @@ class Task:
 
 def scaled_camera(scale: float) -> tuple[tuple[int, int], np.ndarray]:
     """Width and height of the photos, and intrinsics (3×3), of the data set's camera resized by `scale`."""
-    size = tuple(round(side * scale) for side in camera.PHOTO_SIZE)
+    width, height = (round(side * scale) for side in camera.PHOTO_SIZE)
+    size = width, height
     return size, camera.crop_and_resize(camera.PHOTO_SIZE, [0, 0, 1, 1], size) @ camera.INTRINSICS
 
 
@@ -69,8 +71,8 @@ def draw_scene(task: Task) -> tuple[str, pd.DataFrame]:
 
     unwanted = (rng.random(len(placed)) < NOT_OF_INTEREST) & (rendering.share > 0)
     if unwanted.any():
-        mask = np.isin(rendering.car_index, np.flatnonzero(unwanted)).astype(np.uint8) * 255
-        mask = cv2.dilate(mask, np.ones((3, 3), np.uint8))
+        pixels = np.isin(rendering.car_index, np.flatnonzero(unwanted)).astype(np.uint8) * 255
+        mask = cv2.dilate(pixels, np.ones((3, 3), np.uint8))
         _write_picture(scenes.folder / f"{split}_masks" / f"{name}.jpg", mask, 90)
     # Poses from a file are all labelled, since annotators saw these cars.
     labelled = (rendering.share >= MIN_VISIBLE) & ~unwanted if sampled else ~unwanted
@@ -105,7 +107,7 @@ def _given(scenes: Scenes, rng: np.random.Generator, table: pd.DataFrame) -> tup
 
 
 def _placed(
-    scenes: Scenes, mesh_indices: np.ndarray, xyz: np.ndarray, matrices: np.ndarray
+    scenes: Scenes, mesh_indices: Iterable[int], xyz: np.ndarray, matrices: np.ndarray
 ) -> list[PlacedCar]:
     """mesh_indices: (N,) mesh of each car; xyz: (N, 3) metres; matrices: (N, 3, 3)."""
     cars = zip(mesh_indices, xyz, matrices, strict=True)
@@ -191,8 +193,10 @@ def make(
     ]
     with ProcessPoolExecutor(jobs) as pool:
         results = pool.map(draw_scene, tasks, chunksize=8)
-        names, labels = zip(*tqdm(results, "scenes", len(tasks), unit="photo", mininterval=2), strict=True)
-    labels, train, test = pd.concat(labels), names[: len(poses["train"])], names[len(poses["train"]) :]
+        bar = tqdm(results, "scenes", len(tasks), unit="photo", mininterval=2)
+        image_ids, tables = zip(*bar, strict=True)
+    labels, count = pd.concat(tables), len(poses["train"])
+    train, test = image_ids[:count], image_ids[count:]
     # The outputs of the Snakemake rule are written last, so that none exists after an interruption.
     fx, fy, cx, cy = scenes.intrinsics[[0, 1, 0, 1], [0, 1, 2, 2]]
     text = f"fx = {fx:.4f}\nfy = {fy:.4f}\ncx = {cx:.4f}\ncy = {cy:.4f}\n"

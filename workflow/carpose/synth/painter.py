@@ -5,6 +5,7 @@ It draws polygons with OpenCV and needs neither a display nor OpenGL.
 
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -65,12 +66,12 @@ class Painter:
         self.haze = np.array([rng.uniform(190, 225)] * 3) + [-8, 0, 8]
         self.haze_length = rng.uniform(250, 900)  # metres at which the haze has a share of 63 %
 
-    def hazed(self, colour: np.ndarray, distance: np.ndarray) -> np.ndarray:
+    def hazed(self, colour: np.ndarray, distance: np.ndarray | float) -> np.ndarray:
         """(..., 3) colours as they appear at distances (...) in metres."""
         share = np.exp(-np.asarray(distance) / self.haze_length)[..., None]
         return colour * share + self.haze * (1 - share)
 
-    def polygons(self, points: np.ndarray, colour) -> None:
+    def polygons(self, points: np.ndarray, colour: np.ndarray) -> None:
         """Draw filled polygons of one colour that do not overlap, (N, P, 2) pixels."""
         polygons = list(fixed_point(points))
         cv2.fillPoly(self.canvas, polygons, tuple(map(float, colour)), cv2.LINE_AA, FIXED_POINT)
@@ -79,7 +80,7 @@ class Painter:
         """(..., 3) metres, camera frame → (..., 2) pixels."""
         return camera.project(self.intrinsics, points)
 
-    def ground_point(self, x, z) -> np.ndarray:
+    def ground_point(self, x: np.ndarray | float, z: np.ndarray | float) -> np.ndarray:
         """x and z in metres → (..., 3) points on the ground, 0.75 m below the plane of car centres."""
         point = np.stack(np.broadcast_arrays(x, self.plane.y(x, z), z), axis=-1)
         return point - self.plane.up * 0.75
@@ -99,7 +100,7 @@ class Painter:
         to_metres = np.array([[1 / scale, 0, -metres[0]], [0, 1 / scale, 0.5], [0, 0, 1]])
         homography = self.intrinsics @ basis @ to_metres
         edge = [int(value) for value in tile[:, :8].mean((0, 1))]
-        border = {"borderMode": cv2.BORDER_CONSTANT, "borderValue": edge}
+        border: dict[str, Any] = {"borderMode": cv2.BORDER_CONSTANT, "borderValue": edge}
         ground = cv2.warpPerspective(tile, homography, self.size, flags=cv2.INTER_LINEAR, **border)
         # A pixel's ray d meets the ground where up·d < 0; up·d is linear in the pixel.
         to_up = (np.linalg.inv(self.intrinsics).T @ self.plane.up).astype(np.float32)
@@ -121,7 +122,7 @@ class Painter:
         mask = cv2.LUT(cv2.GaussianBlur(mask, (5, 5), 0), (255 - 0.62 * np.arange(256)).astype(np.uint8))
         cv2.multiply(self.canvas, cv2.merge([mask] * 3), self.canvas, 1 / 255)
 
-    def building(self, x: float, z: float, wide: float, deep: float, high: float, colour) -> None:
+    def building(self, x: float, z: float, wide: float, deep: float, high: float, colour: np.ndarray) -> None:
         """Draw the front and the road's side of a box with rows of windows; all lengths in metres."""
         inner, outer = x - np.sign(x) * wide / 2, x + np.sign(x) * wide / 2
         front, side = ((inner, outer), (z, z), 0.8), ((inner, inner), (z, z + deep), 1.0)
@@ -221,9 +222,11 @@ def render(
     for _, object_type, item in sorted(_objects(rng, cars), key=lambda entry: -entry[0]):
         if object_type == "building":
             colour = rng.uniform(90, 200) + rng.normal(0, 12, 3)
-            painter.building(*item, rng.uniform(10, 25), rng.uniform(10, 30), rng.uniform(8, 45), colour)
+            x, z = item
+            painter.building(x, z, rng.uniform(10, 25), rng.uniform(10, 30), rng.uniform(8, 45), colour)
         elif object_type == "tree":
-            painter.tree(*item, rng.uniform(4, 9))
+            x, z = item
+            painter.tree(x, z, rng.uniform(4, 9))
         else:
             paint = np.clip(PAINT[rng.integers(len(PAINT))] + rng.normal(0, 15, 3), 5, 250)
             drawn[item] = painter.car(item, cars[item], paint)

@@ -5,6 +5,7 @@ the centre of the body. Its faces have a material, so that front and rear look d
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from carpose.core.files import write_text
 
+Corners = Sequence | np.ndarray  # (P, 3) metres, of a polygon
 BODY, GLASS, TYRE, RIM, HEADLAMP, TAILLAMP, DARK, PLATE = range(8)
 
 
@@ -58,23 +60,26 @@ class Mesh:
 
 
 class _Builder:
-    def __init__(self):
-        self.vertices, self.faces, self.material, self.bias = [], [], [], []
+    def __init__(self) -> None:
+        self.vertices: list[tuple[float, ...]] = []
+        self.faces: list[list[int]] = []
+        self.material: list[int] = []
+        self.bias: list[float] = []
 
-    def face(self, corners, material: int, bias: float = 0.0) -> None:
+    def face(self, corners: Corners, material: int, bias: float = 0.0) -> None:
         start = len(self.vertices)
         self.vertices += [tuple(corner) for corner in corners]
         self.faces.append(list(range(start, start + len(corners))))
         self.material.append(material)
         self.bias.append(bias)
 
-    def both_sides(self, corners, material: int, bias: float = 0.0) -> None:
+    def both_sides(self, corners: Corners, material: int, bias: float = 0.0) -> None:
         """A face and its mirror image; `corners` are those at +x."""
         corners = np.asarray(corners, float)
         self.face(corners, material, bias)
         self.face((corners * [-1, 1, 1])[::-1], material, bias)
 
-    def inset(self, corners, shrink: float, material: int, bias: float, sides: bool = False) -> None:
+    def inset(self, corners: Corners, shrink: float, material: int, bias: float, sides: bool = False) -> None:
         """A copy of a face, shrunk towards its centre; sides: and its mirror image."""
         corners = np.asarray(corners, float)
         inner = corners.mean(0) + (corners - corners.mean(0)) * shrink
@@ -147,7 +152,9 @@ def _add_end(
     builder.face(face if sign > 0 else face[::-1], BODY)
     end_z += 0.01 * sign
 
-    def panel(x0, x1, y0, y1, material, bias, mirrored=True):
+    def panel(
+        x0: float, x1: float, y0: float, y1: float, material: int, bias: float, mirrored: bool = True
+    ) -> None:
         corners = [(x0, y0, end_z), (x1, y0, end_z), (x1, y1, end_z), (x0, y1, end_z)]
         for mirror in (1, -1) if mirrored else (1,):
             order = corners if sign * mirror > 0 else corners[::-1]

@@ -20,7 +20,7 @@ class Plane:
         normal = np.array([self.tilt, -1.0, self.slope])
         return normal / np.linalg.norm(normal)
 
-    def y(self, x, z):
+    def y(self, x: np.ndarray | float, z: np.ndarray | float) -> np.ndarray | float:
         """y of the plane at x and z, metres."""
         return self.height + self.tilt * x + self.slope * z
 
@@ -72,10 +72,11 @@ def sample_cars(
             continue
         if all(_apart((x, z, yaw), other) for other in placed):
             placed.append((x, z, yaw))
-    x, z, yaw = np.array(placed).reshape(-1, 3).T
-    noise = Rotation.from_euler("xyz", rng.normal(0, 0.012, (max(len(x), 1), 3))).as_matrix()[: len(x)]
-    matrices = heading_matrix(plane.up, yaw) @ noise if len(x) else np.empty((0, 3, 3))
-    return np.column_stack([x, plane.y(x, z), z]), matrices, yaw
+    all_x, all_z, headings = np.array(placed).reshape(-1, 3).T
+    deviations = rng.normal(0, 0.012, (max(len(placed), 1), 3))
+    noise = Rotation.from_euler("xyz", deviations).as_matrix()[: len(placed)]
+    matrices = heading_matrix(plane.up, headings) @ noise if placed else np.empty((0, 3, 3))
+    return np.column_stack([all_x, plane.y(all_x, all_z), all_z]), matrices, headings
 
 
 def _apart(a: tuple, b: tuple) -> bool:

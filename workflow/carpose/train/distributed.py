@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Iterator
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -134,7 +135,7 @@ def any_process(flag: bool, device: torch.device) -> bool:
     return bool(mean(torch.tensor([float(flag)], device=device)))
 
 
-def broadcast_object(value):
+def broadcast_object(value: Any) -> Any:
     """The main process's value, in all processes; it has to be picklable."""
     if world_size() == 1:
         return value

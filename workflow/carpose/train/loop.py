@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow
@@ -76,7 +77,7 @@ class Log:
         text = "  ".join(f"{name} {value:.3g}" for name, value in row.items() if name != "epoch")
         self.info(f"epoch {row['epoch']}/{epochs}  {text}")
         terms = {name: abs(row[name] * weight) for name, weight in loss_weights.items()}
-        name = max(terms, key=terms.get)
+        name = max(terms, key=terms.__getitem__)
         if terms[name] > DOMINANCE * (sum(terms.values()) - terms[name]):
             self.info(
                 f"warning: the weighted {name} loss is more than {DOMINANCE} times the sum of all others; "
@@ -228,7 +229,11 @@ def train(
     while (progress := training.progress).epoch < epochs:
         if batches is None:
             remaining = range(progress.epoch, epochs)
-            options = {"workers": running.workers, "shard": distributed.shard, "fixed_shape": fixed_shape}
+            options: dict[str, Any] = {
+                "workers": running.workers,
+                "shard": distributed.shard,
+                "fixed_shape": fixed_shape,
+            }
             batches = stream(samples, remaining, progress.batch, device, **options)
         start_time, cpu_start_time = time.monotonic(), time.process_time()
         try:

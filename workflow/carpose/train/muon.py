@@ -7,7 +7,8 @@ batched version here takes a fifth of that (docs/lab/profiles.md).
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 
@@ -73,7 +74,7 @@ class Muon(torch.optim.AdamW):
         super().__init__(groups, lr=lr, betas=(0.9, 0.95), weight_decay=weight_decay, **fused)
 
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         group = self.param_groups[1]
         matrices = [parameter for parameter in group["params"] if parameter.grad is not None]
         for parameter in matrices:

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 
 import torch
 
@@ -114,7 +115,7 @@ class Saver:
         for number in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, self._stop)
 
-    def _stop(self, number, frame):
+    def _stop(self, number: int, frame: FrameType | None) -> None:
         self.stopping = True
 
     def load(self) -> dict | None:
