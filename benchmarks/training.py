@@ -76,7 +76,8 @@ def main() -> None:
         parser.error(f"--steps: invalid value {args.steps}; it must be a multiple of {block}")
     with tempfile.TemporaryDirectory() as folder:
         samples = made_up_samples(Path(folder), train_config)
-        times = time_epochs(samples, device, args.steps, args.repeats + 1, args.workers, block)
+        state = Path(folder) / "state.pt"
+        times = time_epochs(samples, state, device, args.steps, args.repeats + 1, args.workers, block)
     figures = {"model": args.model, "config": args.config, "workers": args.workers, "device": device.type}
     # (epochs, blocks, loop or network, clock) in ms; without the first epoch, which warms up.
     times = 1e3 * np.array(times).reshape(args.repeats + 1, args.steps // block, 2, 2)[1:]
@@ -92,9 +93,9 @@ def main() -> None:
 
 
 def time_epochs(
-    samples: Samples, device: torch.device, steps: int, epochs: int, workers: int, block: int
+    samples: Samples, state: Path, device: torch.device, steps: int, epochs: int, workers: int, block: int
 ) -> list[tuple]:
-    """The times of `interleave`, one entry per block of steps."""
+    """The times of `interleave`, one entry per block of steps. state: file of the training's state."""
     train_config = samples.train_config
     training, bare_training = Training(train_config, None, device), Training(train_config, None, device)
     bare_training.model.train()
@@ -107,7 +108,7 @@ def time_epochs(
     batches = stream(samples, data_epochs, 0, device, workers=workers, fixed_shape=fixed_shape)
     times: list[tuple] = []
     interleaved = interleave(batches, bare_network, device, times, block)
-    saver = Saver(samples.cache_folder / "state.pt", "", 1e9, print)
+    saver = Saver(state, "", 1e9, print)
     for _ in range(epochs):
         training.progress.batch = 0
         train_epoch(training, interleaved, steps, lambda step: 1e-3, saver)
