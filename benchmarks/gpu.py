@@ -104,7 +104,7 @@ def measure_case(train_config: TrainConfig, repeats: int) -> Iterator[dict]:
             in_flight.pop(0)()
 
     def predict() -> None:
-        forward(model, images, train_config, device()).poses(targets["cell"])
+        forward(model, images, train_config, device()).outputs_at(targets["cell"])
 
     bare_network = BareNetwork(training, inputs, targets["cell"])
     functions = {"training": step, "bare network": bare_network, "prediction": predict}

@@ -33,7 +33,7 @@ def time_per_photo(train_config, images: torch.Tensor, repeats: int) -> dict[str
         model(network_input(images, CPU, train_config))
 
     def predict(network) -> None:
-        forward(network, images, train_config, CPU).poses(cells)
+        forward(network, images, train_config, CPU).outputs_at(cells)
 
     networks = {runtime: prepare_for_inference(model, train_config, CPU, runtime) for runtime in RUNTIMES}
     functions = {runtime: functools.partial(predict, network) for runtime, network in networks.items()}

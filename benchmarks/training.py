@@ -37,7 +37,7 @@ class BareNetwork:
 
     def __init__(self, training: Training, inputs: torch.Tensor, cells: torch.Tensor):
         self.training, self.inputs, self.cells = training, inputs, cells
-        self.run = graphs.Recorded(self.forward_backward) if training.recorded else self.forward_backward
+        self.run = graphs.Recorded(self.forward_backward) if training.cuda_graph else self.forward_backward
 
     def forward_backward(self) -> list[torch.Tensor]:
         """The gradients of the parameters."""
@@ -104,7 +104,7 @@ def time_epochs(
     bare_network = BareNetwork(bare_training, network_input(images, device, train_config), cells)
     # Enough passes over the photos for all steps; an epoch here is a number of steps, not a pass.
     data_epochs = range(1 + epochs * steps * train_config.batch_size // len(samples))
-    fixed_shape = training.recorded is not None
+    fixed_shape = training.cuda_graph is not None
     batches = stream(samples, data_epochs, 0, device, workers=workers, fixed_shape=fixed_shape)
     times: list[tuple] = []
     interleaved = interleave(batches, bare_network, device, times, block)

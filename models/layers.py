@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-DENSE = "heatmap"  # the only head that is computed and learnt at every cell
+HEATMAP = "heatmap"  # the only head that is trained at every cell
 # The heat map's initial probability at every cell (RetinaNet, Lin et al. 2017): otherwise the many negatives
 # dominate the first steps.
 PRIOR_PROBABILITY = 0.01
@@ -68,24 +68,24 @@ class Heads(nn.ModuleDict):
             nn.init.normal_(head.output.weight, std=1e-3)
             nn.init.constant_(
                 head.output.bias,
-                math.log(PRIOR_PROBABILITY / (1 - PRIOR_PROBABILITY)) if name == DENSE else 0.0,
+                math.log(PRIOR_PROBABILITY / (1 - PRIOR_PROBABILITY)) if name == HEATMAP else 0.0,
             )
 
     def forward(self, features: torch.Tensor, cells: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
         """Features (B, C, H, W) → a map (B, channels, H, W) per head.
 
         cells (N,), indices that count row by row through the batch: all heads but the heat map are computed
-        at these cells alone, (N, channels). In training a few hundred of ten thousand cells learn a pose;
-        computing the heads at all cells would take half of a small network's step.
+        at these cells alone, (N, channels). In training a few hundred of ten thousand cells are positive
+        (assigned to a car); computing the heads at all cells would take half of a small network's step.
         """
         if cells is None:
             return {name: head(features) for name, head in self.items()}
-        return {DENSE: self[DENSE](features), **self.at(features, cells)}
+        return {HEATMAP: self[HEATMAP](features), **self.at(features, cells)}
 
     def at(self, features: torch.Tensor, cells: torch.Tensor) -> dict[str, torch.Tensor]:
         """The outputs (N, channels) of all heads but the heat map at cells (N,)."""
         around = neighbourhoods(features, cells)
-        return {name: head.at(around) for name, head in self.items() if name != DENSE}
+        return {name: head.at(around) for name, head in self.items() if name != HEATMAP}
 
 
 def neighbourhoods(features: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:

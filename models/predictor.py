@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from .layers import DENSE
+from .layers import HEATMAP
 
 
 class Predictor(nn.Module):
@@ -23,11 +23,11 @@ class Predictor(nn.Module):
         self.network = network.eval()
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, C, H, W) → the heat map's logits (B, 1, H/4, W/4), and the features for `poses`."""
+        """(B, C, H, W) → the heat map's logits (B, 1, H/4, W/4), and the features for `outputs_at`."""
         features = self.network.features(x)[-1]
-        return self.network.last_heads[DENSE](features), features
+        return self.network.last_heads[HEATMAP](features), features
 
-    def poses(self, features: torch.Tensor, cells: torch.Tensor) -> dict[str, torch.Tensor]:
+    def outputs_at(self, features: torch.Tensor, cells: torch.Tensor) -> dict[str, torch.Tensor]:
         """The outputs of all other heads at cells (N,), indices through the batch: (N, channels) by name."""
         return self.network.last_heads.at(features, cells)
 

@@ -48,13 +48,13 @@ def test_steps_with_and_without_a_cuda_graph_are_bit_identical(gpu, optimizer):
     train_config = replace(SMALL, optimizer=optimizer)
     batches = [batch(train_config, gpu) for _ in range(6)]
     trainings = []
-    for record in (True, False):
+    for use_cuda_graph in (True, False):
         torch.manual_seed(0)
-        training = Training(train_config, None, gpu, record)
+        training = Training(train_config, None, gpu, use_cuda_graph)
         training.values = [training.step(*one, 1e-3)() for one in batches]
         trainings.append(training)
     one, other = trainings
-    assert one.recorded.graphs and all(one.recorded.graphs.values()) and other.recorded is None
+    assert one.cuda_graph.graphs and all(one.cuda_graph.graphs.values()) and other.cuda_graph is None
     assert one.values == other.values
     for name, value in one.model.state_dict().items():
         assert torch.equal(value, other.model.state_dict()[name]), name
@@ -80,7 +80,8 @@ def test_a_function_that_waits_for_the_gpu_cannot_be_recorded():
     code += "; f(x=x); print(f(x=x).tolist()); f(x=x)"
     done = subprocess.run([sys.executable, "-c", code], env=VISIBLE, capture_output=True, text=True)
     assert done.stdout.strip() == "[3.0, 3.0, 3.0]" and done.returncode
-    assert "UserError: this GPU's work cannot be recorded" in done.stderr and "graphs: false" in done.stderr
+    assert "UserError: this GPU's work cannot be recorded" in done.stderr
+    assert "cuda_graphs: false" in done.stderr
 
 
 def test_predictions_of_gpu_and_cpu_agree(gpu):
@@ -99,10 +100,10 @@ def test_predictions_of_gpu_and_cpu_agree(gpu):
         near = forward(exact, one, train_config, gpu)
         torch.testing.assert_close(near.heatmap.cpu(), other.heatmap, rtol=1e-3, atol=1e-6)
         torch.testing.assert_close(prediction.heatmap, same.heatmap, rtol=1e-2, atol=1e-4)
-        for name, value in other.poses(cells.cpu()).items():
-            torch.testing.assert_close(near.poses(cells)[name].cpu(), value, rtol=1e-3, atol=1e-5)
+        for name, value in other.outputs_at(cells.cpu()).items():
+            torch.testing.assert_close(near.outputs_at(cells)[name].cpu(), value, rtol=1e-3, atol=1e-5)
             torch.testing.assert_close(
-                prediction.poses(cells)[name], same.poses(cells)[name], rtol=1e-2, atol=1e-3
+                prediction.outputs_at(cells)[name], same.outputs_at(cells)[name], rtol=1e-2, atol=1e-3
             )
     torch.backends.cudnn.allow_tf32 = True
 

@@ -109,7 +109,7 @@ def test_shipped_configurations_are_valid(config, overlay):
         ),
         ("rounds", 2.0, "rounds: invalid value 2.0; it must be of type integer"),
         ("rounds", True, "rounds: invalid value True; it must be of type integer"),
-        ("pseudo.precision_positive", 0.1, "pseudo.precision_positive: 0.1 is below precision_ignore, 0.2"),
+        ("pseudo.precision_positive", 0.1, "pseudo.precision_positive: 0.1 is below probability_ignore, 0.2"),
         ("run", "..", "run: invalid value '..'; expected: name of the run and of its"),
         ("run", ".", "run: invalid value '.'; expected: name of the run"),
         ("run", "a/b", "run: invalid value 'a/b'; expected: name of the run"),
@@ -193,7 +193,7 @@ def test_valid_values_at_the_limits(config, tmp_path):
     for source in ("none", "hub", str(tmp_path / "w.pth")):
         config["models"]["dla34"]["pretrained"] = source
         check(config)
-    config["pseudo"]["precision_ignore"] = config["pseudo"]["precision_positive"]
+    config["pseudo"]["probability_ignore"] = config["pseudo"]["precision_positive"]
     check(config | {"run": "1.a_b-c"})
 
 

@@ -79,8 +79,8 @@ def test_outputs_agree_with_torch(change):
         expected = flipped_forward(Predictor(model), images, replace(train_config, amp="off"), CPU)
         prediction = flipped_forward(network, images, train_config, CPU)
         cells = torch.arange(expected.heatmap.numel())
-        ours = {"heatmap": prediction.heatmap, **prediction.poses(cells)}
-        for name, values in {"heatmap": expected.heatmap, **expected.poses(cells)}.items():
+        ours = {"heatmap": prediction.heatmap, **prediction.outputs_at(cells)}
+        for name, values in {"heatmap": expected.heatmap, **expected.outputs_at(cells)}.items():
             assert values.max() - values.min() > 1e-3
             torch.testing.assert_close(ours[name], values, rtol=1e-4, atol=1e-4, msg=name)
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from carpose.fuse.clustering import cluster
-from carpose.fuse.combine import crowded
+from carpose.fuse.combine import nearness_of_stronger_car
 
 
 def directions(rng, count, spread):
@@ -68,7 +68,7 @@ def test_clusters_are_those_of_a_loop_over_cars(spread, recentre):
     assert len(clusters) < n
 
 
-def test_crowded_is_the_nearest_stronger_car_of_the_image():
+def test_nearness_of_the_nearest_stronger_car_of_the_image():
     rng = np.random.default_rng(5)
     n = 300
     image, log_range = rng.integers(0, 6, n), rng.normal(3, 0.2, n)
@@ -81,4 +81,6 @@ def test_crowded_is_the_nearest_stronger_car_of_the_image():
                 apart = np.linalg.norm(position[i] - position[j]) / np.exp(log_range[i])
                 expected[i] = max(expected[i], 1 - apart / 0.1)
     assert (expected > 0).sum() > 50
-    np.testing.assert_allclose(crowded(image, direction, log_range, strength), expected, atol=1e-12)
+    np.testing.assert_allclose(
+        nearness_of_stronger_car(image, direction, log_range, strength), expected, atol=1e-12
+    )

@@ -69,15 +69,15 @@ def gather(output, cell):
     return output[cell // (height * width), :, cell // width % height, cell % width]
 
 
-def poses_of(maps):
-    """A function like Predictor.poses: the values of these maps at cells."""
+def outputs_from(maps):
+    """A function like Predictor.outputs_at: the values of these maps at cells."""
     return lambda cells: {name: gather(value, cells) for name, value in maps.items() if name != "heatmap"}
 
 
 def losses_of(stacks, targets, train_config):
     """The losses of the maps of one or more stacks."""
     targets = tensors(targets)
-    outputs = [{"heatmap": maps["heatmap"], **poses_of(maps)(targets["cell"])} for maps in stacks]
+    outputs = [{"heatmap": maps["heatmap"], **outputs_from(maps)(targets["cell"])} for maps in stacks]
     return loss.compute(outputs, targets, train_config, totals(targets))
 
 
@@ -86,7 +86,7 @@ def totals(targets):
 
 
 def decoded(maps, train_config, threshold):
-    return decode(maps["heatmap"], poses_of(maps), INTRINSICS, FOCAL, train_config, threshold)
+    return decode(maps["heatmap"], outputs_from(maps), INTRINSICS, FOCAL, train_config, threshold)
 
 
 def zero_maps(train_config):
@@ -106,7 +106,7 @@ def random_maps(train_config, shape=MAP, seed=0):
 
 
 def perfect_maps(targets, train_config):
-    """Maps that equal the targets at all cells that learn a car."""
+    """Maps that equal the targets at all positive cells."""
     maps = zero_maps(train_config)
     maps["heatmap"][:, 0] = torch.from_numpy(targets["heatmap"])
     rows, columns = np.divmod(targets["cell"], SIZE[0])

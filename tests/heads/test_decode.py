@@ -15,8 +15,8 @@ from tests.heads.made_up import (
     decoded,
     encoded,
     from_left_to_right,
+    outputs_from,
     perfect_maps,
-    poses_of,
     random_maps,
     scene,
     zero_maps,
@@ -98,9 +98,9 @@ def test_pooled_outputs_agree_with_the_literal_loop():
     """For random outputs at all cells of a batch, including those at the edges."""
     width, height = 7, 5
     maps, cells = random_maps(BOTH, (3, height, width)), torch.arange(3 * width * height)
-    plain = poses_of(maps)(cells)
+    plain = outputs_from(maps)(cells)
     heads = {name: head for name, head in make_heads(BOTH).items() if name != "heatmap"}
-    pooled = pool(poses_of(maps), cells, (width, height), heads)
+    pooled = pool(outputs_from(maps), cells, (width, height), heads)
     assert pooled.keys() == plain.keys()
     for name in ("offset", "rotation"):
         torch.testing.assert_close(pooled[name], plain[name])

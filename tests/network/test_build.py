@@ -30,7 +30,7 @@ def train_and_predict(train_config):
     predictor = Predictor(fold_batch_norms(network))
     with torch.inference_mode():
         heatmap, features = predictor(images)
-        poses = predictor.poses(features, torch.arange(5))
+        poses = predictor.outputs_at(features, torch.arange(5))
     assert heatmap.shape == (1, 1, *SIZE[::-1])
     assert set(poses) == set(make_heads(train_config)) - {"heatmap"}
     return network

@@ -18,7 +18,7 @@ from carpose.heads.head import make_heads
 from carpose.heads.targets import encode
 from carpose.predict.cars import predict_cars, predict_view, to_table
 from carpose.predict.networks import RawPrediction, load_networks
-from tests.heads.made_up import poses_of
+from tests.heads.made_up import outputs_from
 from tests.helpers import run_module
 from tests.predict.small import CPU, TRAIN_CONFIG, checkpoint, same
 
@@ -105,7 +105,7 @@ def test_turned_view_is_turned_back():
     for name in ("offset", "depth", "rotation"):
         values = torch.from_numpy(targets[name]).T
         maps[name][0, : len(values), targets["cell"] // 128, targets["cell"] % 128] = values
-    prediction = RawPrediction(maps["heatmap"], poses_of(maps))
+    prediction = RawPrediction(maps["heatmap"], outputs_from(maps))
     (car,) = to_table(prediction, view, TRAIN_CONFIG, ["ID_1"], 0.99, turn).itertuples()
     np.testing.assert_allclose([car.x, car.y, car.z], xyz[0], rtol=1e-4)
     np.testing.assert_allclose([car.pitch, car.yaw, car.roll], [0.15, 0.4, -3.1], atol=1e-4)

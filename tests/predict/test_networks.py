@@ -49,7 +49,7 @@ def test_a_mirrored_photo_has_mirrored_cars(change):
     torch.testing.assert_close(twice.heatmap.flip(3), once.heatmap)
     cells = torch.arange(once.heatmap.numel())
     mirrored = cells.view(once.heatmap.shape).flip(3).flatten()
-    once, twice = once.poses(cells), twice.poses(mirrored)
+    once, twice = once.outputs_at(cells), twice.outputs_at(mirrored)
     torch.testing.assert_close(-twice["rotation"][:, 0], once["rotation"][:, 0])  # the sine of the yaw
     torch.testing.assert_close(twice["rotation"][:, 1], once["rotation"][:, 1])
     torch.testing.assert_close(twice["depth"], once["depth"])
@@ -65,6 +65,6 @@ def test_mean_of_two_networks():
     both, cells = mean(predictions), torch.tensor([5, 700])
     assert isinstance(both, RawPrediction)
     torch.testing.assert_close(both.heatmap, (predictions[0].heatmap + predictions[1].heatmap) / 2)
-    for name, value in both.poses(cells).items():
-        outputs = [prediction.poses(cells)[name] for prediction in predictions]
+    for name, value in both.outputs_at(cells).items():
+        outputs = [prediction.outputs_at(cells)[name] for prediction in predictions]
         torch.testing.assert_close(value, (outputs[0] + outputs[1]) / 2)

@@ -89,8 +89,9 @@ def test_pseudo_labels_of_the_fold_are_used_for_training(files, pseudo):
     images = pd.read_parquet(files.images)
     assert set(alone.truth().ImageId) <= set(alone.valid_ids)
     assert with_pseudo.truth().equals(alone.truth()), "validation uses labels alone"
-    assert with_pseudo.valid_ids == alone.valid_ids and both.labelled == plain.labelled == len(plain)
-    assert both.image_ids[both.labelled :] == sorted(images.ImageId[images.split == "test"])
+    assert with_pseudo.valid_ids == alone.valid_ids
+    assert both.labelled_count == plain.labelled_count == len(plain)
+    assert both.image_ids[both.labelled_count :] == sorted(images.ImageId[images.split == "test"])
     assert len(both.xyz) == len(plain.xyz) + 4
     assert not set(alone.valid_ids) & set(both.image_ids)
 

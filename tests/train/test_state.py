@@ -37,7 +37,7 @@ def test_a_state_of_another_configuration_is_renamed(path, capsys):
     state.save(path, "a", {"x": 1})
     assert state.load(path, "b") is None
     assert "another configuration" in capsys.readouterr().err
-    assert path.with_name("state.pt.other-config").exists() and not path.exists()
+    assert path.with_name("state.pt.other-inputs").exists() and not path.exists()
 
 
 def test_failed_write_leaves_the_state_before(path, monkeypatch):

@@ -143,13 +143,14 @@ def test_one_recording_serves_all_batches_of_a_training(prepared, labels, monkey
     table.loc[table.ImageId.isin(names[::2]), "depth_sigma"] = 0.1
     samples = samples_of(prepared, table, train_config, len(names))
     one, other = (Training(train_config, None, CPU) for _ in range(2))
-    one.recorded = graphs.Recorded(one.forward_backward)
+    one.cuda_graph = graphs.Recorded(one.forward_backward)
     for position in range(len(names)):
         images, targets, _ = samples.collate([samples[0, position, position]])
         padded = pad_targets(targets, samples.max_cars())
         values = [training.step(images, padded, 1e-3)() for training in (one, other)]
         assert values[0] == values[1]
-    assert list(one.recorded.calls.values()) == [graphs.WARMUP_CALLS + 1] and len(one.recorded.graphs) == 1
+    assert list(one.cuda_graph.calls.values()) == [graphs.WARMUP_CALLS + 1]
+    assert len(one.cuda_graph.graphs) == 1
 
 
 def test_a_training_resumes_with_another_number_format():

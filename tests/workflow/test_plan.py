@@ -29,12 +29,18 @@ CHANGES = {
     "exclude": {"images": {"ID_1": "broken"}, "max_depth": 30, "max_depth_reason": "far", "max_photos": 8},
     "folds": {"count": 3, "hash_distance": 2, "seed": 5},
     "cache": {"crop": [-0.02, 0.5, 1.02, 0.93], "scale": 0.9},
-    "running": {"validate_every": 2, "save_minutes": 3, "workers": 1, "tensorboard": True, "graphs": True},
+    "running": {
+        "validate_every": 2,
+        "save_minutes": 3,
+        "workers": 1,
+        "tensorboard": True,
+        "cuda_graphs": True,
+    },
     "predict": {
         **{"threshold": 0.02, "batch_size": 4, "flip": True, "mask_filter": False, "runtime": "openvino"},
         "tta_rotations_deg": [[0, 0.25, 0]],
     },
-    "pseudo": {"mode": "hard", "precision_positive": 0.7, "precision_ignore": 0.1},
+    "pseudo": {"mode": "hard", "precision_positive": 0.7, "probability_ignore": 0.1},
     "fuse": {"mode": "leaderboard", "rounds": [0]},
     "resources": {"train": {"threads": 2}, "predict": {"mem_mb": 1600}, "small": {"runtime": 11}},
 }
@@ -161,7 +167,7 @@ def test_one_model_trains_alone(finished):
 
 
 def test_how_it_runs_is_no_part_of_the_result(finished):
-    running = '"workers": 2, "save_minutes": 3, "validate_every": 1, "tensorboard": true, "graphs": true'
+    running = '"workers": 2, "save_minutes": 3, "validate_every": 1, "tensorboard": true, "cuda_graphs": true'
     changes = ['resources={"train": {"threads": 2}}', f"running={{{running}}}", 'train={"gpus": 0}']
     assert not planned(finished, *changes)
 

@@ -28,7 +28,7 @@ from carpose.config.train_config import TrainConfig
 from carpose.config.sections import Cache, Demo, Exclude, Folds, Fuse, Predict, Pseudo, Running
 from carpose.core.errors import UserError
 from carpose.core.files import write_text
-from carpose.kaggle.identity import TABLES, data_identity
+from carpose.kaggle.identity import DATA_FILES, data_identity
 from carpose.registry.backbones import published_name
 
 try:
@@ -76,7 +76,7 @@ FUSED_ROUNDS = range(ROUNDS) if config["fuse"]["rounds"] == "all" else config["f
 DEMO = not config["data_root"]
 DATA = f"{SHARED}/demo" if DEMO else config["data_root"]
 TRUTH = f"{SHARED}/demo_truth.csv" if DEMO else []
-MISSING = [] if DEMO else [table for table in TABLES if not (Path(DATA) / table).is_file()]
+MISSING = [] if DEMO else [file for file in DATA_FILES if not (Path(DATA) / file).is_file()]
 # A fingerprint of the data, whatever their path. Demo data need none: their settings are the rule's params.
 try:
     IDENTITY = "" if DEMO or MISSING else data_identity(DATA)
@@ -106,8 +106,8 @@ def settings(section, values):
     return lambda wildcards: text
 
 
-def data_folder(wildcards):
-    """No input. Raises an error if data_root lacks the competition's data."""
+def require_data(wildcards):
+    """Raises an error if data_root lacks the competition's data; adds no input files."""
     if MISSING:
         raise WorkflowError(
             f"data_root: there is no {DATA}/{MISSING[0]}; name the folder that holds the competition's data, or"
@@ -116,8 +116,8 @@ def data_folder(wildcards):
     return []
 
 
-def competition_only(wildcards):
-    """No input. Raises an error for the demo data."""
+def require_competition_data(wildcards):
+    """Raises an error if data_root is empty, which means the demo data; adds no input files."""
     if DEMO:
         raise WorkflowError(
             "data_root is empty, which means the demo data; name a folder: --config data_root=FOLDER"

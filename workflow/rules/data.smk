@@ -4,7 +4,7 @@
 rule download_data:
     "Download the competition's data to data_root with the kaggle client."
     input:
-        competition_only,
+        require_competition_data,
     log:
         f"{RESULTS}/logs/download_data.log",
     conda:
@@ -28,7 +28,7 @@ if DEMO:
         input:
             [config["demo"][key] for key in ("poses_from", "car_model_ids") if config["demo"].get(key)],
         output:
-            [f"{DATA}/{table}" for table in TABLES],
+            [f"{DATA}/{file}" for file in DATA_FILES],
             truth=f"{SHARED}/demo_truth.csv",
             identity=f"{SHARED}/demo_identity.txt",
         log:
@@ -50,7 +50,9 @@ rule check_data:
     "Check every photo, mask and label; fail if the data have errors."
     input:
         # Files of data_root are no input: the fingerprint in params tracks them, whatever their path and times.
-        [rules.demo_data.output.identity, *(f"{DATA}/{table}" for table in TABLES)] if DEMO else data_folder,
+        [rules.demo_data.output.identity, *(f"{DATA}/{file}" for file in DATA_FILES)]
+        if DEMO
+        else require_data,
     output:
         images=f"{SHARED}/data/images.parquet",
         labels=f"{SHARED}/data/labels.parquet",

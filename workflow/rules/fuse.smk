@@ -72,7 +72,7 @@ rule submit:
 
     # It has no output, so it runs only when it is named on the command line.
     input:
-        competition_only,
+        require_competition_data,
         submission=f"{RESULTS}/submission.csv",
         images=rules.check_data.output.images,
     log:

@@ -28,7 +28,7 @@ rule predict:
         predict=settings(Predict, config["predict"]),
         threads=lambda wildcards: f"--threads {train_keys(wildcards).get('threads', TrainConfig.threads)}",
         running=lambda wildcards, input: command_line(
-            Running, {key: config["running"][key] for key in ("workers", "graphs")}
+            Running, {key: config["running"][key] for key in ("workers", "cuda_graphs")}
         ),
     shell:
         "python -m carpose.predict --checkpoints {input.models} --cache $(dirname {input.cache})"

@@ -52,7 +52,7 @@ rule train:
         # The number of GPUs is read from the resources, because --resources gpu=N lowers it to the available ones.
         # train_config depends on wildcards only, so Snakemake tracks its changes; functions of input are untracked.
         train_config=lambda wildcards: command_line(TrainConfig, train_keys(wildcards)),
-        later=lambda wildcards, input: " ".join(
+        from_round_before=lambda wildcards, input: " ".join(
             f"--{name.replace('_', '-')} {input[name]}"
             for name in ("pseudo", "start_weights")
             if name in input.keys()
@@ -68,6 +68,6 @@ rule train:
         # `|| true`: a log that cannot be written does not fail the training.
         "trap '' TERM; python -m carpose.train --name round{wildcards.round}/{wildcards.model}/fold{wildcards.fold}"
         " --cache $(dirname {input.cache}) --images {input.images} --labels {input.labels}"
-        " --folds {input.folds} --fold {wildcards.fold} {params.later} --output {output.model}"
+        " --folds {input.folds} --fold {wildcards.fold} {params.from_round_before} --output {output.model}"
         " --history {output.history} --state {params.state} --gpus {resources.gpu}"
         " {params.running} {params.events} {params.train_config} 2>&1 | {{ tee -a {log} || true; }}"

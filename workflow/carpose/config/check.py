@@ -108,10 +108,10 @@ def _check_stages(config: dict) -> list[str]:
     if config["predict"].get("runtime") == "openvino" and not find_spec("openvino"):
         # Checked here, because the prediction would notice it only after the trainings.
         lines.append("predict.runtime: OpenVINO is not installed; `pip install openvino`, or use torch")
-    positive, ignore = config["pseudo"]["precision_positive"], config["pseudo"]["precision_ignore"]
+    positive, ignore = config["pseudo"]["precision_positive"], config["pseudo"]["probability_ignore"]
     if positive < ignore:
         lines.append(
-            f"pseudo.precision_positive: {positive} is below precision_ignore, {ignore}: a car in between"
+            f"pseudo.precision_positive: {positive} is below probability_ignore, {ignore}: a car in between"
             " would be both a pseudo label and background; raise the first or lower the second"
         )
     return lines

@@ -16,17 +16,17 @@ def key(
     minimum: float | None = None,
     maximum: float | None = None,
     *,
-    later: bool = False,
+    retrain_only: bool = False,
     **keywords: Any,
 ) -> Any:
     """A dataclass field for a key with this default and help text.
 
     minimum, maximum, keywords: keywords of JSON Schema such as enum, pattern, items; the type is that of the
-    annotation. later: whether the key belongs to `retrain:`, the trainings after the first round.
+    annotation. retrain_only: valid only under `retrain:`, the trainings after the first round.
     """
     bounds = {"minimum": minimum, "maximum": maximum}
     keywords = {name: bound for name, bound in bounds.items() if bound is not None} | keywords
-    metadata = {"help": text, "later": later, "schema": keywords}
+    metadata = {"help": text, "retrain_only": retrain_only, "schema": keywords}
     if isinstance(default, list | dict):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -42,9 +42,10 @@ def schema(item: Field) -> dict:
     return {**_of_type(item.type, item.metadata["schema"]), "description": item.metadata["help"]}
 
 
-def properties(section: type, later: bool = True) -> dict[str, dict]:
-    """JSON schemas of a section's keys by name; later: include those that only later rounds have."""
-    return {item.name: schema(item) for item in fields(section) if later or not item.metadata["later"]}
+def properties(section: type, retrain_only: bool = True) -> dict[str, dict]:
+    """JSON schemas of a section's keys by name; retrain_only: include those that are valid only there."""
+    keys = [item for item in fields(section) if retrain_only or not item.metadata["retrain_only"]]
+    return {item.name: schema(item) for item in keys}
 
 
 def section_schema(section: type) -> dict:

@@ -25,7 +25,7 @@ TRAINING = """\
 
 `train:` is the training configuration of all models. `models:` names the models. Each must set `backbone` and
 may set any of the keys below; `null` removes a model. In the rounds after the first, `retrain:` is laid over
-these settings, and then the model's own `retrain:`. Keys marked *later* belong only under `retrain:`.
+these settings, and then the model's own `retrain:`. Some keys are valid only under `retrain:`.
 """
 
 
@@ -50,7 +50,7 @@ def page_text() -> str:
 def _table(section: type, head: str, items: tuple | None = None) -> str:
     lines = [head.rstrip(), "", "| key | values | default | meaning |", "|---|---|---|---|"]
     for item in items or fields(section):
-        text = item.metadata["help"] + (" *(later)*" if item.metadata["later"] else "")
+        text = item.metadata["help"] + (" *(only under retrain)*" if item.metadata["retrain_only"] else "")
         default = json.dumps(default_of(item), ensure_ascii=False)
         lines.append(f"| `{item.name}` | {_values(schema(item))} | `{default}` | {text} |")
     return "\n".join(lines) + "\n"

@@ -12,7 +12,7 @@ RENAMED = {
     **{
         item.name: "write it in the section retrain:"
         for item in fields(TrainConfig)
-        if item.metadata["later"]
+        if item.metadata["retrain_only"]
     },
     "student": "write pseudo_augment_scale in the section retrain:",
     "height_cue": "write heads: [height]",
@@ -23,6 +23,8 @@ RENAMED = {
     "nan": "write on_nan: stop, or on_nan: rollback (formerly back)",
     "recipe": "write revision",
     "turns_deg": "write tta_rotations_deg",
+    "precision_ignore": "write probability_ignore",
+    "graphs": "write cuda_graphs",
     "pool_depth": "remove it: depths are always pooled now",
     "regression_radius": "remove it: it is always 1 now",
     "ignore_masks": "remove it: masked regions are always left out of the heat map's loss now",

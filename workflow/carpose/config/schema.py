@@ -9,7 +9,7 @@ NAME = "^[A-Za-z0-9_-]+$"
 
 def config_schema() -> dict:
     """JSON Schema, draft 2020-12. Unknown keys are errors."""
-    train = {**properties(TrainConfig, later=False), **properties(Hardware)}
+    train = {**properties(TrainConfig, retrain_only=False), **properties(Hardware)}
     retrain = {"$ref": "#/$defs/retrain"}
     models = {
         "type": "object",

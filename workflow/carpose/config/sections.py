@@ -63,7 +63,7 @@ class Running:
     save_minutes: float = key(10.0, "minutes between saved states within an epoch", 0)
     workers: int = key(0, "processes that prepare samples, per training", 0, 256)
     tensorboard: bool = key(False, "write TensorBoard events to the folder tensorboard of the run")
-    graphs: bool = key(True, "on a GPU, launch the operations of a step together, as a CUDA graph")
+    cuda_graphs: bool = key(True, "on a GPU, launch the operations of a step together, as a CUDA graph")
 
 
 @dataclass(frozen=True)
@@ -96,9 +96,12 @@ class Pseudo:
         enum=["soft", "hard"],
     )
     precision_positive: float = key(
-        0.8, "cars above the lowest score at which this share of them is right become pseudo labels", 0, 1
+        0.8,
+        "the score threshold of pseudo labels: the lowest at which this share of the cars above it is right",
+        0,
+        1,
     )
-    precision_ignore: float = key(
+    probability_ignore: float = key(
         0.2,
         "cars less probable than this are background; the loss ignores the region of cars in between",
         0,

@@ -119,16 +119,18 @@ class TrainConfig:
         "if a loss is not finite: stop, or roll back to the last state and halve the learning rate",
         enum=["stop", "rollback"],
     )
-    # Only in later rounds
+    # Valid only under `retrain:`, since they concern pseudo labels and the round before
     start: str = key(
         "warm",
         "initial network weights; warm: those of the round before; scratch: as in the first round",
-        later=True,
+        retrain_only=True,
         enum=["warm", "scratch"],
     )
-    pseudo_share: float = key(0.5, "share of the samples drawn from pseudo-labelled photos", 0, 1, later=True)
+    pseudo_share: float = key(
+        0.5, "share of the samples drawn from pseudo-labelled photos", 0, 1, retrain_only=True
+    )
     pseudo_augment_scale: float = key(
-        1.0, "factor on the augmentation of pseudo-labelled photos", 0, 5, later=True
+        1.0, "factor on the augmentation of pseudo-labelled photos", 0, 5, retrain_only=True
     )
     # Computing
     amp: str = key("auto", "number format of the forward pass", enum=["auto", "off", "bf16", "fp16"])

@@ -63,14 +63,14 @@ def stream(
     The workers live for all epochs: starting new ones takes time, and after each fork this process copies
     every page that it writes to (copy-on-write).
     """
-    train_config, pseudo_labelled = samples.train_config, len(samples) - samples.labelled
+    train_config, pseudo_labelled = samples.train_config, len(samples) - samples.labelled_count
     max_cars = max(train_config.batch_size * samples.max_cars(), 1)
     on_cpu = device.type == "cpu"
 
     def keys() -> Iterator[list[tuple]]:
         for epoch in epochs:
             order = epoch_order(
-                epoch, samples.labelled, pseudo_labelled, train_config.pseudo_share, train_config.seed
+                epoch, samples.labelled_count, pseudo_labelled, train_config.pseudo_share, train_config.seed
             )
             yield from batches(
                 epoch, order, train_config.batch_size, first_batch if epoch == epochs.start else 0

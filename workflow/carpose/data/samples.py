@@ -27,17 +27,17 @@ from .cache import Cache, open_cache
 # Images (uint8, or on the CPU the output of `normalised`), targets by name, ImageIds.
 Batch = tuple[torch.Tensor, dict[str, torch.Tensor | np.ndarray], list[str]]
 MASK_THRESHOLD = 127  # a pixel is masked where the mask's value is above this
-# Of ImageNet, which pretrained weights expect (those of EfficientNet-Lite expect 0.5 and 0.5).
+# ImageNet mean and std, which published network weights expect (those of EfficientNet-Lite: 0.5 and 0.5).
 MEAN = torch.tensor([0.485, 0.456, 0.406])
 STD = torch.tensor([0.229, 0.224, 0.225])
 
 
-class View:
+class NominalView:
     """The nominal (not augmented) mapping of the photos of a cache to the network's input.
 
     size: width, height of the input; 3×3 matrices: `matrix` (photo pixels → network pixels), `from_cache`
     (cache pixels → photo pixels), `photo_intrinsics`, and `map_intrinsics` of the output maps;
-    focal_reference: focal length of the output maps in cells.
+    focal_reference: focal length of these maps in cells.
     """
 
     def __init__(self, cache: Cache, train_config: TrainConfig):
@@ -65,7 +65,7 @@ class CachedPhotos(torch.utils.data.Dataset):
         """cache_folder: of carpose.data.cache; scene: 3×3 rotation of the camera frame (test-time view)."""
         cv2.setNumThreads(0)  # also in the forked workers, which use all cores already
         self.cache, self.image_ids, self.train_config = open_cache(cache_folder), image_ids, train_config
-        self.view = View(self.cache, train_config)
+        self.view = NominalView(self.cache, train_config)
         self.scene = np.eye(3) if scene is None else scene
         visible, cached = camera.visible_part(train_config.crop, train_config.perspective), self.cache.crop
         if not camera.lies_within(visible, cached):
@@ -81,7 +81,7 @@ class CachedPhotos(torch.utils.data.Dataset):
         homography = placement.homography(self.cache.intrinsics) @ self.view.from_cache
         photo = self.cache.photos[self.cache.rows[image_id]]
         image = augment.warp(photo, homography, self.view.size)
-        # Else all pages read so far would count as memory of this process; the page cache keeps the file.
+        # Release the pages, or they count as our memory; the page cache of the system keeps the file.
         self.cache.photos.base.madvise(mmap.MADV_DONTNEED)  # type: ignore[union-attr]  # base: the mmap
         return image
 
@@ -133,7 +133,7 @@ class Samples(CachedPhotos):
         self.rotation = rotation.matrix(cars[ANGLES].to_numpy(float)[order])
         self.weight = cars["weight"].to_numpy(float)[order]
         self.noise = cars["depth_sigma"].to_numpy(float)[order] if "depth_sigma" in cars else 0 * self.weight
-        self.labelled = len(image_ids) - pseudo_count
+        self.labelled_count = len(image_ids) - pseudo_count
         # For labelled and for pseudo-labelled photos.
         self.augment_configs = [
             train_config,
@@ -149,7 +149,7 @@ class Samples(CachedPhotos):
     def __getitem__(self, key: tuple[int, int, int]) -> Sample:
         epoch, position, index = key
         rng = np.random.default_rng([self.train_config.seed, epoch, position, index])
-        is_pseudo = int(index >= self.labelled)
+        is_pseudo = int(index >= self.labelled_count)
         placement = augment.sample_placement(self.augment_configs[is_pseudo], self.view.matrix, rng)
         image = self.photometric[is_pseudo](self.image(self.image_ids[index], placement), rng)
         cars = slice(self.first_car[index], self.first_car[index + 1])
@@ -160,8 +160,8 @@ class Samples(CachedPhotos):
     def collate(self, samples: list[Sample]) -> Batch:
         """Samples → images (B, H, W, 4) uint8, targets by name, ImageIds.
 
-        Maps become tensors, which workers pass on in shared memory. Short targets stay NumPy arrays, which go
-        through a pipe: for them, a block of shared memory each would cost more than all other transfers.
+        Maps become tensors, which workers pass on in shared memory. Short targets stay NumPy
+        arrays: small arrays are cheaper through the pipe.
         """
         images, xyz, rotations, weight, noise, intrinsics, indices = zip(*samples, strict=True)
         images = np.stack(images)

@@ -17,9 +17,10 @@ from .fitted import NEUTRAL, Fit
 SIGMA_RANGE = 0.01, 0.3  # of log z
 QUATERNION = ["qx", "qy", "qz", "qw"]
 REFERENCE_RANGE = 40.0  # metres, the range at which the bias equals its first coefficient
-# Two cars can be the same up to this distance: in standard deviations of log-range along the ray, and in
-# radians plus metres across it.
-ALONG, ACROSS, METRES = 3.0, 0.02, 0.3
+# Two cars can be the same up to this distance along the ray, in standard deviations of log-range.
+ALONG_SIGMAS = 3.0
+# And up to this distance across the ray: an angle plus a length.
+ACROSS_RADIANS, ACROSS_METRES = 0.02, 0.3
 
 
 def stack(members: dict[str, pd.DataFrame]) -> pd.DataFrame:
@@ -120,8 +121,8 @@ def combine(
     observed = _Observations(table, fit, names, parts)
     labels = cluster(
         *(observed.image, observed.member, observed.direction, observed.log_range),
-        along=ALONG * observed.sigma / np.sqrt(2),
-        across=(ACROSS + METRES * np.exp(-observed.log_range)) / np.sqrt(2),
+        along=ALONG_SIGMAS * observed.sigma / np.sqrt(2),
+        across=(ACROSS_RADIANS + ACROSS_METRES * np.exp(-observed.log_range)) / np.sqrt(2),
         priority=observed.evidence,
     )
     count = labels.max() + 1
@@ -140,7 +141,7 @@ def combine(
 
     agreement = total(np.ones(len(labels)))
     disagreement = total(precision * (observed.log_range - log_range[labels]) ** 2)
-    # Members that disagree by more than their sigmas widen the fused uncertainty (Birge's ratio, damped).
+    # Where members disagree by more than their sigmas, the chi-squared excess per member widens sigma.
     excess = np.maximum(disagreement - (agreement - 1), 0)
     fused_sigma = np.sqrt(1 / total(precision) * (1 + excess / (agreement + 1)))
 
@@ -163,7 +164,7 @@ def combine(
         np.log1p(10 * total(angle_to_mean) / agreement),
         np.log(agreement),
         logit(fused["score"].to_numpy()),
-        crowded(image_of_cluster, direction, log_range, total(sigmoid(observed.evidence))),
+        nearness_of_stronger_car(image_of_cluster, direction, log_range, total(sigmoid(observed.evidence))),
     ]
     return fused, np.column_stack([_member_features(observed, labels, list(fit.members), names), *columns])
 
@@ -245,7 +246,7 @@ def _mean_rotation(
     return mean, rotation.distance(quaternions, mean[labels])
 
 
-def crowded(
+def nearness_of_stronger_car(
     image: np.ndarray, direction: np.ndarray, log_range: np.ndarray, strength: np.ndarray, reach: float = 0.1
 ) -> np.ndarray:
     """(C,) 0 … 1: how near the nearest stronger car of the image is.

@@ -40,7 +40,7 @@ def fit_nested(
     """The fit on all folds, and the fused cars of each fold by the fit on the others.
 
     Returns the fit and the fused table with `fold`. The fit's `mAP` holds scores of `trial.score` in this
-    mode. `fused`, and `best_fitted` (the same with the best member alone), are by fits on the other folds.
+    mode. `fused`: mAP, each fold by a fit on the others; `best_fitted`: the same with the best member only.
     `members` (each alone, unchanged) and `equal_weights` (all fused, nothing fitted) need no fit; only the
     members' thresholds in mode leaderboard are fitted on the same cars. `submissions` has the mAP of all
     fused cars and of those above the threshold, in either mode.
@@ -49,15 +49,16 @@ def fit_nested(
     what the part adds to those before it, chosen and fitted on the other folds. The nested gains sum to
     `fused` − `equal_weights`, except that of angle_range, which is of the leaderboard's metric in any mode.
 
-    Where the fused cars score less than the best member alone, the fit is to use that member unchanged.
+    Where the fused cars score less than the best member alone, the returned fit uses that member only,
+    unchanged.
     Raises UserError where there is a single fold.
     """
 
-    def mean_ap(table: pd.DataFrame, mode: str = mode) -> float:
-        return score(labels, table, folds, mode)
+    def mean_ap(table: pd.DataFrame, metric_mode: str = mode) -> float:
+        return score(labels, table, folds, metric_mode)
 
     def fit_of(members: Members) -> Callable[[pd.DataFrame], Fit]:
-        return lambda folds: fit(labels, members, folds, mode)[0]
+        return lambda fitted_folds: fit(labels, members, fitted_folds, mode)[0]
 
     final, ablation = fit_of(members)(folds), _fuse_by_others(folds, members, fit_of(members))
     alone = {name: mean_ap(_with_best_threshold(labels, table, folds)) for name, table in members.items()}
@@ -66,8 +67,8 @@ def fit_nested(
     best_fitted = mean_ap(_fuse_by_others(folds, best_alone, fit_of(best_alone))[-1])
     if mean_ap(ablation[-1]) < alone[best]:
 
-        def fit_best(folds: pd.DataFrame) -> Fit:
-            return fit_single_member(labels, members, folds["ImageId"], best, mode)
+        def fit_best(fitted_folds: pd.DataFrame) -> Fit:
+            return fit_single_member(labels, members, fitted_folds["ImageId"], best, mode)
 
         final, ablation = fit_best(folds), _fuse_by_others(folds, members, fit_best)
     scores = [mean_ap(table) for table in ablation]
@@ -77,7 +78,10 @@ def fit_nested(
     fused = ablation[-1]
     files = {"all": fused, "thresholded": fused[fused["above_threshold"].astype(bool)]}
     submissions = {
-        name: {mode: metric.evaluate_folds(labels, table, folds, mode) for mode in ("given", "leaderboard")}
+        name: {
+            metric_mode: metric.evaluate_folds(labels, table, folds, metric_mode)
+            for metric_mode in ("given", "leaderboard")
+        }
         for name, table in files.items()
     }
     summary = {"fused": scores[-1], "equal_weights": scores[0], "members": alone, "best_fitted": best_fitted}
@@ -124,8 +128,8 @@ def _report(final: Fit) -> Iterator[str]:
     yield f"  {final.mAP['best_fitted']:.4f}  {ranked[0][0]}, the best member, alone"
     yield f"  {final.mAP['fused']:.4f}  the fusion"
     yield f"members that are fused: {', '.join(final.used)}"
-    yield "mAP gain of each part of the fit over the parts before it (nested: chosen and fitted on other"
-    yield "folds; halves: fitted and measured on different halves of the images, by which it was chosen):"
+    yield "mAP gain of each part of the fit over the parts before it (nested: unbiased, by fits on the other"
+    yield "folds; halves: by fits on the other half of the images, used for the choice, so optimistic):"
     for name, part in final.parts.items():
         text = DESCRIPTIONS[name] + (" (mAP of mode leaderboard)" if name == "angle_range" else "")
         state = "used" if part.on else "not used"

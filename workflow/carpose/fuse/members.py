@@ -17,7 +17,8 @@ from .clustering import cluster, rays
 from .combine import QUATERNION, REFERENCE_RANGE, bias, depth_sigma, stack
 from .fitted import NEUTRAL, MemberFit
 
-ALONG, ACROSS = 0.3, 0.03  # tolerance (log-range, radians) within which a car is paired with a true one
+# Tolerance within which a car is paired with a true one, along and across the ray.
+PAIR_LOG_RANGE, PAIR_RADIANS = 0.3, 0.03
 MAD = 1.4826  # median absolute deviation → standard deviation
 RAYLEIGH = 1.1774  # median length of a 2-D normal vector of standard deviation 1
 
@@ -84,7 +85,7 @@ def _fit_depth(
 
 
 def pair_with_truth(
-    truth: pd.DataFrame, table: pd.DataFrame, along: float = ALONG, across: float = ACROSS
+    truth: pd.DataFrame, table: pd.DataFrame, along: float = PAIR_LOG_RANGE, across: float = PAIR_RADIANS
 ) -> tuple[np.ndarray, np.ndarray]:
     """(P,) rows of `table` that are paired with a true car, and (P,) their rows of `truth`.
 

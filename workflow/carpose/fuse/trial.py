@@ -18,7 +18,10 @@ from .combine import combine, postprocess, stack
 from .fitted import NEUTRAL, PARTS, Fit, Part
 from .members import MAD, Members, fit_members, of_images, pair_with_truth, shrunk_scale
 
-Half = tuple[Fit, pd.DataFrame, np.ndarray]  # of Trial.fit_halves and Trial.fuse_halves
+# The geometry fitted on the other half, the cars of this half (of `stack`), the ImageIds of the other half.
+FittedHalf = tuple[Fit, pd.DataFrame, np.ndarray]
+# The complete fit on the other half, the fused cars of this half, and their features, as `combine` has them.
+FusedHalf = tuple[Fit, pd.DataFrame, np.ndarray]
 MIN_RELATIVE_GAIN = 0.003  # a part is used if it raises the mAP by more than this fraction
 
 
@@ -52,42 +55,46 @@ class Trial:
         fitted = fit_members(self.truth, members, image_ids)
         return Fit(mode=self.mode, members=fitted, ground=prior)
 
-    def fit_halves(self, members: Members) -> list[Half]:
-        """For each half: the geometry fitted on the other half, the members' cars on this half (of `stack`),
-        and the ImageIds of the other half."""
+    def fit_halves(self, members: Members) -> list[FittedHalf]:
+        """The FittedHalf of each half: without models of scores."""
         result = []
         for side in (0, 1):
             half_ids, other_ids = (self.halves["ImageId"][self.halves["fold"] == s] for s in (side, 1 - side))
-            geometry = self.fit_geometry(members, other_ids)
-            result.append((geometry, stack(of_images(members, half_ids)), other_ids))
+            geometry_fit = self.fit_geometry(members, other_ids)
+            result.append((geometry_fit, stack(of_images(members, half_ids)), other_ids))
         return result
 
-    def score_fused(self, halves: list[Half], names: list[str], parts: Collection[str]) -> float:
+    def score_fused(self, fitted_halves: list[FittedHalf], names: list[str], parts: Collection[str]) -> float:
         """mAP of both halves (of `fit_halves`), each fused with these parts of the fit on the other half."""
-        return self.score(combine(table, fit, names, parts)[0] for fit, table, _ in halves)
+        return self.score(combine(table, fit, names, parts)[0] for fit, table, _ in fitted_halves)
 
-    def fuse_halves(self, members: Members, halves: list[Half], parts: Collection[str]) -> list[Half]:
-        """For each half: the complete fit on the other half, and this half's fused cars and their features,
-        as `combine` returns them; `postprocess` takes these three."""
+    def fuse_halves(
+        self, members: Members, fitted_halves: list[FittedHalf], parts: Collection[str]
+    ) -> list[FusedHalf]:
+        """The FusedHalf of each half, which is what `postprocess` takes."""
         result = []
-        for geometry, table, other_ids in halves:
-            fit = fit_scores(self.truth, members, other_ids, geometry, parts)
+        for geometry_fit, table, other_ids in fitted_halves:
+            fit = fit_scores(self.truth, members, other_ids, geometry_fit, parts)
             result.append((fit, *combine(table, fit, list(members), parts)))
         return result
 
 
 def fit_scores(
-    labels: pd.DataFrame, members: Members, image_ids: Iterable[str], geometry: Fit, parts: Collection[str]
+    labels: pd.DataFrame,
+    members: Members,
+    image_ids: Iterable[str],
+    geometry_fit: Fit,
+    parts: Collection[str],
 ) -> Fit:
-    """`geometry` with what is fitted to the cars that it fuses with these parts: models of scores,
+    """`geometry_fit` with what is fitted to the cars that it fuses with these parts: models of scores,
     thresholds, range of angles and scale of depth_sigma."""
     truth, table = labels[labels["ImageId"].isin(image_ids)], stack(of_images(members, image_ids))
-    fused, features = combine(table, geometry, list(members), parts)
+    fused, features = combine(table, geometry_fit, list(members), parts)
     rows, true_rows = pair_with_truth(truth, fused.assign(member=0))
     angle_range = fit_angle_range(fused, truth.iloc[true_rows], rows)
     if "angle_range" in parts:
         fused = angle_range.apply(fused)
-    hits = metric.match(truth, fused, geometry.mode)
+    hits = metric.match(truth, fused, geometry_fit.mode)
     # mAP is the mean over ten pairs of thresholds, so the score predicts the mean over them; `hit_model`
     # predicts the loosest pair alone, that is, whether there is a car.
     score_model = fit_logistic(features, hits.mean(axis=1))
@@ -97,7 +104,7 @@ def fit_scores(
     }
     error = np.abs(rays(fused)[1][rows] - rays(truth)[1][true_rows])
     return replace(
-        geometry,
+        geometry_fit,
         score_model=score_model,
         hit_model=fit_logistic(features, hits[:, LOOSEST].astype(float)),
         thresholds=thresholds,
@@ -106,11 +113,12 @@ def fit_scores(
     )
 
 
-def choose_members(trial: Trial, members: Members) -> tuple[Members, list[Half], Part]:
-    """The k best members (in the order of `members`), their halves of `Trial.fit_halves`, and the gain over
+def choose_members(trial: Trial, members: Members) -> tuple[Members, list[FittedHalf], Part]:
+    """The k best members (in the order of `members`), their FittedHalf of each half, and the gain over
     using all members.
 
-    Several k are tried, each with a fit of its own; that of the best calibrated fusion is taken.
+    Several k are tried, each with its own fit. The k with the highest calibrated mAP is used, or all members
+    where it gains too little over them.
     """
     alone = {name: trial.score([table], "given") for name, table in members.items()}
     ranked = sorted(members, key=lambda name: -alone[name])
@@ -121,31 +129,31 @@ def choose_members(trial: Trial, members: Members) -> tuple[Members, list[Half],
     candidates = []
     for count in counts:
         best = {name: table for name, table in members.items() if name in ranked[:count]}
-        halves = trial.fit_halves(best)
-        fused = trial.fuse_halves(best, halves, ["bias", "member_weights"])
+        fitted_halves = trial.fit_halves(best)
+        fused = trial.fuse_halves(best, fitted_halves, ["bias", "member_weights"])
         mean_ap = trial.score(postprocess(*half, ["calibration"]) for half in fused)
-        candidates.append((mean_ap, best, halves))
-    mean_ap, best, halves = max(candidates, key=lambda candidate: candidate[0])
+        candidates.append((mean_ap, best, fitted_halves))
+    mean_ap, best, fitted_halves = max(candidates, key=lambda candidate: candidate[0])
     part = _part(mean_ap - candidates[0][0], candidates[0][0])
-    return (best, halves, part) if part.on else (*candidates[0][1:], part)
+    return (best, fitted_halves, part) if part.on else (*candidates[0][1:], part)
 
 
 def choose_parts(
-    trial: Trial, halves: list[Half], names: list[str], candidates: list[str]
+    trial: Trial, fitted_halves: list[FittedHalf], names: list[str], candidates: list[str]
 ) -> dict[str, Part]:
     """Which of the candidate parts are used, each on top of the used ones before it."""
     parts: dict[str, Part] = {}
     used: list[str] = []
-    start = best = trial.score_fused(halves, names, [])
+    start = best = trial.score_fused(fitted_halves, names, [])
     for part in candidates:
-        gain = trial.score_fused(halves, names, [*used, part]) - best
+        gain = trial.score_fused(fitted_halves, names, [*used, part]) - best
         parts[part] = _part(gain, start)
         if parts[part].on:
             used, best = [*used, part], best + gain
     return parts
 
 
-def choose_calibration(trial: Trial, fused_halves: list[Half], parts: Collection[str]) -> Part:
+def choose_calibration(trial: Trial, fused_halves: list[FusedHalf], parts: Collection[str]) -> Part:
     """Whether calibrated scores are used. fused_halves: of `Trial.fuse_halves`."""
     plain, calibrated = (
         trial.score(postprocess(*half, used) for half in fused_halves)
@@ -154,7 +162,7 @@ def choose_calibration(trial: Trial, fused_halves: list[Half], parts: Collection
     return _part(calibrated - plain, plain)
 
 
-def choose_angle_range(trial: Trial, fused_halves: list[Half], parts: Collection[str]) -> Part:
+def choose_angle_range(trial: Trial, fused_halves: list[FusedHalf], parts: Collection[str]) -> Part:
     """Whether the range of angles is changed, by the leaderboard's metric in any mode, since no other metric
     depends on it."""
     scores = []
@@ -176,7 +184,8 @@ def fit(labels: pd.DataFrame, members: Members, folds: pd.DataFrame, mode: str) 
 
     Which parts are used is decided by two-fold cross-validation (`Trial`), one part after the other. Returns
     what `combine.fuse` takes as `fit`, and the cars of all images, each half fused by the fit on the other
-    half, with their probability `hit` of a hit at the loosest thresholds and whether they are one (`is_hit`).
+    half, with the columns hit (probability of a match at the loosest thresholds) and is_hit (whether it
+    matched).
     """
     image_ids = folds["ImageId"].to_numpy(object)
     truth = labels[labels["ImageId"].isin(image_ids)]
@@ -199,11 +208,12 @@ def fit(labels: pd.DataFrame, members: Members, folds: pd.DataFrame, mode: str) 
         fused = fused.assign(hit=half_fit.hit_model.predict(features))
         tables.append(postprocess(half_fit, fused, features, kept))
     oof = cars.concat(tables)
-    geometry = trial.fit_geometry(used, image_ids)
+    geometry_fit = trial.fit_geometry(used, image_ids)
     if len(used) < len(members):  # the fit has all members, so that `fuse` accepts the unused ones as well
-        geometry = replace(geometry, members=fit_members(truth, members, image_ids) | geometry.members)
-    geometry = replace(geometry, used=list(used))
-    result = fit_scores(truth, used, image_ids, geometry, _enabled(parts))
+        all_members = fit_members(truth, members, image_ids) | geometry_fit.members
+        geometry_fit = replace(geometry_fit, members=all_members)
+    geometry_fit = replace(geometry_fit, used=list(used))
+    result = fit_scores(truth, used, image_ids, geometry_fit, _enabled(parts))
     return replace(result, parts=parts), oof.assign(is_hit=metric.match(truth, oof)[:, LOOSEST])
 
 
@@ -212,8 +222,8 @@ def _enabled(parts: dict[str, Part]) -> list[str]:
 
 
 def _halves(folds: pd.DataFrame) -> np.ndarray:
-    """(N,) 0 or 1 for each image: alternating folds where there are several, else alternating groups of
-    near-duplicates; alternating images where the table has no groups."""
+    """(N,) 0 or 1 for each image. Splits by fold parity; with one fold by groups of near-duplicates, without
+    groups by image."""
     by_name = folds["group"] if "group" in folds else folds["ImageId"]
     together = folds["fold"] if folds["fold"].nunique() > 1 else by_name
     return np.unique(together, return_inverse=True)[1] % 2
@@ -224,6 +234,6 @@ def fit_single_member(
 ) -> Fit:
     """A fit that uses one member alone and leaves its cars unchanged."""
     prior = ground.fit_prior(labels[labels["ImageId"].isin(image_ids)])
-    geometry = Fit(mode=mode, members=dict.fromkeys(members, NEUTRAL), ground=prior, used=[name])
-    result = fit_scores(labels, {name: members[name]}, image_ids, geometry, [])
+    geometry_fit = Fit(mode=mode, members=dict.fromkeys(members, NEUTRAL), ground=prior, used=[name])
+    result = fit_scores(labels, {name: members[name]}, image_ids, geometry_fit, [])
     return replace(result, parts={part: Part(on=part == "members", gain=0.0) for part in PARTS})

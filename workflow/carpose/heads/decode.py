@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from carpose.config.train_config import TrainConfig
-from models.layers import DENSE, around
+from models.layers import HEATMAP, around
 
 from .head import Detections, Head, Tensors, make_heads
 from .heatmap import peaks
@@ -16,12 +16,13 @@ from .offset import Offset
 MAX_CARS = 64  # per photo
 CENTRE_SIGMA = 0.3  # cells; σ of the distance between the centres that two cells of one car predict
 
-Poses = Callable[[torch.Tensor], Tensors]  # cell indices (N,) → (N, channels) by head
+# Cell indices (N,) → the outputs (N, channels) of all heads but the heat map, by name.
+OutputsAt = Callable[[torch.Tensor], Tensors]
 
 
 def decode(
     heatmap: torch.Tensor,
-    poses: Poses,
+    outputs_at: OutputsAt,
     intrinsics: np.ndarray,
     focal_reference: float,
     train_config: TrainConfig,
@@ -29,24 +30,24 @@ def decode(
 ) -> dict[str, np.ndarray]:
     """Decode a network's outputs for a batch into cars, in the camera frame of `intrinsics`.
 
-    heatmap (B, 1, height, width): probabilities; poses: a function that gives the outputs of all other heads
-    at cells; intrinsics: 3×3, of the maps; focal_reference: focal length of the nominal maps in cells;
-    threshold: the lowest score of a car.
+    heatmap (B, 1, height, width): probabilities; outputs_at: a function that gives the outputs of all other
+    heads at cells; intrinsics: 3×3, of the maps; focal_reference: focal length, in cells, of the maps of the
+    view without augmentation; threshold: the lowest score of a car.
     Returns arrays over all N cars: photo (index in the batch), score, xyz (N, 3) in metres, depth_sigma
     (standard deviation of log z), and the heads' columns, such as angles (N, 3): pitch, yaw, roll in radians.
     """
     height, width = heatmap.shape[2:]
-    heads = {name: head for name, head in make_heads(train_config).items() if name != DENSE}
+    heads = {name: head for name, head in make_heads(train_config).items() if name != HEATMAP}
     cell = peaks(heatmap[:, 0], threshold, MAX_CARS)
     score = heatmap.reshape(-1)[cell].double().cpu().numpy()
     offset_head = cast(Offset, heads["offset"])
     can_pool = not offset_head.regressed  # pooling needs each cell's offset to the centre
-    raw = pool(poses, cell, (width, height), heads) if can_pool else poses(cell)
+    raw = pool(outputs_at, cell, (width, height), heads) if can_pool else outputs_at(cell)
     outputs = {name: value.double().cpu().numpy() for name, value in raw.items()}
-    photo, place = np.divmod(cell.cpu().numpy(), height * width)
-    place = np.column_stack([place % width, place // width])
+    photo, cell_in_image = np.divmod(cell.cpu().numpy(), height * width)
+    column_row = np.column_stack([cell_in_image % width, cell_in_image // width])
 
-    detections = Detections(photo, place, intrinsics, focal_reference)
+    detections = Detections(photo, column_row, intrinsics, focal_reference)
     estimates = [head.depth(outputs[name], detections) for name, head in heads.items()]
     detections.z, sigma = merge([estimate for estimate in estimates if estimate is not None])
     detections.xyz = offset_head.position(outputs["offset"], detections)
@@ -56,7 +57,9 @@ def decode(
     return cars
 
 
-def pool(poses: Poses, cells: torch.Tensor, size: tuple[int, int], heads: dict[str, Head]) -> Tensors:
+def pool(
+    outputs_at: OutputsAt, cells: torch.Tensor, size: tuple[int, int], heads: dict[str, Head]
+) -> Tensors:
     """Outputs at cells (N,), pooled over the 3×3 cells around each by the rule of each head (`Head.pooled`).
 
     size: width, height of the maps; heads: all but the heat map.
@@ -65,11 +68,12 @@ def pool(poses: Poses, cells: torch.Tensor, size: tuple[int, int], heads: dict[s
     that it and the cell itself predict: a neighbour that predicts another centre belongs to another car.
     """
     width, height = size
-    places, inside = around(cells, height, width)
-    outputs = {name: value.unflatten(0, places.shape) for name, value in poses(places.flatten()).items()}
-    place = torch.stack([places % width, places // width % height], dim=2)
+    neighbours, inside = around(cells, height, width)
+    raw = outputs_at(neighbours.flatten())
+    outputs = {name: value.unflatten(0, neighbours.shape) for name, value in raw.items()}
+    column_row = torch.stack([neighbours % width, neighbours // width % height], dim=2)
     centre_index, offset = 4, outputs["offset"]
-    centre = place - place[:, centre_index, None] + offset
+    centre = column_row - column_row[:, centre_index, None] + offset
     distance2 = (centre - centre[:, centre_index, None]).square().sum(2)
     log_weight = -offset.square().sum(2) / 2 - distance2 / (2 * CENTRE_SIGMA**2)
     log_weight = log_weight.masked_fill(~inside, -torch.inf)

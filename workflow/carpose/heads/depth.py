@@ -49,9 +49,9 @@ class DepthHead(Head):
     ) -> list[torch.Tensor]:
         """Negative log-likelihood of a Laplace distribution (Kendall & Gal 2017): |error|/b + log b.
 
-        The network predicts s = log b, clamped to −6 … 4. The variance of a pseudo label's depth error is
-        added to the network's: b² = exp(2s) + noise². All depth heads in one call, which is faster; the last
-        bits of logaddexp depend on it.
+        The network predicts s = log b, clamped to −6 … 4. If labels have a depth error, with Laplace scale
+        `noise`, the scales are added in squares: b² = exp(2s) + noise². All depth heads are computed in one
+        call, which is faster; the batched call rounds differently.
         """
         output = torch.stack(outputs)
         error = (output[..., :1] - torch.stack([targets[head.name] for head in heads])).abs()
@@ -67,7 +67,7 @@ class DepthHead(Head):
 
     def pooled(self, outputs: torch.Tensor, log_weight: torch.Tensor) -> torch.Tensor:
         """The mean over the 3×3 cells, weighted by `log_weight` and by the predicted precision 1/b²: the
-        neighbours learn the depth of the same car."""
+        neighbours predict the depth of the same car."""
         weight = torch.softmax(log_weight - 2 * outputs[..., 1], dim=1)  # log 1/b² = −2s
         return (weight[..., None] * outputs).sum(1)
 

@@ -1,6 +1,6 @@
 """The base class of all heads, and the data that a head makes targets from and decodes."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ class Cars:
     column: np.ndarray  # (N,) column of the centre's cell
     row: np.ndarray  # (N,) and its row
     focal: np.ndarray  # (N,) focal length of the photo's map, in cells
-    focal_reference: float  # focal length of the nominal maps, in cells
+    focal_reference: float  # focal length of the view without augmentation, in cells of its map
 
     def __getitem__(self, rows: np.ndarray) -> "Cars":
         """A selection of the cars, by index or mask."""
@@ -37,7 +37,7 @@ class Cars:
 
 @dataclass
 class Cells:
-    """The M cells that learn a car, sorted by cell index, and which car each learns."""
+    """The M positive cells (assigned to a car), sorted by cell index, and the car of each."""
 
     cell: np.ndarray  # (M,) cell index
     car: np.ndarray  # (M,) row in Cars
@@ -50,15 +50,15 @@ class Detections:
     """The cells in which cars were detected, and what has been decoded so far."""
 
     photo: np.ndarray  # (N,) index of the photo in the batch
-    place: np.ndarray  # (N, 2) column and row of each cell
+    column_row: np.ndarray  # (N, 2) column and row of each cell
     intrinsics: np.ndarray  # 3×3, of the maps
-    focal_reference: float  # focal length of the nominal maps, in cells
+    focal_reference: float  # focal length of the view without augmentation, in cells of its map
     z: np.ndarray = field(init=False)  # (N,) metres; set before `position`
     xyz: np.ndarray = field(init=False)  # (N, 3) metres; set before `columns`
 
 
 class Head:
-    """A head that is learnt at single cells (only the heat map is learnt at all cells).
+    """A head that is trained at the positive cells (only the heat map is trained at all cells).
 
     A subclass implements `targets` and `columns` or `depth`; all other methods have a default.
     """

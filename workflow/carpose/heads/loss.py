@@ -3,7 +3,7 @@
 import torch
 
 from carpose.config.train_config import TrainConfig
-from models.layers import DENSE
+from models.layers import HEATMAP
 
 from .head import Head, Tensors, make_heads
 
@@ -13,7 +13,7 @@ TOTALS = ("cars", "cells", "positive", "negative")
 
 def local_counts(targets: Tensors) -> torch.Tensor:
     """TOTALS of these targets, (4,) on their device. See train.distributed for several processes."""
-    heat = targets[DENSE]
+    heat = targets[HEATMAP]
     cars, cells, positive = targets["peak_weight"].sum(), targets["weight"].sum(), heat.sum()
     return torch.stack([cars, cells, positive, heat.numel() - positive])
 
@@ -27,12 +27,14 @@ def compute(outputs: list[Tensors], targets: Tensors, train_config: TrainConfig,
     """Unweighted losses (scalars) by name, averaged over the network's stacks.
 
     outputs: for each stack the logits of the heat map (B, 1, H, W) and the other heads' outputs at the
-    targets' cells (M, channels); totals: the divisors by name, of the whole batch and at least 1, divided by
-    the number of processes that share the batch. Then the mean of the processes' losses is the batch's loss.
+    targets' cells (M, channels); totals: the divisors by name, mean per process: the sum over the whole
+    batch, at least 1, divided by the number of processes. Then the mean of the processes' losses is the
+    batch's loss.
     """
     totals = {name: value * len(outputs) for name, value in totals.items()}
     heads = make_heads(train_config)
-    groups: dict[object, list[Head]] = {}  # heads that compute their losses together
+    # Heads with the same `losses` function are computed in one call.
+    groups: dict[object, list[Head]] = {}
     for head in heads.values():
         method = type(head).losses.__func__  # type: ignore[attr-defined]  # a class method has it
         groups.setdefault(method, []).append(head)

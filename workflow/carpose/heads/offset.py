@@ -31,5 +31,5 @@ class Offset(Head):
         z = detections.z
         if self.regressed:
             return np.column_stack([output * POSITION_UNIT, z])
-        uv = detections.place + output
+        uv = detections.column_row + output
         return camera.backproject(detections.intrinsics, uv, z) if len(z) else np.empty((0, 3))

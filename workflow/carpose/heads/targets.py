@@ -1,4 +1,4 @@
-"""Cars → training targets: which cells learn which car, and the targets of each head at these cells."""
+"""Cars → training targets: the cells assigned to each car, and the targets of each head at these cells."""
 
 from typing import cast
 
@@ -6,12 +6,12 @@ import numpy as np
 
 from carpose.config.train_config import TrainConfig
 from carpose.geometry import camera
-from models.layers import DENSE
+from models.layers import HEATMAP
 
 from .head import Cars, Cells, make_heads
 from .heatmap import Heatmap
 
-WINDOW = 3  # the WINDOW × WINDOW cells around a centre learn its car
+WINDOW = 3  # the WINDOW × WINDOW cells around a centre are assigned to its car
 
 
 def encode(
@@ -29,14 +29,14 @@ def encode(
 
     xyz (N, 3) metres; rotation (N, 3, 3); weight (N,): 1 for a label, 0 … 1 for a pseudo label, 0 ignored;
     intrinsics (B, 3, 3), or (3, 3) of a single photo; size: width, height of the maps; focal_reference:
-    focal length of the nominal maps in cells; noise (N,): standard deviation of the label's log z, for
-    all batches of a training or (None) for none; photo (N,): index of each car's photo, 0 … B − 1 (default:
-    0). Cars whose centre is outside the maps or nearer than 0.5 m have no target.
+    focal length, in cells, of the maps of the view without augmentation; noise (N,): standard deviation of
+    the label's log z, given in every batch of a training or never; photo (N,): index of each car's photo,
+    0 … B − 1 (default: 0). Cars whose centre is outside the maps or nearer than 0.5 m have no target.
 
     Returns by name: heatmap (B, height, width) float32, peaks of exactly 1; ignore, bool of that shape: cells
     that are neither positive nor negative; peak (P,), cell indices of the centres, and peak_weight, the cars'
-    weights; cell (M,), indices of the cells that learn a car, and weight (M,), their weights in the loss; and
-    the targets of the heads at these cells, (M, numbers).
+    weights; cell (M,), indices of the positive cells (assigned to a car), and weight (M,), their weights in
+    the loss; and the targets of the heads at these cells, (M, numbers).
     """
     width, height = size
     photo = np.zeros(len(xyz), np.int64) if photo is None else photo
@@ -49,13 +49,13 @@ def encode(
     cars = Cars(xyz, rotation, weight, noise, photo, uv, column, row, focal, focal_reference)[inside]
 
     heads = make_heads(train_config)
-    heatmap, ignore = cast(Heatmap, heads[DENSE]).draw(cars, shape)
+    heatmap, ignore = cast(Heatmap, heads[HEATMAP]).draw(cars, shape)
     cars = cars[cars.weight > 0]
     centre = (cars.photo * height + cars.row) * width + cars.column
     peak, first_car = np.unique(centre, return_index=True)
     ignore.reshape(-1)[peak] = False
     cells = assign(cars, shape)
-    targets = {DENSE: heatmap, "ignore": ignore, "peak": peak}
+    targets = {HEATMAP: heatmap, "ignore": ignore, "peak": peak}
     targets |= {"peak_weight": cars.weight[first_car].astype(np.float32)}
     targets |= {"cell": cells.cell, "weight": cells.weight}
     for head in heads.values():
@@ -64,8 +64,8 @@ def encode(
 
 
 def assign(cars: Cars, shape: tuple[int, int, int]) -> Cells:
-    """The WINDOW × WINDOW cells around each centre learn its car; of several cars, the one whose centre is
-    nearest.
+    """Assign the WINDOW × WINDOW cells around each centre to its car; of several cars, to the one whose
+    centre is nearest.
 
     shape: (B, height, width) of the maps. The weight of a cell is the car's weight times exp(−d²/2), d being
     the distance to the centre in cells.
@@ -77,13 +77,13 @@ def assign(cars: Cars, shape: tuple[int, int, int]) -> Cells:
     car = np.flatnonzero(inside) // WINDOW**2
     cell_xy = np.stack([columns.reshape(-1)[inside], rows.reshape(-1)[inside]], axis=1)
     offset = cars.uv[car] - cell_xy
-    distance = (offset**2).sum(axis=1)
+    distance2 = (offset**2).sum(axis=1)
     cell = cars.photo[car] * (height * width) + cell_xy[:, 1] * width + cell_xy[:, 0]
-    # Sorted by cell, then by distance: one key (cell + distance below 1) is five times as fast as lexsort.
-    order = np.argsort(cell + distance / (distance.max(initial=0) + 1), kind="stable")
+    # Sorted by cell, then by distance: one key (cell + a value below 1) is five times as fast as lexsort.
+    order = np.argsort(cell + distance2 / (distance2.max(initial=0) + 1), kind="stable")
     nearest = order[np.diff(cell[order], prepend=-1) > 0]
     car = car[nearest]
-    weight = (cars.weight[car] * np.exp(-distance[nearest] / 2)).astype(np.float32)
+    weight = (cars.weight[car] * np.exp(-distance2[nearest] / 2)).astype(np.float32)
     return Cells(cell[nearest], car, offset[nearest], weight)
 
 
@@ -92,11 +92,12 @@ def pad_targets(targets: dict, max_objects: int) -> dict:
     CUDA graph needs fixed shapes. targets: NumPy arrays, and tensors for maps; max_objects: at least the
     number of cars.
 
-    The added entries are spread over the maps: gradients of one cell would be summed one after the other.
+    The added entries are spread over the maps: many entries at one cell would serialise the gradient's
+    scatter.
     """
-    last = targets[DENSE].numel() - 1
+    last = targets[HEATMAP].numel() - 1
     padded = dict(targets)
-    for name in set(targets) - {DENSE, "ignore"}:
+    for name in set(targets) - {HEATMAP, "ignore"}:
         value = targets[name]
         missing = max_objects * (1 if name.startswith("peak") else WINDOW**2) - len(value)
         is_index = name in ("peak", "cell")

@@ -9,9 +9,9 @@ from pathlib import Path
 from carpose.core.errors import UserError
 
 from .client import COMPETITION, call
-from .identity import TABLES
+from .identity import DATA_FILES
 
-NEEDED = [*TABLES, "train_images", "test_images"]
+NEEDED = [*DATA_FILES, "train_images", "test_images"]
 GB = 1e9
 
 

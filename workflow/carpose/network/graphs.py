@@ -68,7 +68,7 @@ class Recorded:
         except RuntimeError as error:  # no fallback: a failed capture leaves a damaged allocator
             raise UserError(
                 f"this GPU's work cannot be recorded as a CUDA graph ({error}); "
-                "set running: {graphs: false} to run without CUDA graphs"
+                "set running: {cuda_graphs: false} to run without CUDA graphs"
             ) from error
         self.pool = graph.pool()
         return graph, static_inputs, outputs
@@ -86,5 +86,5 @@ class Replayed(torch.nn.Module):
         heatmap, features = self.recorded(x=x)
         return heatmap.clone(), features.clone()  # read after the next forward pass, which overwrites them
 
-    def poses(self, features: torch.Tensor, cells: torch.Tensor) -> dict[str, torch.Tensor]:
-        return self.predictor.poses(features, cells)
+    def outputs_at(self, features: torch.Tensor, cells: torch.Tensor) -> dict[str, torch.Tensor]:
+        return self.predictor.outputs_at(features, cells)

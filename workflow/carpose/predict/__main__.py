@@ -24,7 +24,7 @@ from carpose.network.device import acquire_device, worker_count
 from .cars import predict_cars
 from .networks import load_networks
 
-RUNNING_KEYS = ("workers", "graphs")  # the keys of `running` that a prediction uses
+RUNNING_KEYS = ("workers", "cuda_graphs")  # the keys of `running` that a prediction uses
 
 
 def main() -> int:
@@ -40,7 +40,9 @@ def main() -> int:
         )
     out_of_fold, train_ids = [], []
     with acquire_device(args.gpus) as device:
-        networks, train_config = load_networks(args.checkpoints, device, settings.runtime, running.graphs)
+        networks, train_config = load_networks(
+            args.checkpoints, device, settings.runtime, running.cuda_graphs
+        )
 
         def predict(networks_used: list[torch.nn.Module], image_ids: list[str], label: str) -> tuple:
             options: dict[str, Any] = {"workers": worker_count(running.workers), "label": label}

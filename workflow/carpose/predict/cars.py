@@ -13,7 +13,7 @@ from carpose.config.train_config import TrainConfig
 from carpose.core import cars
 from carpose.data.augment import camera_rotation
 from carpose.data.loader import photo_batches
-from carpose.data.samples import Photos, View, masked_cells
+from carpose.data.samples import NominalView, Photos, masked_cells
 from carpose.fuse.combine import fuse
 from carpose.geometry import rotation
 from carpose.heads.decode import decode
@@ -86,7 +86,7 @@ def predict_view(
 
 def to_table(
     prediction: RawPrediction,
-    view: View,
+    view: NominalView,
     train_config: TrainConfig,
     image_ids: list[str],
     threshold: float,
@@ -97,7 +97,7 @@ def to_table(
     scene: 3×3 rotation of the camera frame in this view, which is undone.
     """
     intrinsics, focal = view.map_intrinsics, view.focal_reference
-    columns = decode(prediction.heatmap, prediction.poses, intrinsics, focal, train_config, threshold)
+    columns = decode(prediction.heatmap, prediction.outputs_at, intrinsics, focal, train_config, threshold)
     photo, xyz, angles = (columns.pop(name) for name in ("photo", "xyz", "angles"))
     angles = rotation.angles(scene.T @ rotation.matrix(angles))
     table = pd.DataFrame(np.column_stack([angles, xyz @ scene]), columns=cars.POSE)

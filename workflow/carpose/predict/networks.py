@@ -11,7 +11,7 @@ import torch
 from carpose.config.train_config import TrainConfig
 from carpose.core.errors import UserError
 from carpose.data.samples import network_input
-from carpose.heads.decode import Poses
+from carpose.heads.decode import OutputsAt
 from carpose.heads.head import Tensors, make_heads
 from carpose.network.checkpoint import load_checkpoint
 from carpose.network.device import autocast_dtype
@@ -24,12 +24,12 @@ def prepare_for_inference(
     train_config: TrainConfig,
     device: torch.device,
     runtime: str = "torch",
-    graphs: bool = True,
+    cuda_graphs: bool = True,
 ) -> torch.nn.Module:
     """A copy of the network on the device, prepared for inference, with the interface of a Predictor.
 
-    runtime: torch, or openvino (on a CPU; a GPU always uses torch); graphs: use a CUDA graph on a GPU. Raises
-    UserError if the runtime is not installed.
+    runtime: torch, or openvino (on a CPU; a GPU always uses torch); cuda_graphs: use a CUDA graph on a GPU.
+    Raises UserError if the runtime is not installed.
     """
     if runtime == "openvino" and device.type == "cpu":
         from .openvino import Network  # imported here, because OpenVINO is optional
@@ -37,15 +37,15 @@ def prepare_for_inference(
         return Network(model, train_config)
     folded = fold_batch_norms(model, 4 if train_config.mask_channel else 3)
     predictor = Predictor(folded).to(device, memory_format=torch.channels_last)
-    return Replayed(predictor) if graphs and device.type == "cuda" else predictor
+    return Replayed(predictor) if cuda_graphs and device.type == "cuda" else predictor
 
 
 def load_networks(
-    checkpoints: Sequence[Path], device: torch.device, runtime: str = "torch", graphs: bool = True
+    checkpoints: Sequence[Path], device: torch.device, runtime: str = "torch", cuda_graphs: bool = True
 ) -> tuple[list[torch.nn.Module], TrainConfig]:
     """Checkpoints of fold 0, 1, … of one model → the networks, and their training configuration.
 
-    runtime, graphs: see prepare_for_inference. Raises UserError if a checkpoint is invalid or of another
+    runtime, cuda_graphs: see prepare_for_inference. Raises UserError if a checkpoint is invalid or of another
     fold, if training configurations differ, or if the runtime is not installed.
     """
     networks, first_config = [], None
@@ -57,7 +57,7 @@ def load_networks(
                 f"{path}: its training configuration differs from that of {checkpoints[0]}; train one "
                 "of them again"
             )
-        networks.append(prepare_for_inference(model, train_config, device, runtime, graphs))
+        networks.append(prepare_for_inference(model, train_config, device, runtime, cuda_graphs))
     assert first_config is not None  # there is at least one checkpoint
     return networks, first_config
 
@@ -67,7 +67,7 @@ class RawPrediction:
     """The outputs of one network, or the mean of several, for a batch of images."""
 
     heatmap: torch.Tensor  # (B, 1, H/4, W/4) float32, probabilities
-    poses: Poses  # cell indices (N,) → (N, channels) by head
+    outputs_at: OutputsAt  # cell indices (N,) → (N, channels) by head
 
 
 def forward(
@@ -83,11 +83,11 @@ def forward(
         logits, features = model(network_input(images, device, train_config))
         heatmap = logits.float().sigmoid()
 
-    def poses(cells: torch.Tensor) -> Tensors:
+    def outputs_at(cells: torch.Tensor) -> Tensors:
         with torch.inference_mode(), autocast():
-            return {name: value.float() for name, value in model.poses(features, cells).items()}
+            return {name: value.float() for name, value in model.outputs_at(features, cells).items()}
 
-    return RawPrediction(heatmap, poses)
+    return RawPrediction(heatmap, outputs_at)
 
 
 def flipped_forward(
@@ -101,20 +101,20 @@ def flipped_forward(
     plain, mirrored = (forward(model, view, train_config, device) for view in (images, images.flip(2)))
     width = plain.heatmap.shape[3]
 
-    def poses(cells: torch.Tensor) -> Tensors:
+    def outputs_at(cells: torch.Tensor) -> Tensors:
         column = cells % width
-        outputs = mirrored.poses(cells - column + (width - 1 - column))
+        outputs = mirrored.outputs_at(cells - column + (width - 1 - column))
         return {name: heads[name].mirrored(output) for name, output in outputs.items()}
 
-    return mean([plain, RawPrediction(mirrored.heatmap.flip(3), poses)])
+    return mean([plain, RawPrediction(mirrored.heatmap.flip(3), outputs_at)])
 
 
 def mean(predictions: list[RawPrediction]) -> RawPrediction:
     """The mean of several predictions for the same images."""
 
-    def poses(cells: torch.Tensor) -> Tensors:
-        outputs = [prediction.poses(cells) for prediction in predictions]
+    def outputs_at(cells: torch.Tensor) -> Tensors:
+        outputs = [prediction.outputs_at(cells) for prediction in predictions]
         return {name: sum(output[name] for output in outputs) / len(outputs) for name in outputs[0]}
 
     heatmaps = [prediction.heatmap for prediction in predictions]
-    return RawPrediction(sum(heatmaps) / len(heatmaps), poses)
+    return RawPrediction(sum(heatmaps) / len(heatmaps), outputs_at)

@@ -91,7 +91,7 @@ class Network(torch.nn.Module):
         )
         return heatmap, features.permute(0, 3, 1, 2)
 
-    def poses(self, features: torch.Tensor, cells: torch.Tensor) -> dict[str, torch.Tensor]:
-        """As Predictor.poses, in float32 too."""
+    def outputs_at(self, features: torch.Tensor, cells: torch.Tensor) -> dict[str, torch.Tensor]:
+        """As Predictor.outputs_at, in float32 too."""
         with torch.autocast("cpu", enabled=False):
             return self.heads.at(features, cells)

@@ -81,7 +81,7 @@ def main() -> None:
         reports[str(fold)] = report
         print(describe(fold, report, settings))
     cars.write(args.output, cars.concat(tables), read.images_of(test_members), numbers)
-    options = {name: getattr(settings, name) for name in ("mode", "precision_positive", "precision_ignore")}
+    options = {name: getattr(settings, name) for name in ("mode", "precision_positive", "probability_ignore")}
     summary = {"hit": "relative distance < 10 %, rotation < 50°", **options, "folds": reports}
     write_text(args.report, json.dumps(summary, indent=1, ensure_ascii=False))
 

@@ -95,7 +95,7 @@ def _thresholds(
         positive = max(positive, even)
     elif len(scores):
         positive = float(np.quantile(scores, 1 - MIN_SHARE, method="higher"))
-    ignore = min(threshold_for_probability(probability, is_hit, settings.precision_ignore), positive)
+    ignore = min(threshold_for_probability(probability, is_hit, settings.probability_ignore), positive)
     return positive, ignore, reached
 
 

@@ -26,7 +26,7 @@ HEADS: dict[str, HeadEntry] = {
         2,
         0.7,
         optional=True,
-        help="the apparent height: a second depth, merged with the first by their uncertainties",
+        help="a second depth, learnt as inverse depth and merged with the first by their uncertainties",
     ),
     "rotation": HeadEntry(
         "carpose.heads.rotation:Rotation", 6, 30.0, help="sine and cosine of yaw, pitch and roll"

@@ -78,7 +78,7 @@ def study_schema() -> dict:
     epoch_cost: duration of an epoch relative to the base; there are so many times fewer epochs."""
     scopes = {name: section_schema(section) for name, section in SCOPES.items()}
     cost = {"epoch_cost": {"type": "number", "exclusiveMinimum": 0}}
-    keys = {**properties(TrainConfig, later=False), **scopes, **cost}
+    keys = {**properties(TrainConfig, retrain_only=False), **scopes, **cost}
     change = object_schema(keys, "what is changed") | {"minProperties": 1}
     variants = {"type": "object", "minProperties": 1, "propertyNames": {"pattern": NAME}}
     texts = dict.fromkeys(["question", "base", "together", "on_request", "note"], TEXT)
@@ -88,7 +88,9 @@ def study_schema() -> dict:
 
 def settings_schema() -> dict:
     """JSON schema of the keys of configs/studies.yaml that the main configuration does not have."""
-    base = object_schema({"model": {"type": "string"}, **properties(TrainConfig, later=False)}, "a base")
+    base = object_schema(
+        {"model": {"type": "string"}, **properties(TrainConfig, retrain_only=False)}, "a base"
+    )
     bases = {"type": "object", "propertyNames": {"pattern": NAME}, "additionalProperties": base}
     return object_schema({**properties(Settings), "bases": bases}, Settings.__doc__ or "") | {"$defs": {}}
 

@@ -53,7 +53,7 @@ class TrainFiles:
     history: Path
     state: Path
     pseudo: Path | None = None  # pseudo labels of the round before
-    start_weights: Path | None = None  # model.pt to start from
+    start_weights: Path | None = None  # model.pt of the round before
     events: Path | None = None  # folder for TensorBoard
 
 
@@ -181,14 +181,18 @@ def run(
     log = Log(name, files.events if running.tensorboard else None)
     tables = read_tables(files, fold)
     samples, valid_ids, truth = tables.samples(files.cache, train_config), tables.valid_ids, tables.truth()
-    steps = max(samples.labelled // train_config.batch_size, 1)  # per epoch
-    distributed.check_batch_size(min(samples.labelled, train_config.batch_size), distributed.world_size())
+    steps = max(samples.labelled_count // train_config.batch_size, 1)  # per epoch
+    distributed.check_batch_size(
+        min(samples.labelled_count, train_config.batch_size), distributed.world_size()
+    )
+    # A later round with `start: warm` starts with start_weights, the whole network of the round before. Other
+    # trainings start with a new network; `pretrained` names published weights for its backbone, if any.
     initial_network = None
     if files.start_weights is not None:
         initial_network = build_from(files.start_weights, fold, train_config)
     digest = training_digest(files, tables, fold, train_config, initial_network)
     saver = Saver(files.state, digest, running.save_minutes, log.info)
-    training = Training(train_config, initial_network, device, running.graphs)
+    training = Training(train_config, initial_network, device, running.cuda_graphs)
     log.info(f"computing on {device} in {training.dtype or torch.float32}".replace("torch.", ""))
     saved = saver.load()
     if saved:
@@ -196,7 +200,9 @@ def run(
         log.info(f"going on at epoch {training.progress.epoch + 1}, batch {training.progress.batch}")
 
     def validate() -> float:
-        model = prepare_for_inference(training.ema.module, train_config, device, graphs=running.graphs)
+        model = prepare_for_inference(
+            training.ema.module, train_config, device, cuda_graphs=running.cuda_graphs
+        )
         predictions, _ = predict_cars(
             [model], train_config, files.cache, valid_ids, device, VALIDATION, workers=running.workers
         )
@@ -206,6 +212,7 @@ def run(
     if distributed.is_main_process():
         with atomic(files.history) as temporary:
             pd.DataFrame(training.progress.history).to_csv(temporary, index=False)
+        # data: the hash of all inputs: data, training configuration, fold and initial network.
         about = {"data": digest, "fold": fold, "round": "later" if files.pseudo else "first"}
         save_checkpoint(files.output, training.ema.module.state_dict(), train_config, about)
         remove(files.state)
@@ -224,7 +231,7 @@ def train(
     train_config, device = training.train_config, training.device
     epochs = train_config.epochs
     lr_at = lr_schedule(train_config.schedule, epochs * steps, training.peak_lr, train_config.warmup)
-    fixed_shape = training.recorded is not None
+    fixed_shape = training.cuda_graph is not None
     rollbacks, batches = 0, None
     while (progress := training.progress).epoch < epochs:
         if batches is None:
@@ -282,7 +289,7 @@ def train_epoch(
         """Wait until at most `limit` steps are in flight; add the losses of the finished ones."""
         while len(in_flight) > limit:
             step, result, image_ids = in_flight.popleft()
-            count_losses(training, step, result(), image_ids)
+            add_losses(training, step, result(), image_ids)
 
     for images, targets, image_ids in bar:
         result = training.step(images, targets, lr_at(progress.step) * progress.lr_scale)
@@ -301,15 +308,15 @@ def train_epoch(
     drain(0)
 
 
-def count_losses(training: Training, step: int, values: dict[str, float], image_ids: list[str]) -> None:
+def add_losses(training: Training, step: int, values: dict[str, float], image_ids: list[str]) -> None:
     """Add a step's losses to the sums of the epoch. Raises FloatingPointError if one is not finite."""
     progress = training.progress
     if training.is_broken(values):
         bad = ", ".join(f"{name} {value:g}" for name, value in values.items() if not math.isfinite(value))
-        place = f"epoch {progress.epoch + 1}, step {step}, images {', '.join(image_ids)}"
-        raise FloatingPointError(f"loss is not finite ({bad}) in {place}")
+        where = f"epoch {progress.epoch + 1}, step {step}, images {', '.join(image_ids)}"
+        raise FloatingPointError(f"loss is not finite ({bad}) in {where}")
     for name, value in values.items():
-        if math.isfinite(value):  # the norm is not, if float16 overflowed and the scaler skipped the step
+        if math.isfinite(value):  # with fp16 the norm may be infinite; that step was skipped
             progress.sums[name] = progress.sums.get(name, 0.0) + value
 
 
@@ -319,7 +326,7 @@ def roll_back(training: Training, error: FloatingPointError, saver: Saver, rollb
     saved, may_roll_back = saver.load(), training.train_config.on_nan == "rollback"
     if not may_roll_back or saved is None or rollbacks > MAX_ROLLBACKS:
         raise UserError(f"{error}; lower lr{'' if may_roll_back else ', or set on_nan: rollback'}") from None
-    # Half of the current scale, not of the saved one: the state may be older than the last rollback.
+    # Half of the current scale: the saved lr_scale may predate the last rollback.
     lr_scale = training.progress.lr_scale / 2
     training.restore(saved)
     training.progress.lr_scale = lr_scale

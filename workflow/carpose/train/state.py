@@ -52,7 +52,7 @@ def load(path: Path, digest: str) -> dict | None:
             _warn(f"{candidate}: not used ({error})")
             continue
         if content["digest"] != digest:
-            renamed = candidate.with_name(candidate.name + ".other-config")
+            renamed = candidate.with_name(candidate.name + ".other-inputs")
             os.replace(candidate, renamed)
             _warn(f"{candidate}: belongs to another configuration or other data; renamed to {renamed.name}")
             continue
@@ -79,7 +79,7 @@ def state_lock(path: Path) -> Iterator[None]:
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(handle.fileno()), lock.stat()):
                 break
-        handle.close()  # the process before deleted the file that is locked now: lock the new one
+        handle.close()  # our lock file was deleted by its last owner: try again
     try:
         yield
     finally:
@@ -109,7 +109,7 @@ class Saver:
     """
 
     def __init__(self, path: Path, digest: str, minutes: float, log: Callable[[str], None]):
-        """digest: of the training's inputs; minutes: between two states within an epoch; log: prints it."""
+        """digest: of the training's inputs; minutes: between two states in an epoch; log: prints a line."""
         self.path, self.digest, self.seconds, self.log = path, digest, 60 * minutes, log
         self.stopping, self.saved_at = False, time.monotonic()
         for number in (signal.SIGTERM, signal.SIGUSR1):

@@ -37,9 +37,10 @@ class Training:
         train_config: TrainConfig,
         initial_network: torch.nn.Module | None,
         device: torch.device,
-        record: bool = True,
+        use_cuda_graph: bool = True,
     ):
-        """initial_network: the network to train, None for a new one; record: use a CUDA graph if possible."""
+        """initial_network: the network to train, None for a new one; use_cuda_graph: where
+        graphs.can_record allows it."""
         self.train_config, self.device = train_config, device
         model = build(train_config) if initial_network is None else initial_network
         self.model = distributed.sync_batch_norms(model.to(device), device)
@@ -54,9 +55,9 @@ class Training:
         loss_weights = loss.loss_weights(train_config)
         self.terms = list(loss_weights)
         self.loss_weights = torch.tensor(list(loss_weights.values()), dtype=torch.float32, device=device)
-        self.recorded = None
-        if record and graphs.can_record(train_config, device, distributed.world_size()):
-            self.recorded = graphs.Recorded(self.forward_backward)
+        self.cuda_graph: graphs.Recorded | None = None  # of forward_backward
+        if use_cuda_graph and graphs.can_record(train_config, device, distributed.world_size()):
+            self.cuda_graph = graphs.Recorded(self.forward_backward)
         # Steps that may be unfinished when the next one starts. Several processes check each step together.
         self.max_in_flight = int(device.type == "cuda" and distributed.world_size() == 1)
 
@@ -72,7 +73,7 @@ class Training:
         if not self.network.training:
             self.network.train()  # visits all layers: 2 % of a small network's step
         targets = {name: torch.as_tensor(value) for name, value in targets.items()}
-        forward_backward = self.recorded or self.forward_backward
+        forward_backward = self.cuda_graph or self.forward_backward
         losses, gradients = forward_backward(images=images, **targets)
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
