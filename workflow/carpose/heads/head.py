@@ -1,6 +1,6 @@
 """The base class of all heads, and the data that a head makes targets from and decodes."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import torch
