@@ -57,7 +57,7 @@ def test_the_page_needs_no_other_file(page):
     assert not re.search(r"url\((?!#|data:)", text) and "@import" not in text
     for heading in ("Which file to upload", "Scores", "Pseudo labels", "Trainings", "Configuration"):
         assert f">{heading}</h" in text
-    assert "models.hourglass.epochs" in text and "SHA-256 of submission.csv" in text
+    assert "models.hourglass.backbone" in text and "SHA-256 of submission.csv" in text
 
 
 @pytest.mark.skipif(BROWSER is None, reason="there is no Chromium here")
@@ -85,8 +85,8 @@ def test_in_a_browser(page, finished, tmp_path, width):
     done = subprocess.run([BROWSER, *options, "--dump-dom", frame.as_uri()], capture_output=True, text=True)
     said = json.loads(html.unescape(re.search("<title>(.*?)</title>", done.stdout, re.S)[1]))
     assert said["images"] == said["loaded"] == 6 and said["requests"] == []
-    numbers = [float(text.split()[0]) for text in said["rising"]]
-    assert numbers == sorted(numbers) and said["falling"] == said["rising"][::-1] and len(numbers) == 5
+    rising, falling = ([float(text.split()[0]) for text in said[name]] for name in ("rising", "falling"))
+    assert rising == sorted(rising) and falling == rising[::-1] and len(rising) == 5
     assert said["distances"] == sorted(said["distances"], reverse=True)
     assert said["scores"] == sorted(said["scores"]) and said["left"] == 1
     assert said["unnamed"] == said["unexplained"] == said["injected"] == 0
