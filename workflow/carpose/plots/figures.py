@@ -35,8 +35,8 @@ def history_figure(histories: dict[str, pd.DataFrame]) -> Figure:
 
     histories: name (round0/dla34/fold1) → table with column epoch and any keys of HISTORY; NaN where a value
     was not measured. The model sets a line's colour and the round its dashes; all folds look the same.
-    Validation losses, such as valid_loss, are crosses in the panel of the training loss. Raises UserError where
-    a table has no column epoch.
+    Validation losses, such as valid_loss, are crosses in the panel of the training loss. Raises UserError
+    where a table has no column epoch.
     """
     for name, table in histories.items():
         if "epoch" not in table:
