@@ -120,6 +120,8 @@ def test_groups_of_cars():
     assert kinds["seen side"].tolist()[:3] == ["90°", "front", "rear"]
     assert kinds["hidden"].tolist() == ["under 10 %", "over 50 %", "under 10 %", "under 10 %"]
     assert kinds["distance"].tolist() == ["0–20", "20–40", "40–60", "20–40"]
+    assert kinds["heading"].tolist() == ["across", "along the road"] * 2
+    assert kinds["edge"].tolist() == ["whole"] * 2 + ["cut off"] * 2
     assert kinds["centre"].tolist() == ["in the photo"] * 2 + ["outside"] * 2
 
 
@@ -223,4 +225,4 @@ def test_labels_of_other_photos_are_refused_and_a_lost_photo_costs_no_table(prep
     assert failed.returncode == 2 and "cannot be read as a picture" in failed.stderr
     done = run_module(*command, prepared / "labels.parquet", "--lenient")
     assert "worst.png: not drawn" in done.stderr and done.stderr.count("not drawn") == 1
-    assert len(list((tmp_path / "out").glob("*.csv"))) == 6 and (tmp_path / "out" / "worst.png").exists()
+    assert len(list((tmp_path / "out").glob("*.csv"))) == 7 and (tmp_path / "out" / "worst.png").exists()

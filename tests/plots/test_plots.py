@@ -35,6 +35,16 @@ def test_history_draws_what_was_measured(tmp_path):
     assert first.get_color() == second.get_color() and first.get_linestyle() != second.get_linestyle()
 
 
+def test_validation_losses_are_in_the_panel_of_the_training_losses():
+    epochs = pd.DataFrame({"epoch": [1, 2, 3], "depth": [3.0, 2, 1], "valid_depth": [np.nan, 2.5, 2.6]})
+    figure = history_figure({"round0/dla34/fold0": epochs})
+    (axes,) = (axes for axes in figure.axes if axes.get_visible())
+    training, validation = axes.get_lines()
+    np.testing.assert_array_equal(validation.get_xdata(), [2, 3])
+    assert training.get_color() == validation.get_color()
+    assert "validation fold" in [text.get_text() for text in figure.legends[0].get_texts()]
+
+
 def test_history_without_a_training_epoch_is_still_a_picture(tmp_path):
     figure = history_figure({"round0/dla34/fold0": pd.DataFrame({"epoch": [], "loss": []})})
     assert rendered(figure, tmp_path).size

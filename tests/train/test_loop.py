@@ -36,6 +36,8 @@ def test_history_and_checkpoint(undisturbed):
     history = pd.read_csv(undisturbed / "history.csv")
     assert list(history.epoch) == [1, 2, 3]
     assert np.isfinite(history[["loss", "heatmap", "offset", "depth", "rotation", "mAP"]]).all(axis=None)
+    validation = history[["valid_loss", "valid_heatmap", "valid_depth", "valid_rotation"]]
+    assert np.isfinite(validation).all(axis=None)
     _, train_config, provenance = load_checkpoint(undisturbed / "model.pt")
     assert train_config.backbone == "dla34" and provenance["code_digest"] == code_digest()
     assert provenance["code"] and provenance["data"]

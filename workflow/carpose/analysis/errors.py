@@ -14,8 +14,12 @@ GROUPS = {
     "distance": BAND_NAMES,
     "seen side": ["rear", "45°", "90°", "135°", "front", "−135°", "−90°", "−45°"],
     "hidden": ["under 10 %", "10–50 %", "over 50 %"],
+    "heading": ["along the road", "across"],
+    "edge": ["whole", "cut off"],
     "centre": ["in the photo", "outside"],
 }
+ACROSS = np.pi / 6  # angle between heading and the camera's axis above which a car counts as across
+CUT_OFF = 0.1  # share of a car's rectangle outside the photo, above which the car counts as cut off
 IN_FRONT = 0.9  # a car nearer than this fraction of another's distance can hide it
 SCORE_BINS, SIGMA_BINS = 10, 5
 
@@ -58,14 +62,29 @@ def seen_side(table: pd.DataFrame) -> np.ndarray:
     return np.round(angle / (np.pi / 4)).astype(int) % 8
 
 
-def rectangles(table: pd.DataFrame, intrinsics: np.ndarray, photo_size: tuple[int, int]) -> np.ndarray:
-    """(N, 4) left, top, right, bottom in pixels of a typical car's box at each pose, clipped to the photo."""
+def is_across(table: pd.DataFrame) -> np.ndarray:
+    """(N,) whether each car heads neither away from the camera nor towards it, within ACROSS."""
+    heading = rotation.matrix(table[cars.ANGLES])[:, :, 2]
+    return np.abs(heading[:, 0]) > np.sin(ACROSS) * np.hypot(heading[:, 0], heading[:, 2])
+
+
+def rectangles(table: pd.DataFrame, intrinsics: np.ndarray) -> np.ndarray:
+    """(N, 4) left, top, right, bottom in pixels of a typical car's box at each pose."""
     corners = np.einsum("nij,kj->nki", rotation.matrix(table[cars.ANGLES]), meshes.CAR_CORNERS)
     corners = corners + table[cars.POSITION].to_numpy(float)[:, None]
     corners[..., 2] = np.maximum(corners[..., 2], meshes.NEAR)
     pixels = camera.project(intrinsics, corners)
-    ends = np.concatenate([pixels.min(axis=1), pixels.max(axis=1)], axis=1)
-    return np.clip(ends, 0, np.tile(np.array(photo_size) - 1.0, 2))
+    return np.concatenate([pixels.min(axis=1), pixels.max(axis=1)], axis=1)
+
+
+def clipped(boxes: np.ndarray, photo_size: tuple[int, int]) -> np.ndarray:
+    """(N, 4) the part of each rectangle that lies in the photo."""
+    return np.clip(boxes, 0, np.tile(np.array(photo_size) - 1.0, 2))
+
+
+def areas(boxes: np.ndarray) -> np.ndarray:
+    """(N,) square pixels of rectangles (N, 4)."""
+    return np.maximum((boxes[:, 2:] - boxes[:, :2]).prod(axis=1), 1e-9)
 
 
 def hidden_share(
@@ -75,26 +94,29 @@ def hidden_share(
 
     The shares of several nearer cars are added, which counts their overlap twice.
     """
-    boxes, true_boxes = (rectangles(rows, intrinsics, photo_size) for rows in (table, truth))
+    boxes, true_boxes = (clipped(rectangles(rows, intrinsics), photo_size) for rows in (table, truth))
     distance, true_distance = (np.linalg.norm(rows[cars.POSITION], axis=1) for rows in (table, truth))
     i, j = _pairs(table, truth)[["p", "t"]].to_numpy().T
     nearer = true_distance[j] < IN_FRONT * distance[i]
     i, j = i[nearer], j[nearer]
     overlap = np.minimum(boxes[i, 2:], true_boxes[j, 2:]) - np.maximum(boxes[i, :2], true_boxes[j, :2])
     covered = np.bincount(i, overlap.clip(0).prod(axis=1), minlength=len(table))
-    area = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
-    return np.clip(covered / np.maximum(area, 1e-9), 0, 1)
+    return np.clip(covered / areas(boxes), 0, 1)
 
 
 def groups(
     table: pd.DataFrame, truth: pd.DataFrame, intrinsics: np.ndarray, photo_size: tuple[int, int]
 ) -> pd.DataFrame:
     """Names of the groups that each car is in, one column per division of GROUPS: distance (metres of z),
-    seen side, hidden share, and whether its centre is in the photo."""
+    seen side, hidden share, heading, whether the photo's edge cuts the car off, and whether its centre is in
+    the photo."""
     uv = camera.project(intrinsics, table[cars.POSITION].to_numpy(float))
     inside = ((uv > -0.5) & (uv < np.array(photo_size) - 0.5)).all(axis=1)
     share = hidden_share(table, truth, intrinsics, photo_size)
-    numbers = band_of(table), seen_side(table), np.searchsorted(HIDDEN, share), np.where(inside, 0, 1)
+    boxes = rectangles(table, intrinsics)
+    cut_off = 1 - areas(clipped(boxes, photo_size)) / areas(boxes) > CUT_OFF
+    numbers = [band_of(table), seen_side(table), np.searchsorted(HIDDEN, share)]
+    numbers += [is_across(table).astype(int), cut_off.astype(int), np.where(inside, 0, 1)]
     divisions = zip(GROUPS.items(), numbers, strict=True)
     return pd.DataFrame({division: np.array(names)[number] for (division, names), number in divisions})
 

@@ -59,7 +59,9 @@ class Cache:
 class Running:
     """How trainings and predictions run. These keys change no result; changing them runs no job again."""
 
-    validate_every: int = key(1, "epochs between measurements of the metric; 0: after the last epoch only", 0)
+    validate_every: int = key(
+        1, "epochs between measurements of metric and validation losses; 0: after the last epoch only", 0
+    )
     save_minutes: float = key(10.0, "minutes between saved states within an epoch", 0)
     workers: int = key(0, "processes that prepare samples, per training", 0, 256)
     tensorboard: bool = key(False, "write TensorBoard events to the folder tensorboard of the run")

@@ -34,8 +34,9 @@ def history_figure(histories: dict[str, pd.DataFrame]) -> Figure:
     """One small panel per column of the histories, one line per training.
 
     histories: name (round0/dla34/fold1) → table with column epoch and any keys of HISTORY; NaN where a value
-    was not measured. The model sets a line's colour and the round its dashes; all folds look the same. Raises
-    UserError where a table has no column epoch.
+    was not measured. The model sets a line's colour and the round its dashes; all folds look the same.
+    Validation losses, such as valid_loss, are crosses in the panel of the training loss. Raises UserError
+    where a table has no column epoch.
     """
     for name, table in histories.items():
         if "epoch" not in table:
@@ -60,6 +61,15 @@ def history_figure(histories: dict[str, pd.DataFrame]) -> Figure:
                 marker = "o" if column == "mAP" else None
                 line = style(_group(name)) | {"marker": marker, "markersize": 3}
                 axes.plot(measured["epoch"], measured[column], **line)
+            if (validation := f"valid_{column}") in table:
+                measured = table[table[validation].notna()]
+                crosses = {
+                    "color": style(_group(name))["color"],
+                    "linestyle": "",
+                    "marker": "x",
+                    "markersize": 5,
+                }
+                axes.plot(measured["epoch"], measured[validation], **crosses)
         axes.set_title(HISTORY[column])
         axes.grid(color="0.9", linewidth=0.6)
         axes.ticklabel_format(axis="y", scilimits=(-3, 4))
@@ -70,6 +80,8 @@ def history_figure(histories: dict[str, pd.DataFrame]) -> Figure:
     for axes in grid[-1]:
         axes.set_xlabel("epoch")
     handles = [Line2D([], [], label=group, **style(group)) for group in groups]
+    if any(column.startswith("valid_") for table in histories.values() for column in table):
+        handles.append(Line2D([], [], label="validation fold", color="0.3", linestyle="", marker="x"))
     figure.legend(handles=handles, loc="outside lower center", ncols=6, frameon=False)
     return figure
 

@@ -24,7 +24,8 @@ SCORES = {
 }
 LOSSES = """\
 Mean losses of the last epoch on the augmented training photos, without loss weights; `loss` is the weighted
-sum. They cannot be compared where a study changes a loss, a loss weight or the augmentation."""
+sum. Columns that begin with `valid_` are of the validation fold, without augmentation. Losses cannot be
+compared where a study changes a loss, a loss weight or the augmentation."""
 
 
 def compare(

@@ -35,6 +35,7 @@ from . import distributed
 from .optimizer import lr_schedule
 from .state import Saver, remove
 from .step import Training
+from .validation import validation_losses
 
 MAX_ROLLBACKS = 3  # after losses that are not finite
 DOMINANCE = 10  # warn where one weighted loss is this many times the sum of the others
@@ -199,14 +200,14 @@ def run(
         training.restore(saved)
         log.info(f"going on at epoch {training.progress.epoch + 1}, batch {training.progress.batch}")
 
-    def validate() -> float:
-        model = prepare_for_inference(
-            training.ema.module, train_config, device, cuda_graphs=running.cuda_graphs
-        )
+    def validate() -> dict[str, float]:
+        network = training.ema.module
+        model = prepare_for_inference(network, train_config, device, cuda_graphs=running.cuda_graphs)
         predictions, _ = predict_cars(
             [model], train_config, files.cache, valid_ids, device, VALIDATION, workers=running.workers
         )
-        return evaluate(truth, predictions, image_ids=valid_ids)["mAP"]
+        losses = validation_losses(network, train_config, files.cache, valid_ids, truth, device)
+        return losses | {"mAP": evaluate(truth, predictions, image_ids=valid_ids)["mAP"]}
 
     train(training, samples, steps, running, saver, log, validate)
     if distributed.is_main_process():
@@ -225,9 +226,9 @@ def train(
     running: Running,
     saver: Saver,
     log: Log,
-    validate: Callable[[], float],
+    validate: Callable[[], dict[str, float]],
 ) -> None:
-    """Train all remaining epochs; steps: per epoch; validate: gives the mAP on the validation photos."""
+    """Train all remaining epochs; steps: per epoch; validate: losses and mAP on the validation photos."""
     train_config, device = training.train_config, training.device
     epochs = train_config.epochs
     lr_at = lr_schedule(train_config.schedule, epochs * steps, training.peak_lr, train_config.warmup)
@@ -336,15 +337,19 @@ def roll_back(training: Training, error: FloatingPointError, saver: Saver, rollb
 
 
 def close_epoch(
-    training: Training, steps: int, durations: dict[str, float], validate: Callable[[], float] | None
+    training: Training,
+    steps: int,
+    durations: dict[str, float],
+    validate: Callable[[], dict[str, float]] | None,
 ) -> dict[str, float]:
-    """Add the epoch's row (mean losses, seconds and, with `validate`, mAP) to the history; start the next."""
+    """Add the epoch's row to the history: mean losses, seconds and, with `validate`, validation losses and
+    mAP; start the next."""
     progress = training.progress
     row = {"epoch": progress.epoch + 1, "lr": training.optimizer.param_groups[0]["lr"]}
     row |= {name: total / steps for name, total in progress.sums.items()}
     row |= {name: round(value, 2) for name, value in durations.items()}
     if validate is not None and distributed.is_main_process():
-        row["mAP"] = validate()
+        row |= validate()
     progress.history.append(row)
     progress.epoch, progress.batch, progress.sums = progress.epoch + 1, 0, {}
     return row
