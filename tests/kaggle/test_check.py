@@ -214,7 +214,7 @@ def test_a_file_of_an_invalid_image_id_is_never_opened(data, monkeypatch):
     record, read = data / "opened", Path.read_bytes
 
     def recorded(path):
-        with open(record, "a") as file:  # other processes append to it, too
+        with open(record, "a", encoding="utf-8") as file:  # other processes append to it, too
             file.write(f"{path}\n")
         return read(path)
 
