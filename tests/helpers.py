@@ -91,6 +91,16 @@ def jobs(text: str) -> dict[str, str]:
     return dict(re.findall(r"^(\w+) +(\d+)$", table[1], re.M)) if table else {}
 
 
+class Bomb:
+    """Unpickling it makes the file `path`."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
 # Documentation
 
 

@@ -50,15 +50,19 @@ def load(path: Path, digest: str) -> dict | None:
             if hashlib.sha256(data[32:]).digest() != data[:32]:
                 raise ValueError("the file is damaged or truncated")
             content = torch.load(io.BytesIO(data[32:]), map_location="cpu", weights_only=True)
-        except (OSError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
+            saved_digest, state = content["digest"], content["state"]
+        except pickle.UnpicklingError:  # torch's message recommends to load it all the same
+            _warn(f"{candidate}: not used (it is not a state, and might run code when it is loaded)")
+            continue
+        except (OSError, EOFError, ValueError, RuntimeError, LookupError, TypeError) as error:
             _warn(f"{candidate}: not used ({error})")
             continue
-        if content["digest"] != digest:
+        if saved_digest != digest:
             renamed = candidate.with_name(candidate.name + ".other-inputs")
             os.replace(candidate, renamed)
             _warn(f"{candidate}: belongs to another configuration or other data; renamed to {renamed.name}")
             continue
-        return content["state"]
+        return state
     return None
 
 
