@@ -124,6 +124,11 @@ def truncate(text: str) -> str:
     return line if len(line) <= MAX_QUOTED else line[:MAX_QUOTED] + "…"
 
 
+def quoted(text: str) -> str:
+    """A text of a file for a message, in quotation marks and with its blanks, of at most MAX_QUOTED characters."""
+    return repr(text if len(text) <= MAX_QUOTED else text[:MAX_QUOTED] + "…")
+
+
 def _report(error: UserError | str) -> int:
     print(f"error: {error}", file=sys.stderr)
     return 2

@@ -110,7 +110,8 @@ def check_photos(folder: Path, scanned: pd.DataFrame) -> list[Finding]:
         photo_path, mask_path = map(str, paths(folder, row.split, row.ImageId))
 
         def report(severity: str, path: str, finding: str, advice: str, row: Any = row) -> None:
-            findings.append(Finding(severity, path, row.line, row.ImageId, finding, advice))
+            # No line: the photo's is in train.csv or sample_submission.csv, not in this file.
+            findings.append(Finding(severity, path, None, row.ImageId, finding, advice))
 
         size = row.width, row.height
         if row.problem:
