@@ -125,7 +125,7 @@ def truncate(text: str) -> str:
 
 
 def quoted(text: str) -> str:
-    """A text of a file for a message, in quotation marks and with its blanks, of at most MAX_QUOTED characters."""
+    """A text of a file for a message: in quotation marks, with its blanks, at most MAX_QUOTED characters."""
     return repr(text if len(text) <= MAX_QUOTED else text[:MAX_QUOTED] + "…")
 
 

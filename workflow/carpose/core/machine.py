@@ -18,7 +18,7 @@ MAX_SOCKET_PATH = (
 _warned: set[str] = set()  # consequences of missing locks that were printed
 
 
-def lock(handle: IO, *, wait: bool, consequence: str) -> None:
+def lock_file(handle: IO, *, wait: bool, consequence: str) -> None:
     """Lock an open file exclusively, until it is closed or its process ends.
 
     Where the file system has no locks it stays unlocked, and the first time a warning says so; consequence:

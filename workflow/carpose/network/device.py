@@ -16,7 +16,7 @@ from typing import IO
 import torch
 
 from carpose.core.errors import UserError
-from carpose.core.machine import core_count, lock
+from carpose.core.machine import core_count, lock_file
 
 UNLOCKED = "trainings that run at once may use the same GPU; set TMPDIR to a folder on a local disk"
 
@@ -85,7 +85,7 @@ def lock_gpus(count: int) -> dict[int, IO]:
             name = torch.cuda.get_device_properties(index).uuid
             handle = open(folder / f"{name}.lock", "w", encoding="utf-8")  # noqa: SIM115  closing it would release the lock
             try:
-                lock(handle, wait=False, consequence=UNLOCKED)
+                lock_file(handle, wait=False, consequence=UNLOCKED)
             except BlockingIOError:
                 handle.close()
                 continue

@@ -19,7 +19,7 @@ from types import FrameType
 import torch
 
 from carpose.core.files import atomic
-from carpose.core.machine import lock
+from carpose.core.machine import lock_file
 
 from . import distributed
 from .step import Training
@@ -78,10 +78,10 @@ def state_lock(path: Path) -> Iterator[None]:
     while True:
         handle = open(file, "w", encoding="utf-8")  # noqa: SIM115  closing it would release the lock
         try:
-            lock(handle, wait=False, consequence=UNLOCKED)
+            lock_file(handle, wait=False, consequence=UNLOCKED)
         except BlockingIOError:
             _warn(f"{path}: another training uses this state; waiting for it to end")
-            lock(handle, wait=True, consequence=UNLOCKED)
+            lock_file(handle, wait=True, consequence=UNLOCKED)
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(handle.fileno()), file.stat()):
                 break
