@@ -60,7 +60,11 @@ def write_results(output: Path | None, figures: dict) -> None:
 
 def machine() -> str:
     """Processor, number of cores, versions of Python, NumPy and PyTorch, GPU."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    lines = (
+        Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        if Path("/proc/cpuinfo").exists()
+        else []
+    )
     model = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "")
     parts = [model or platform.processor(), f"{os.cpu_count()} cores"]
     parts.append(f"Python {platform.python_version()}, NumPy {np.__version__}")
@@ -113,5 +117,5 @@ def made_up_cache(folder: Path, count: int, crop: list[float], scale: float) -> 
         "intrinsics": camera.INTRINSICS.tolist(),
         "view": camera.crop_and_resize(camera.PHOTO_SIZE, crop, size).tolist(),
     }
-    (folder / "cache.json").write_text(json.dumps(meta))
+    (folder / "cache.json").write_text(json.dumps(meta), encoding="utf-8")
     return image_ids

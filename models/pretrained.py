@@ -38,6 +38,9 @@ def read_weights(path: Path) -> StateDict:
     try:
         state_dict = timm.models.load_state_dict(str(path), use_ema=False, weights_only=True)
     except Exception as error:  # many types for invalid files
+        if "weights_only" in str(error):  # the message recommends to load it all the same
+            reason = "it has other objects than tensors, which might run code; save it as .safetensors"
+            raise ValueError(f"{path}: not a weights file (.pth or .safetensors): {reason}") from None
         raise ValueError(f"{path}: not a weights file (.pth or .safetensors): {error}") from error
     if not state_dict or not all(isinstance(value, torch.Tensor) for value in state_dict.values()):
         raise ValueError(f"{path}: not a state dict (tensors by name)")

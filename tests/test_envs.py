@@ -131,3 +131,10 @@ def test_every_rule_that_runs_a_program_names_its_conda_file(stage, name, rule):
     # The last two are commands of stages that are light but for these.
     torch = stage in TORCH_STAGES or "receptive-field" in rule or "studies measure" in rule
     assert name == ("torch" if torch else "light")
+
+
+def test_images_name_a_user():
+    """Snakemake asks for the name of the user, who may have no line in /etc/passwd."""
+    for name in ("Dockerfile", "carpose.def"):
+        text = (REPOSITORY / "envs" / name).read_text(encoding="utf-8")
+        assert re.search(r"\bUSER=", text) and re.search(r"\bLOGNAME=", text)

@@ -1,5 +1,6 @@
 """Augmentation transforms poses and image together: projections of poses match the warped image."""
 
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -117,3 +118,9 @@ def test_warp_fills_with_grey_and_no_mask():
     image = np.full((10, 10, 4), 255, np.uint8)
     out = augment.warp(image, np.array([[1.0, 0, 100], [0, 1, 0], [0, 0, 1]]), (20, 10))
     assert (out == augment.BORDER).all()
+
+
+def test_albumentations_asks_for_no_news(monkeypatch):
+    monkeypatch.delenv("NO_ALBUMENTATIONS_UPDATE", raising=False)
+    augment.Photometric(1.0)
+    assert os.environ["NO_ALBUMENTATIONS_UPDATE"] == "1"

@@ -61,6 +61,8 @@ def test_intrinsics_of_the_competition(tmp_path):
     path = tmp_path / "camera_intrinsic.txt"
     path.write_text("fx = 2304.5479\nfy = 2305.8757\ncx = 1686.2379\ncy = 1354.9849\n")
     np.testing.assert_array_equal(camera.read_intrinsics(path), camera.INTRINSICS)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())  # a byte order mark, as Windows' editors write it
+    np.testing.assert_array_equal(camera.read_intrinsics(path), camera.INTRINSICS)
 
 
 @pytest.mark.parametrize(

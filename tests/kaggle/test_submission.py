@@ -66,7 +66,10 @@ def test_a_submission_without_cars(tmp_path):
     ("rows", "message"),
     [
         ([("a", PREDICTED), ("b", "")], None),
-        ([("b", ""), ("a", PREDICTED)], "line 2, image a: the order differs"),
+        (
+            [("b", ""), ("a", PREDICTED)],
+            "line 2, image b: the order differs from here on: the sample has a here",
+        ),
         ([("a", PREDICTED)], "image b: the image is missing"),
         ([("a", ""), ("b", ""), ("c", "")], "line 4, image c: the image is not in the sample"),
         ([("a", ""), ("b", ""), ("b", "")], "line 4, image b: .*twice"),

@@ -38,12 +38,26 @@ def test_a_file_without_any_car(tmp_path):
         (("a", CAR), "line 3, image a: the ImageId occurs twice"),
         (("../a", CAR), "line 3, image ../a: invalid ImageId '../a'"),
         (("", CAR), "line 3: invalid ImageId ''"),
+        (("b ", CAR), "line 3, image b: invalid ImageId 'b '; use letters"),
+        (("b\u00a0", CAR), r"line 3, image b: invalid ImageId 'b\\xa0'; use letters"),
+        (
+            ("b", CAR.replace("2.0", "2_0")),
+            "line 3, image b: token 5 .*'2_0' is not a number of the digits 0 to 9",
+        ),
+        (("b", CAR.replace("2.0", "\u0662.0")), "line 3, image b: token 5 .* is not a number of the digits"),
+        (("b", CAR.replace("2.0 ", "2.0\u00a0")), "line 3, image b: 6 numbers, which is not a multiple"),
+        (("b", CAR.replace("2.0", "2.0\u00a0")), r"line 3, image b: token 5 .*'2.0\\xa0' is not a number of"),
     ],
 )
 def test_errors_name_file_line_image_and_token(tmp_path, row, message):
     path = write_csv(tmp_path / "train.csv", [("a", CAR), row, ("c", CAR)])
     with pytest.raises(UserError, match=f"train.csv, {message}"):
         read_labels(path)
+
+
+def test_a_photo_with_more_cars_than_python_s_csv_reads(tmp_path):
+    path = write_csv(tmp_path / "s.csv", [("a", " ".join([PREDICTED] * 5000)), ("b", "")])
+    assert len(read_submission(path)[0]) == 5000
 
 
 def test_valid_rows_are_read_and_each_invalid_row_is_reported(tmp_path):

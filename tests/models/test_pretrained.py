@@ -7,6 +7,7 @@ from torch import nn
 
 from carpose.registry.backbones import BACKBONES, backbone_of
 from models import pretrained
+from tests.helpers import Bomb
 from tests.models.tiny import encoder_of, tiny
 
 import timm  # isort: skip
@@ -103,6 +104,15 @@ def test_weights_that_do_not_fit_are_errors(tmp_path):
         tiny("dla34", pretrained=str(tmp_path / "text.pth"))
     with pytest.raises(ValueError, match="is not a file; use none, hub or the path"):
         tiny("dla34", pretrained="imagenet")
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".bin", ".ckpt"])
+def test_weights_that_would_run_code_are_refused(tmp_path, suffix):
+    path = tmp_path / f"weights{suffix}"
+    torch.save({"state_dict": {"a": torch.zeros(1)}, "epoch": Bomb(tmp_path / "ran")}, path)
+    with pytest.raises(ValueError, match="other objects than tensors, which might run code; save it as"):
+        pretrained.read_weights(path)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_an_unreachable_hub_is_an_error(monkeypatch):

@@ -5,6 +5,7 @@ import torch
 
 from carpose.core.errors import UserError
 from carpose.network.checkpoint import load_checkpoint
+from tests.helpers import Bomb
 from tests.predict.small import checkpoint
 
 
@@ -30,3 +31,14 @@ def test_checkpoints_that_cannot_be_used(tmp_path):
             load_checkpoint(file)
     with pytest.raises(UserError, match="nowhere.pt: file not found"):
         load_checkpoint(tmp_path / "nowhere.pt")
+
+
+@pytest.mark.parametrize("key", ["weights", "train_config", "provenance", "other"])
+def test_a_checkpoint_that_would_run_code_is_refused(tmp_path, key):
+    content = torch.load(checkpoint(tmp_path / "whole.pt"), weights_only=True)
+    torch.save(content | {key: Bomb(tmp_path / "ran")}, tmp_path / "bomb.pt")
+    with pytest.raises(
+        UserError, match=r"bomb.pt: not a checkpoint .* might run code\); train the model again$"
+    ):
+        load_checkpoint(tmp_path / "bomb.pt")
+    assert not (tmp_path / "ran").exists()

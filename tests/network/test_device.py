@@ -120,10 +120,10 @@ os.execv(sys.executable, [sys.executable, "-c", "print('locked', flush=True); in
 """
     with subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1, text=True) as program:
         assert program.stdout.readline() == "locked\n"
-        with open(tmp_path / "lock", "w") as handle, pytest.raises(BlockingIOError):
+        with open(tmp_path / "lock", "w", encoding="utf-8") as handle, pytest.raises(BlockingIOError):
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         program.communicate("\n")
-    with open(tmp_path / "lock", "w") as handle:
+    with open(tmp_path / "lock", "w", encoding="utf-8") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
@@ -133,8 +133,12 @@ def test_a_gpu_that_torch_cannot_use_is_an_error(tmp_path, monkeypatch):
     device.check_no_driver(str(tmp_path / "none"))
     with pytest.raises(UserError, match="has NVIDIA's driver, but PyTorch .* finds no GPU"):
         device.check_no_driver(str(tmp_path))
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # hidden on purpose
-    device.check_no_driver(str(tmp_path))
+    for hidden in ("", "-1", " -1", "-1,0", "NoDevFiles"):  # on purpose
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+        device.check_no_driver(str(tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,-1")
+    with pytest.raises(UserError, match="finds no GPU"):
+        device.check_no_driver(str(tmp_path))
 
 
 def test_no_more_workers_than_cores():

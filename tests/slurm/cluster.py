@@ -136,7 +136,7 @@ class Cluster:
         with open(self.folder / f"{name}.out", "ab") as log:
             process = subprocess.Popen([name, *options], stdout=log, stderr=log, start_new_session=True)
         self.daemons.append(process)
-        with open(self.folder / "daemons", "a") as file:
+        with open(self.folder / "daemons", "a", encoding="utf-8") as file:
             print(process.pid, name, file=file)
         return process
 
@@ -201,7 +201,7 @@ def remove_leftovers() -> None:
         for line in (folder / "daemons").read_text().splitlines():
             pid, name = line.split()
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                if Path(f"/proc/{pid}/comm").read_text().strip() == name:
+                if Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").strip() == name:
                     os.kill(int(pid), 9)
     remove_links()
     shutil.rmtree(folder, ignore_errors=True)

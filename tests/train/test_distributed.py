@@ -102,3 +102,29 @@ def test_torchrun_s_processes_inherit_safe_path(options, passed_on):
     command = [sys.executable, *options, "-c", code]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout == f"safe: {passed_on}\n"
+
+
+BROADCAST = """
+import pathlib, sys
+import torch
+import torch.distributed as dist
+from carpose.train import distributed
+from tests.helpers import Bomb
+dist.init_process_group("gloo")
+state = {"x": torch.arange(3), "rows": [{"mAP": 0.5}], "name": "a"}
+value = distributed.broadcast_object(state if distributed.is_main_process() else None)
+assert torch.equal(value["x"], torch.arange(3)) and value["rows"] == state["rows"] and value["name"] == "a"
+assert distributed.broadcast_object(None) is None
+try:
+    distributed.broadcast_object(Bomb(pathlib.Path(sys.argv[1])))
+except Exception as error:
+    print(type(error).__name__, flush=True)
+dist.destroy_process_group()
+"""
+
+
+def test_what_a_process_sends_cannot_run_code(tmp_path):
+    (tmp_path / "broadcast.py").write_text(BROADCAST, encoding="utf-8")
+    torchrun = ("torch.distributed.run", "--standalone", "--nproc-per-node", 2)
+    done = run_module(*torchrun, tmp_path / "broadcast.py", tmp_path / "ran")
+    assert done.stdout.split() == 2 * ["UnpicklingError"] and not (tmp_path / "ran").exists()

@@ -2,12 +2,12 @@
 
 import hashlib
 import io
-from pathlib import Path
 
 import pytest
 import torch
 
 from carpose.train import state
+from tests.helpers import Bomb
 
 
 @pytest.fixture
@@ -54,8 +54,18 @@ def test_failed_write_leaves_the_state_before(path, monkeypatch):
 
 def test_a_state_that_would_run_code_is_not_used(tmp_path, capsys):
     payload = io.BytesIO()
-    torch.save({"digest": "a", "state": Path("x")}, payload)
+    torch.save({"digest": "a", "state": Bomb(tmp_path / "ran")}, payload)
     data = payload.getvalue()
     (tmp_path / "state.pt").write_bytes(hashlib.sha256(data).digest() + data)
     assert state.load(tmp_path / "state.pt", "a") is None
-    assert "not used" in capsys.readouterr().err
+    assert not (tmp_path / "ran").exists()
+    message = capsys.readouterr().err
+    assert "not used (it is not a state, and might run code" in message and message.count("\n") == 1
+
+
+@pytest.mark.parametrize("content", [torch.zeros(2), {"digest": "a"}, []])
+def test_a_file_of_something_else_is_not_used(path, content, capsys):
+    payload = io.BytesIO()
+    torch.save(content, payload)
+    path.write_bytes(hashlib.sha256(payload.getvalue()).digest() + payload.getvalue())
+    assert state.load(path, "a") is None and "not used" in capsys.readouterr().err

@@ -205,3 +205,9 @@ def test_data_are_the_same_wherever_they_lie(with_data, tmp_path):
     table = tmp_path / "moved" / "train.csv"
     table.write_text(table.read_text().replace("1", "2", 1))
     assert plan(tmp_path / "moved") == everything
+
+
+def test_data_root_may_begin_with_the_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    planned = snakemake(tmp_path, "-n", "data_check", *CI, "--config", "data_root=~/none", check=False)
+    assert f"data_root: there is no {tmp_path}/none/train.csv; name the folder" in planned

@@ -277,6 +277,11 @@ def test_forecast_knows_what_earlier_jobs_took(finished, tmp_path, monkeypatch):
     assert len(more.query("rule == 'train'")) == 4 and forecast(more).loc["train", "measured"] == 4
 
 
+def test_forecast_does_not_depend_on_the_cores_of_the_dry_run():
+    job = "rule train:\n    threads: {}\n    resources: runtime=240, gpu=1, mem_mb=4000\n"
+    assert forecast(planned_jobs(job.format(1))).equals(forecast(planned_jobs(job.format(5))))
+
+
 def test_forecast_wants_a_dry_run():
     with pytest.raises(UserError, match="Nothing to be done"):
         planned_jobs("Nothing to be done")
@@ -299,7 +304,7 @@ def test_interrupted_and_killed_it_ends_the_same(finished, tmp_path):
 
     def start_and_wait_for(text):
         log = tmp_path / "run.log"
-        with open(log, "w") as output:
+        with open(log, "w", encoding="utf-8") as output:
             run = subprocess.Popen(
                 command,
                 cwd=tmp_path,

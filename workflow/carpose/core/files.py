@@ -2,11 +2,13 @@
 
 import contextlib
 import errno
+import io
 import os
 import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from .errors import UserError
@@ -36,7 +38,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
 def write_text(path: str | Path, text: str) -> None:
     """Write a text file atomically."""
     with atomic(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
 
 
 def check_outputs(*paths: Path) -> None:
@@ -59,7 +61,16 @@ RESOURCE_ERRNOS = {
     errno.EPERM,
     errno.EIO,
     errno.ENODEV,
+    errno.ENOMEM,
+    errno.EAGAIN,  # no further process or thread can be started
+    errno.EMFILE,
+    errno.ENFILE,
 }
+OUT_OF_MEMORY = (
+    "a worker process was killed or crashed, probably because the machine has too little memory; use a lower "
+    "--cores, --jobs or running.workers, or request more memory (resources.….mem_mb), and run the same "
+    "command again"
+)
 # A wrong path, or one without permission: the message needs only the path and the system's text.
 PATH_ERRNOS = {errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EACCES, errno.EPERM}
 MAX_QUOTED = 40  # characters
@@ -70,6 +81,9 @@ def run_main(main: Callable[[], int | None]) -> None:
 
     Freed memory is kept for reuse. At the end a note is printed if other code made any of the results read.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a character that it cannot encode is not worth an error
+            stream.reconfigure(errors="backslashreplace")
     keep_freed_memory()
     try:
         status = main()
@@ -90,6 +104,16 @@ def run_main(main: Callable[[], int | None]) -> None:
             raise
         advice = "no incomplete file is left; fix this and run the same command again"
         sys.exit(_report(f"{prefix}{error.strerror}; {advice}"))
+    except MemoryError as error:
+        text = f"too little memory{f' ({error})' if str(error) else ''}"
+        sys.exit(_report(f"{text}; use a machine with more, or request more (resources.….mem_mb)"))
+    except BrokenProcessPool:
+        sys.exit(_report(OUT_OF_MEMORY))
+    except RuntimeError as error:
+        # torch's signal handler raises it anywhere, and this package does not import torch.
+        if not str(error).startswith("DataLoader worker (pid"):
+            raise
+        sys.exit(_report(f"{OUT_OF_MEMORY} ({truncate(str(error))})"))
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -98,6 +122,11 @@ def truncate(text: str) -> str:
     """A text of a file for a message: on one line, at most MAX_QUOTED characters and "…"."""
     line = " ".join(text.split())
     return line if len(line) <= MAX_QUOTED else line[:MAX_QUOTED] + "…"
+
+
+def quoted(text: str) -> str:
+    """A text of a file for a message: in quotation marks, with its blanks, at most MAX_QUOTED characters."""
+    return repr(text if len(text) <= MAX_QUOTED else text[:MAX_QUOTED] + "…")
 
 
 def _report(error: UserError | str) -> int:

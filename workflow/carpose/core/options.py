@@ -38,12 +38,13 @@ def commands(parser: argparse.ArgumentParser) -> Callable[..., argparse.Argument
 def named_paths(arguments: Iterable[str]) -> dict[str, str]:
     """The arguments of a NAME_PATHS option, each `NAME=PATH` or `PATH` (named by its stem) → paths by name.
 
+    An existing file whose path has a = is a PATH, unless what follows the first = is a file too.
     Raises UserError where a name or a path is empty, or two files have one name.
     """
     paths = {}
     for argument in arguments:
         name, separator, path = argument.partition("=")
-        if not separator:
+        if not separator or (Path(argument).is_file() and not Path(path).is_file()):
             name, path = Path(argument).stem, argument
         if not name or not path:
             raise UserError(f"{argument!r}: give each file as NAME=PATH, or PATH")

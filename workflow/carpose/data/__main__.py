@@ -1,13 +1,13 @@
 """Prepare photos for training: `cache` decodes, crops and scales each photo once; `folds` divides them."""
 
 import argparse
-import os
 from pathlib import Path
 
 from carpose.config.options import add_options, from_options
 from carpose.config.sections import Cache, Folds
 from carpose.core import cars, parquet
 from carpose.core.files import run_main
+from carpose.core.machine import core_count
 from carpose.core.options import commands, int_at_least, program
 from carpose.kaggle.read import check_same_photos
 
@@ -22,7 +22,7 @@ def main() -> int:
     cache.add_argument("--data", type=Path, required=True, help="the competition's folder")
     cache.add_argument("--images", type=Path, required=True, help="images.parquet (carpose.kaggle check)")
     cache.add_argument("--output", type=Path, required=True, help="folder of the cache to write")
-    cache.add_argument("--jobs", type=int_at_least(1), default=os.cpu_count(), help="number of processes")
+    cache.add_argument("--jobs", type=int_at_least(1), default=core_count(), help="number of processes")
     add_options(cache, Cache)
     folds = add("folds", "divide the training photos into folds; near-duplicates share a fold", write_folds)
     folds.add_argument("--images", type=Path, required=True, help="images.parquet (carpose.kaggle check)")

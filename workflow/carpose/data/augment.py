@@ -6,6 +6,7 @@ car at every depth: the warped image is what a camera with intrinsics V·K sees 
 and shift are part of the intrinsics; the mirror is about cx. The image is interpolated once.
 """
 
+import os
 import random
 from dataclasses import dataclass, replace
 
@@ -80,6 +81,7 @@ class Photometric:
     """
 
     def __init__(self, strength: float):
+        os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import asks for news over the internet
         import albumentations as A
 
         self.transform = None

@@ -47,7 +47,7 @@ def open_cache(folder: str | Path) -> Cache:
     """Open a cache; its images are read on access. Raises UserError if it is missing or incomplete."""
     folder = Path(folder)
     try:
-        meta = json.loads((folder / "cache.json").read_text())
+        meta = json.loads((folder / "cache.json").read_text(encoding="utf-8"))
         photos = np.load(folder / "photos.npy", mmap_mode="r")
         rows = {image_id: row for row, image_id in enumerate(meta["image_ids"])}
         view, intrinsics = (np.array(meta[key], float).reshape(3, 3) for key in ("view", "intrinsics"))
@@ -104,7 +104,7 @@ def build(
     }
     folder.mkdir(parents=True, exist_ok=True)
     partial, plan, text = folder / "photos.partial.npy", folder / "plan.json", json.dumps(meta)
-    if not (plan.exists() and plan.read_text() == text and partial.exists()):
+    if not (plan.exists() and plan.read_text(encoding="utf-8") == text and partial.exists()):
         plan.unlink(missing_ok=True)
         np.lib.format.open_memmap(partial, "w+", np.uint8, (len(images), size[1], size[0], 4)).flush()
         np.lib.format.open_memmap(folder / "done.npy", "w+", bool, (len(images),)).flush()

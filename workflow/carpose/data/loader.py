@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from carpose.core.errors import UserError
+from carpose.core.machine import check_socket_path
 from carpose.heads.head import STRIDE
 from carpose.heads.targets import pad_targets
 
@@ -58,7 +59,7 @@ def stream(
     For the CPU images are normalised float32; for a GPU they stay uint8, a quarter of the bytes to copy.
     workers: processes that prepare the batches; shard: keys of a batch → the keys of this process, where
     several processes share each batch; fixed_shape: pad the targets of all batches to one shape.
-    Raises UserError if there is too little shared memory for the workers.
+    Raises UserError if there is too little shared memory for the workers, or TMPDIR is too long.
 
     The workers live for all epochs: starting new ones takes time, and after each fork this process copies
     every page that it writes to (copy-on-write).
@@ -100,7 +101,7 @@ def photo_batches(
 ) -> Iterator[tuple[torch.Tensor, list[str]]]:
     """Yield images (B, H, W, 4) uint8 with their ImageIds; the last batch may be smaller.
 
-    Raises UserError if there is too little shared memory for the workers.
+    Raises UserError if there is too little shared memory for the workers, or TMPDIR is too long.
     """
     train_config, image_ids = photos.train_config, photos.image_ids
     check_shared_memory(4 * batch_size * train_config.input_width * train_config.input_height, workers)
@@ -118,6 +119,8 @@ def _processes(workers: int) -> dict:
     """Options of torch's DataLoader for forked workers, which inherit open files; 0: this process loads."""
     options = {"generator": torch.Generator()}  # keeps torch's global one as it is
     if workers:
+        if torch.multiprocessing.get_sharing_strategy() == "file_descriptor":
+            check_socket_path()
         options |= {
             "num_workers": workers,
             "prefetch_factor": PREFETCH_FACTOR,

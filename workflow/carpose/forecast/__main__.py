@@ -6,6 +6,8 @@ jobs.
 hours, gpu_hours: at most, by the requested run times. hours_expected, gpu_hours_expected: by the benchmark
 files of earlier jobs, of the same job, else the median of its other folds, else of its other rounds; "?"
 where there are none. measured: number of jobs with such files, the only ones in the expected hours.
+Threads are not shown, because a dry run limits them to its own --cores: they are under `resources:` in the
+configuration and in the profile.
 """
 
 import sys

@@ -9,7 +9,7 @@ from carpose.core.errors import UserError
 
 
 def planned_jobs(text: str) -> pd.DataFrame:
-    """The jobs in the output of a dry run, one per row: rule, threads, gpu, mem_mb, runtime (minutes),
+    """The jobs in the output of a dry run, one per row: rule, gpu, mem_mb, runtime (minutes),
     benchmark (path or ""). Raises UserError where there are none.
     """
     rows = []
@@ -18,8 +18,7 @@ def planned_jobs(text: str) -> pd.DataFrame:
         fields = dict(re.findall(r"^    (\w+): (.*)$", block, re.M))
         requested = dict(re.findall(r"(\w+)=([^,]+)", fields.get("resources", "")))
         numbers = {name: int(requested.get(name, 0)) for name in ("gpu", "mem_mb", "runtime")}
-        row = {"rule": rule, "threads": int(fields.get("threads", 1)), **numbers}
-        rows.append(row | {"benchmark": fields.get("benchmark", "")})
+        rows.append({"rule": rule, **numbers, "benchmark": fields.get("benchmark", "")})
     rows = [row for row in rows if row["runtime"]]  # target rules request nothing
     if not rows:
         reason = "no jobs of a dry run in the input; pipe `snakemake -n TARGET` into it. The input ends with"
@@ -51,10 +50,10 @@ def forecast(jobs: pd.DataFrame) -> pd.DataFrame:
     table = jobs.assign(hours=hours, hours_expected=expected, measured=expected.notna())
     table = table.assign(gpu_hours=hours * jobs["gpu"], gpu_hours_expected=expected * jobs["gpu"])
     groups = table.groupby("rule", sort=False)
-    requested = groups[["threads", "gpu", "mem_mb"]].max()
+    requested = groups[["gpu", "mem_mb"]].max()
     sums = groups[["hours", "gpu_hours", "hours_expected", "gpu_hours_expected", "measured"]].sum()
     result = pd.concat([groups.size().rename("jobs"), requested, sums], axis=1)
     result.loc["sum"] = result.sum()
-    result.loc["sum", ["threads", "gpu", "mem_mb"]] = 0
-    counts = ["jobs", "threads", "gpu", "mem_mb", "measured"]
+    result.loc["sum", ["gpu", "mem_mb"]] = 0
+    counts = ["jobs", "gpu", "mem_mb", "measured"]
     return result.astype(dict.fromkeys(counts, int))

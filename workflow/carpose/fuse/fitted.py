@@ -122,7 +122,7 @@ class Fit:
 def read_fit(path: str | Path) -> Fit:
     """Reads fusion.json of carpose.fuse.fit. Raises UserError where the file is missing or invalid."""
     try:
-        return Fit.from_json(Path(path).read_text())
+        return Fit.from_json(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; make it with carpose.fuse.fit") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

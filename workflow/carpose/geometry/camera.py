@@ -32,7 +32,7 @@ def read_intrinsics(path: str | Path) -> np.ndarray:
     """
     values = {}
     try:
-        lines = Path(path).read_text().splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         raise UserError(f"{path}: cannot read the camera's intrinsics ({error.strerror})") from error
     except UnicodeDecodeError:

@@ -33,7 +33,7 @@ def load(path: str | Path) -> Mesh:
     Raises UserError where the file cannot be read or is not a triangle mesh.
     """
     try:
-        content = load_json(Path(path).read_text())
+        content = load_json(Path(path).read_text(encoding="utf-8-sig"))
         vertices = np.array(content["vertices"], float) * [1, -1, 1]
         faces = np.array(content["faces"])
     except OSError as error:

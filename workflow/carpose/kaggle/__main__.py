@@ -8,7 +8,6 @@ page.
 """
 
 import argparse
-import os
 from pathlib import Path
 
 import pandas as pd
@@ -18,6 +17,7 @@ from carpose.config.sections import Exclude
 from carpose.core import cars, parquet
 from carpose.core.errors import UserError
 from carpose.core.files import check_outputs, run_main, write_text
+from carpose.core.machine import core_count
 from carpose.core.options import commands, int_at_least, program
 from carpose.core.version import code_version
 
@@ -45,7 +45,7 @@ def main() -> int:
     sub.add_argument("--exclude", nargs="*", default=[], metavar="ID=REASON", help="images to leave out")
     add_options(sub, Exclude, LIMITS)
     sub.add_argument("--identity", help="a name of the data, only printed")
-    sub.add_argument("--jobs", type=int_at_least(1), default=os.cpu_count(), help="number of processes")
+    sub.add_argument("--jobs", type=int_at_least(1), default=core_count(), help="number of processes")
 
     def validate_file(args: argparse.Namespace) -> int:
         return print_validation(args.file, read_order(args.sample, args.images), args.strict)

@@ -110,7 +110,8 @@ def check_photos(folder: Path, scanned: pd.DataFrame) -> list[Finding]:
         photo_path, mask_path = map(str, paths(folder, row.split, row.ImageId))
 
         def report(severity: str, path: str, finding: str, advice: str, row: Any = row) -> None:
-            findings.append(Finding(severity, path, row.line, row.ImageId, finding, advice))
+            # No line: the photo's is in train.csv or sample_submission.csv, not in this file.
+            findings.append(Finding(severity, path, None, row.ImageId, finding, advice))
 
         size = row.width, row.height
         if row.problem:
@@ -138,6 +139,7 @@ def count_masks(folder: Path, images: pd.DataFrame) -> list[Finding]:
     """A note per split with the number of photos without a usable mask."""
     findings = []
     for split, group in images.groupby("split"):
+        group = group[group["width"] > 0]  # of other photos the check reports that they cannot be read
         if without := int((~group["has_mask"]).sum()):
             path, finding = str(folder / f"{split}_masks"), f"{without} of {len(group)} images have no mask"
             findings.append(Finding("note", path, None, "", finding, "this is normal"))

@@ -96,8 +96,8 @@ def validate(
         first = int(np.argmax(moved))
         line, image_id = rows["line"][first], image_ids[first]
         if strict:
-            text = "the order differs from the sample from here on"
-            report(line, image_id, text, "sort the rows as in the sample")
+            text = f"the order differs from here on: the sample has {image_id} here"
+            report(line, rows["ImageId"][first], text, "sort the rows as in the sample")
         else:
             text = f"{moved.sum()} rows in another order than the sample's, first here"
             report(line, rows["ImageId"][first], text, "the competition accepts any order", "note")

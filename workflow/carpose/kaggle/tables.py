@@ -11,7 +11,7 @@ import pandas as pd
 
 from carpose.core import cars
 from carpose.core.errors import UserError
-from carpose.core.files import truncate
+from carpose.core.files import quoted, truncate
 
 LABEL = ["model_type", *cars.POSE]
 PREDICTION = [*cars.POSE, "score"]
@@ -166,10 +166,14 @@ def parse(
         report(line, image_id, "the ImageId occurs twice", "keep one row per image")
     for line, image_id in table[["line", "ImageId"]].to_numpy():
         if not PLAIN_NAME.fullmatch(image_id):
-            finding = f"invalid ImageId {truncate(image_id)!r}"
+            finding = f"invalid ImageId {quoted(image_id)}"
             report(line, image_id, finding, "use letters, digits, _ - and ., first no - or .")
 
-    tokens = [string.split() for string in table.pop("PredictionString")]
+    # Not split() alone, which takes a no-break space for a blank.
+    tokens = [
+        string.split() if string.isascii() else re.split(r"[ \t\n\r]+", string.strip(" \t\n\r"))
+        for string in table.pop("PredictionString")
+    ]
     numbers, errors = _numbers(tokens, fields)
     for row, finding in errors.items():
         report(table["line"][row], table["ImageId"][row], finding, "correct or remove the row")
@@ -187,6 +191,7 @@ def _csv_rows(path: str | Path, strict: bool) -> tuple[bool, list[tuple[int, lis
     """Whether there is a column of row numbers, and (line number, values) of each row after the header. Blank
     lines are skipped."""
     rows, line = [], 1
+    csv.field_size_limit(2**31 - 1)  # a photo may have more cars than fit into Python's limit of 128 kB
     try:
         with open(path, newline="", encoding="utf-8-sig") as handle:
             reader = csv.reader(handle, strict=True)  # strict: an open quotation mark is an error
@@ -222,11 +227,17 @@ def _numbers(tokens: list[list[str]], fields: list[str]) -> tuple[np.ndarray, di
         numbers = np.array([token for row in valid for token in tokens[row]], float).reshape(-1, width)
     except ValueError:
         numbers = None
-    if numbers is None or not _is_valid(numbers, fields).all():  # slow, so only if there is an error
+    plain = all(_is_plain("".join(tokens[row])) for row in valid)
+    if not plain or numbers is None or not _is_valid(numbers, fields).all():  # slow, so only for an error
         errors |= {row: message for row in valid if (message := _first_error(tokens[row], fields))}
         valid = [row for row in valid if row not in errors]
         numbers = np.array([token for row in valid for token in tokens[row]], float).reshape(-1, width)
     return numbers, errors
+
+
+def _is_plain(token: str) -> bool:
+    """Whether a number may be written so: float also takes 2_0, Arabic digits and no-break spaces."""
+    return token.isascii() and "_" not in token
 
 
 def _is_valid(numbers: np.ndarray, fields: list[str]) -> np.ndarray:
@@ -241,7 +252,9 @@ def _first_error(tokens: list[str], fields: list[str]) -> str | None:
     """The message for the first invalid token of a row; None if all are valid."""
     for position, token in enumerate(tokens):
         car, field = divmod(position, len(fields))
-        where = f"token {position + 1} ({fields[field]} of car {car + 1}) {truncate(token)!r}"
+        where = f"token {position + 1} ({fields[field]} of car {car + 1}) {quoted(token)}"
+        if not _is_plain(token):
+            return f"{where} is not a number of the digits 0 to 9"
         try:
             valid = _is_valid(np.array([[float(token)]]), fields[field:]).all()
         except ValueError:

@@ -5,6 +5,7 @@ A checkpoint is the result of a training: network weights, training configuratio
 
 import hashlib
 import io
+import pickle
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -93,6 +94,11 @@ def load_checkpoint(path: Path, fold: int | None = None) -> tuple[torch.nn.Modul
         raise UserError(f"{path}: file not found") from None
     except (PermissionError, MemoryError):
         raise  # says nothing about the content of the file
+    except pickle.UnpicklingError:  # torch's message recommends to load it all the same
+        reason = "UnpicklingError: it has other objects than tensors, numbers and texts, which might run code"
+        raise UserError(
+            f"{path}: not a checkpoint of this version ({reason}); train the model again"
+        ) from None
     except Exception as error:  # torch.load raises many types for invalid files
         reason = f"{type(error).__name__}: {truncate(str(error))}"
         raise UserError(

@@ -5,7 +5,6 @@ then CUDA_VISIBLE_DEVICES lists the job's GPUs alone, and their locks are always
 """
 
 import contextlib
-import fcntl
 import os
 import random
 import tempfile
@@ -17,6 +16,9 @@ from typing import IO
 import torch
 
 from carpose.core.errors import UserError
+from carpose.core.machine import core_count, lock_file
+
+UNLOCKED = "trainings that run at once may use the same GPU; set TMPDIR to a folder on a local disk"
 
 
 @contextlib.contextmanager
@@ -49,8 +51,11 @@ def acquire_device(gpus: int) -> Iterator[torch.device]:
 
 def check_no_driver(driver: str = "/dev/nvidiactl") -> None:
     """Raises UserError if NVIDIA's driver is installed, where torch finds no GPU: a training would take days
-    on the CPU by mistake. An empty CUDA_VISIBLE_DEVICES allows it."""
-    if os.path.exists(driver) and os.environ.get("CUDA_VISIBLE_DEVICES") != "":
+    on the CPU by mistake. A CUDA_VISIBLE_DEVICES that hides all GPUs allows it."""
+    # CUDA sees the GPUs before the first invalid entry. -1 is the usual one, NoDevFiles is Slurm's.
+    first_visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
+    hidden = first_visible in ("", "NoDevFiles") or first_visible.startswith("-")
+    if os.path.exists(driver) and not hidden:
         raise UserError(
             f"gpus: this machine has NVIDIA's driver, but PyTorch {torch.__version__} finds no GPU; install "
             "a build for this driver (nvidia-smi shows its CUDA version), or use the CPU with gpus: 0"
@@ -59,7 +64,7 @@ def check_no_driver(driver: str = "/dev/nvidiactl") -> None:
 
 def worker_count(workers: int) -> int:
     """The number of worker processes, at most the number of cores of this process."""
-    return min(workers, len(os.sched_getaffinity(0)))
+    return min(workers, core_count())
 
 
 def lock_gpus(count: int) -> dict[int, IO]:
@@ -78,9 +83,9 @@ def lock_gpus(count: int) -> dict[int, IO]:
         locks: dict[int, IO] = {}
         for index in range(available):
             name = torch.cuda.get_device_properties(index).uuid
-            handle = open(folder / f"{name}.lock", "w")  # noqa: SIM115  closing it would release the lock
+            handle = open(folder / f"{name}.lock", "w", encoding="utf-8")  # noqa: SIM115  closing it would release the lock
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock_file(handle, wait=False, consequence=UNLOCKED)
             except BlockingIOError:
                 handle.close()
                 continue

@@ -87,7 +87,11 @@ def read_run(folder: Path) -> Run:
         fused_test=cars.read(fused, scored=True),
         code=parquet.about(fused).get("code", "unknown"),
         histories=histories,
-        pseudo={name: load_json(path.read_text()) for name, path in reports.items() if path.is_file()},
+        pseudo={
+            name: load_json(path.read_text(encoding="utf-8"))
+            for name, path in reports.items()
+            if path.is_file()
+        },
         analysis={name: read_csv(path) for name, path in tables.items() if path.is_file()},
         cost=read_cost(folder / "benchmarks"),
         submissions={

@@ -153,7 +153,7 @@ def read_table(paths: list[Path]) -> pd.DataFrame:
 def _read(path: Path) -> dict:
     """Reads a file of `measure`. Raises UserError where it is invalid."""
     try:
-        content = load_json(path.read_text())
+        content = load_json(path.read_text(encoding="utf-8"))
         outdated = content["variants"][BASE].get(HELD_OUT) != content["variants"][BASE]["mAP"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not a result of `carpose.studies measure` ({error!r})") from error

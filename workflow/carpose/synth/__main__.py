@@ -4,7 +4,6 @@ Output: a folder with train.csv, sample_submission.csv, photos, masks, camera an
 it, the true cars of the test photos. The files depend on the seed, not on the number of processes.
 """
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy as np
 from carpose.config.options import add_options, from_options
 from carpose.config.sections import Demo
 from carpose.core.files import run_main, write_text
+from carpose.core.machine import core_count
 from carpose.core.options import int_at_least, program
 from carpose.kaggle.identity import data_identity
 
@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder for the data")
     parser.add_argument("--truth-output", type=Path, required=True, help="CSV of the test photos' cars")
     parser.add_argument("--identity-output", type=Path, help="text file for the fingerprint of the data")
-    parser.add_argument("--jobs", type=int_at_least(1), default=os.cpu_count(), help="processes")
+    parser.add_argument("--jobs", type=int_at_least(1), default=core_count(), help="processes")
     add_options(parser, Demo)
     args = parser.parse_args()
     demo = from_options(args, Demo)

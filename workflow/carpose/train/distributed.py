@@ -6,6 +6,7 @@ process, rank 0, reads and writes files. With a single process these functions d
 """
 
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -136,9 +137,21 @@ def any_process(flag: bool, device: torch.device) -> bool:
 
 
 def broadcast_object(value: Any) -> Any:
-    """The main process's value, in all processes; it has to be picklable."""
+    """The main process's value, in all processes: tensors, numbers, texts, lists and dictionaries of them.
+
+    torch's broadcast_object_list would unpickle whatever another process sends, which can run code.
+    """
     if world_size() == 1:
         return value
-    objects = [value]
-    dist.broadcast_object_list(objects)
-    return objects[0]
+    # "cuda" is the process's current GPU; NCCL sends nothing else.
+    device = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
+    buffer = io.BytesIO()
+    if is_main_process():
+        torch.save(value, buffer)
+    size = torch.tensor([buffer.tell()], device=device)
+    dist.broadcast(size, 0)
+    data = torch.empty(int(size), dtype=torch.uint8, device=device)
+    if is_main_process():
+        data.copy_(torch.frombuffer(buffer.getbuffer(), dtype=torch.uint8))
+    dist.broadcast(data, 0)
+    return torch.load(io.BytesIO(data.cpu().numpy().data), map_location="cpu", weights_only=True)

@@ -5,7 +5,6 @@ last file is truncated or damaged, only the work since the previous one is lost.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import io
 import os
@@ -20,9 +19,12 @@ from types import FrameType
 import torch
 
 from carpose.core.files import atomic
+from carpose.core.machine import lock_file
 
 from . import distributed
 from .step import Training
+
+UNLOCKED = "do not start a training again while it still runs"
 
 
 def save(path: Path, digest: str, state: dict) -> None:
@@ -48,15 +50,19 @@ def load(path: Path, digest: str) -> dict | None:
             if hashlib.sha256(data[32:]).digest() != data[:32]:
                 raise ValueError("the file is damaged or truncated")
             content = torch.load(io.BytesIO(data[32:]), map_location="cpu", weights_only=True)
-        except (OSError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
+            saved_digest, state = content["digest"], content["state"]
+        except pickle.UnpicklingError:  # torch's message recommends to load it all the same
+            _warn(f"{candidate}: not used (it is not a state, and might run code when it is loaded)")
+            continue
+        except (OSError, EOFError, ValueError, RuntimeError, LookupError, TypeError) as error:
             _warn(f"{candidate}: not used ({error})")
             continue
-        if content["digest"] != digest:
+        if saved_digest != digest:
             renamed = candidate.with_name(candidate.name + ".other-inputs")
             os.replace(candidate, renamed)
             _warn(f"{candidate}: belongs to another configuration or other data; renamed to {renamed.name}")
             continue
-        return content["state"]
+        return state
     return None
 
 
@@ -67,23 +73,23 @@ def state_lock(path: Path) -> Iterator[None]:
     If Snakemake is killed, its trainings keep running; those of the next run must not write to their files.
     The operating system releases the lock when its process ends, for whatever reason.
     """
-    lock = path.with_name(path.name + ".lock")
-    lock.parent.mkdir(parents=True, exist_ok=True)
+    file = path.with_name(path.name + ".lock")
+    file.parent.mkdir(parents=True, exist_ok=True)
     while True:
-        handle = open(lock, "w")  # noqa: SIM115  closing it would release the lock
+        handle = open(file, "w", encoding="utf-8")  # noqa: SIM115  closing it would release the lock
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_file(handle, wait=False, consequence=UNLOCKED)
         except BlockingIOError:
             _warn(f"{path}: another training uses this state; waiting for it to end")
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            lock_file(handle, wait=True, consequence=UNLOCKED)
         with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(handle.fileno()), lock.stat()):
+            if os.path.samestat(os.fstat(handle.fileno()), file.stat()):
                 break
         handle.close()  # our lock file was deleted by its last owner: try again
     try:
         yield
     finally:
-        lock.unlink(missing_ok=True)
+        file.unlink(missing_ok=True)
         handle.close()
 
 
