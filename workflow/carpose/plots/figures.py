@@ -28,6 +28,12 @@ HISTORY = {
     "lr": "learning rate",
     "seconds": "time per epoch [s]",
 }
+MARKED = 20  # epochs of a curve up to which each has a mark
+VALIDATED = (
+    "mAP of the validation fold during training: each photo as it is, in one view. The table of scores "
+    "(evaluation.csv)\nis higher for the same fold: its predictions fuse the test-time views of the "
+    "configuration (predict: flip, tta_rotations_deg, mask_filter)."
+)
 
 
 def history_figure(histories: dict[str, pd.DataFrame]) -> Figure:
@@ -57,8 +63,9 @@ def history_figure(histories: dict[str, pd.DataFrame]) -> Figure:
         for name, table in histories.items():
             if column in table:
                 measured = table[table[column].notna()]
-                marker = "o" if column == "mAP" else None
-                line = style(_group(name)) | {"marker": marker, "markersize": 3}
+                # A curve of one epoch, or of few, is nothing but its points.
+                marker = "o" if column == "mAP" or len(measured) <= MARKED else None
+                line = style(_group(name)) | {"marker": marker, "markersize": 4}
                 axes.plot(measured["epoch"], measured[column], **line)
         axes.set_title(HISTORY[column])
         axes.grid(color="0.9", linewidth=0.6)
@@ -71,6 +78,8 @@ def history_figure(histories: dict[str, pd.DataFrame]) -> Figure:
         axes.set_xlabel("epoch")
     handles = [Line2D([], [], label=group, **style(group)) for group in groups]
     figure.legend(handles=handles, loc="outside lower center", ncols=6, frameon=False)
+    if "mAP" in shown:
+        figure.supxlabel(VALIDATED, fontsize="small", color="0.3")
     return figure
 
 

@@ -1,0 +1,48 @@
+"""Cars as the outlines of their meshes."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from carpose.core import cars
+from carpose.core.errors import UserError
+from carpose.drawing.cars import draw_cars
+from carpose.drawing.outlines import CarModels, draw_outlines, silhouette
+from carpose.geometry import rotation
+from tests import reference
+from tests.helpers import POSES, WEDGE
+
+SIZE = (423, 339)
+INTRINSICS = np.array([[288.0, 0, 210.8], [0, 288.2, 169.4], [0, 0, 1]])
+
+
+def test_silhouette_is_that_of_the_reference(wedge):
+    for car in POSES.to_dict("records"):
+        turn = rotation.matrix([[car[angle] for angle in cars.ANGLES]])[0]
+        position = np.array([car[axis] for axis in cars.POSITION])
+        mask = silhouette(INTRINSICS, turn, position, wedge, SIZE[::-1])
+        expected = np.zeros_like(mask)
+        for polygon in reference.outline(INTRINSICS, turn, position, wedge, SIZE):
+            cv2.fillPoly(expected, [polygon.round().astype(np.int32)], 1)
+        assert expected.sum() > 10 and (mask != expected).sum() <= 0.25 * expected.sum() + 20
+
+
+def test_models_by_type_and_boxes_without_one(tmp_path):
+    folder = tmp_path / "car_models_json"
+    folder.mkdir()
+    (folder / "small.json").write_text(json.dumps(WEDGE))
+    with pytest.raises(
+        UserError, match=r"car_model_ids.csv: the table model_type,name of the car models is missing"
+    ):
+        CarModels(folder)
+    (tmp_path / "car_model_ids.csv").write_text("model_type,name\n16,small\n")
+    models = CarModels(folder)
+    assert models.mesh(16) is models.mesh(16.0) and models.mesh(7) is None and models.mesh(None) is None
+    black = np.zeros((*SIZE[::-1], 3), np.uint8)
+    unknown = POSES.assign(model_type=7)
+    boxes = draw_cars(black, INTRINSICS, POSES, "#ffffff")
+    np.testing.assert_array_equal(draw_outlines(black, INTRINSICS, unknown, models, "#ffffff"), boxes)
+    outlines = draw_outlines(black, INTRINSICS, POSES, models, "#ffffff")
+    assert 0 < outlines.sum() < boxes.sum() and not black.any()
