@@ -76,7 +76,7 @@ def test_photos_that_exif_would_turn_are_noted_and_read_as_stored(tmp_path, caps
     assert check_photos(turned) == (60, 48)
     assert pictures.read(turned["a"]).shape == (48, 60, 3)
     (line,) = capsys.readouterr().err.splitlines()
-    assert "a.jpg, and 1 more: asks to be turned (EXIF orientation 6)" in line
+    assert "a.jpg: has EXIF orientation 6 (and 1 more photos)" in line
     assert "the intrinsics must be those of these pixels" in line
 
 

@@ -63,11 +63,11 @@ def check_photos(photos: dict[str, Path], label: str | None = None) -> tuple[int
     if odd := [path for path, picture in pictures.items() if picture[:2] != size]:
         text = f"is {size_text(pictures[odd[0]][:2])} pixels, {first} is {size_text(size)}"
         raise UserError(f"{odd[0]}: {text}; one file of intrinsics cannot serve both, predict them apart")
-    if turned := [(path, picture.remark) for path, picture in pictures.items() if picture.remark]:
-        path, remark = turned[0]
-        number = f", and {len(turned) - 1} more" * (len(turned) > 1)
+    if rotated := [(path, picture.remark) for path, picture in pictures.items() if picture.remark]:
+        path, remark = rotated[0]
+        more = f" (and {len(rotated) - 1} more photos)" if len(rotated) > 1 else ""
         advice = "its pixels are taken as they are stored, and the intrinsics must be those of these pixels"
-        print(f"warning: {path}{number}: {remark}; {advice}", file=sys.stderr)
+        print(f"warning: {path}: {remark}{more}; {advice}", file=sys.stderr)
     return size
 
 

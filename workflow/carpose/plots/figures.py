@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from carpose.core.errors import UserError
 from carpose.core.files import atomic
@@ -76,10 +77,11 @@ def history_figure(histories: dict[str, pd.DataFrame]) -> Figure:
         axes.set_visible(False)
     for axes in grid[-1]:
         axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     handles = [Line2D([], [], label=group, **style(group)) for group in groups]
     figure.legend(handles=handles, loc="outside lower center", ncols=6, frameon=False)
     if "mAP" in shown:
-        figure.supxlabel(VALIDATED, fontsize="small", color="0.3")
+        figure.suptitle(VALIDATED, fontsize="small", color="0.3")
     return figure
 
 
