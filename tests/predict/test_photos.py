@@ -161,7 +161,7 @@ def test_command_line(prepared, models, tmp_path):
         ({"--output": "cars.txt"}, "--output cars.txt: name it .csv or .parquet"),
         ({"--intrinsics": "nowhere.txt"}, "nowhere.txt: cannot read the camera's intrinsics"),
         ({"--threshold": "30"}, "--threshold 30: a score is between 0 and 1"),
-        ({"--fit": "nowhere.json"}, "nowhere.json: there is no such file"),
+        ({"--fit": "nowhere.json"}, "nowhere.json: no such file"),
     ],
     ids=str,
 )
