@@ -56,7 +56,8 @@ def test_they_are_trained_and_predict(extended, prepared, tmp_path):
     data = ("--cache", prepared / "cache", "--images", prepared / "images.parquet")
     tables = ("--oof", tmp_path / "oof", "--test", tmp_path / "test", "--test-folds", tmp_path / "by_fold")
     more = ("--folds", prepared / "folds.parquet", "--fewer-folds", "--threshold", 0.01)
-    run_module("carpose.predict", "--checkpoints", tmp_path / "model.pt", *data, *tables, *more, **extended)
+    models = ("--checkpoints", tmp_path / "model.pt")
+    run_module("carpose.predict", "dataset", *models, *data, *tables, *more, **extended)
     assert set(pd.read_parquet(tmp_path / "test")["side"]) <= {"left", "right"}
 
 

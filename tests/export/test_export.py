@@ -13,7 +13,7 @@ import torch
 
 from carpose.config.train_config import TrainConfig
 from carpose.core.errors import UserError
-from carpose.export.__main__ import write
+from carpose.export.openvino import write
 from carpose.network.checkpoint import build, load_checkpoint, save_checkpoint
 from carpose.predict.networks import flipped_forward, load_networks
 from carpose.predict.openvino import Network, import_openvino
@@ -91,7 +91,7 @@ def test_tables_of_cars_agree_with_torch(prepared, tmp_path):
     for runtime in ("torch", "openvino"):
         tables = {name: tmp_path / f"{runtime}-{name}.parquet" for name in ("oof", "test", "test-folds")}
         run_module(
-            *("carpose.predict", "--checkpoints", *models, "--cache", prepared / "cache"),
+            *("carpose.predict", "dataset", "--checkpoints", *models, "--cache", prepared / "cache"),
             *("--images", prepared / "images.parquet", "--folds", prepared / "folds.parquet"),
             *("--runtime", runtime, "--threshold", 0.001, "--batch-size", 3, "--flip", "--gpus", 0),
             *(word for name, path in tables.items() for word in (f"--{name}", path)),

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from carpose.core import cars, parquet
 from carpose.core.errors import UserError
 from carpose.plots.figures import draw, evaluation_figure, history_figure
-from tests.helpers import POSES, rendered, run_module
+from tests.helpers import POSES, count_pixels, rendered, run_module
 
 
 @pytest.mark.parametrize(
@@ -43,6 +43,16 @@ def test_validation_losses_are_in_the_panel_of_the_training_losses():
     np.testing.assert_array_equal(validation.get_xdata(), [2, 3])
     assert training.get_color() == validation.get_color()
     assert "validation fold" in [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_history_of_a_single_epoch_is_visible_and_says_which_mAP_it_shows(tmp_path):
+    row = {"epoch": [1], "loss": [2.0], "height": [1.0], "mAP": [0.2]}
+    figure = history_figure({"round1/dla34/fold0": pd.DataFrame(row)})
+    lines = {axes.get_title(): axes.get_lines()[0] for axes in figure.axes if axes.get_visible()}
+    assert list(lines) == ["total loss", "height loss", "mAP, validation fold"]
+    assert all(line.get_marker() == "o" for line in lines.values())
+    assert count_pixels(rendered(figure, tmp_path), lines["total loss"].get_color()) > 100
+    assert "evaluation.csv" in figure.get_suptitle() and "test-time views" in figure.get_suptitle()
 
 
 def test_history_without_a_training_epoch_is_still_a_picture(tmp_path):

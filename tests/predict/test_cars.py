@@ -143,7 +143,7 @@ def test_command_line_predicts_each_photo_out_of_fold(prepared, models, tmp_path
     tables = {name: tmp_path / f"{name}.parquet" for name in ("oof", "test", "test-folds")}
     files = [word for name, path in tables.items() for word in (f"--{name}", path)]
     run_module(
-        *("carpose.predict", "--checkpoints", *models, "--cache", prepared / "cache"),
+        *("carpose.predict", "dataset", "--checkpoints", *models, "--cache", prepared / "cache"),
         *("--images", prepared / "images.parquet", "--folds", prepared / "folds.parquet", *files),
         *("--threshold", 0.001, "--tta-rotations-deg", 0, 0.5, 0, "--tta-rotations-deg", 0, -0.5, 0),
     )

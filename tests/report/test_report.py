@@ -14,40 +14,10 @@ from carpose.report.page import Table
 from tests.helpers import scene
 
 INTRINSICS = np.array([[300.0, 0, 200], [0, 300, 150], [0, 0, 1]])
-BOXES = gallery.Shapes({}, gallery.BOX)
-
-
-def at(*places):
-    """Cars that face the camera's way at these x and z."""
-    rows = [["a", 0.0, 0.0, np.pi, x, 1.0, z] for x, z in places]
-    return pd.DataFrame(rows, columns=["ImageId", *cars.POSE])
-
-
-def test_a_near_car_hides_what_is_behind_it():
-    both = gallery.visible_cars(at((0, 30), (0.5, 12)), BOXES, INTRINSICS, (400, 300))
-    far, near = (
-        gallery.visible_cars(at(place), BOXES, INTRINSICS, (400, 300)) == 0 for place in ((0, 30), (0.5, 12))
-    )
-    assert ((both == 1) == near).all() and ((both == 0) == (far & ~near)).all()
-    assert 0 < (both == 0).sum() < far.sum()
-
-
-def test_a_box_covers_what_its_corners_span():
-    """The silhouette of a box that is seen straight from behind is the rectangle of its nearer face."""
-    owner = gallery.visible_cars(at((0, 20)).assign(y=0.0), BOXES, INTRINSICS, (400, 300))
-    rows, columns = np.nonzero(owner == 0)
-    width, height, length = gallery.meshes.CAR_SIZE
-    scale = 300 / (20 - length / 2)
-    assert np.ptp(columns) + 1 == pytest.approx(width * scale, abs=2)
-    assert np.ptp(rows) + 1 == pytest.approx(height * scale, abs=2)
-
-
-def test_a_car_around_the_camera_is_left_out():
-    assert (gallery.visible_cars(at((0, 1)), BOXES, INTRINSICS, (400, 300)) == -1).all()
 
 
 def test_from_above_without_cars():
-    empty = at((0, 20)).iloc[:0]
+    empty = pd.DataFrame(columns=["ImageId", *cars.POSE], dtype=float)
     assert gallery.svg_from_above([(empty, TRUE), (empty, PREDICTED)], INTRINSICS).count("<path") == 4
 
 

@@ -18,7 +18,7 @@ from carpose.core.errors import UserError
 from carpose.forecast.jobs import forecast, planned_jobs
 from carpose.kaggle.submission import validate
 from carpose.kaggle.tables import read_sample, read_submission
-from tests.helpers import CI, REPOSITORY, jobs, snakemake
+from tests.helpers import CI, REPOSITORY, jobs, run_module, snakemake
 
 
 def test_dry_run_of_45_trainings_imports_no_torch(tmp_path, monkeypatch):
@@ -333,3 +333,24 @@ def test_interrupted_and_killed_it_ends_the_same(finished, tmp_path):
     for name in ("submission.csv", "evaluation.csv"):
         path = f"results/ci/{name}"
         assert (tmp_path / path).read_bytes() == (finished / path).read_bytes()
+
+
+def test_any_photo_gets_the_workflow_s_cars(finished, tmp_path):
+    """All networks of a run and its fit, on the test photos as files: the fused table, where no mask hides a
+    car."""
+    results = finished / "results" / "ci"
+    photos = (results / "demo" / "test_images").iterdir()
+    photos = [path for path in photos if not (results / "demo" / "test_masks" / path.name).exists()]
+    camera = results / "demo" / "camera" / "camera_intrinsic.txt"
+    done = run_module(
+        *("carpose.predict", "photos", "--photos", *photos, "--intrinsics", camera, "--gpus", 0),
+        *("--checkpoint", *sorted(results.glob("round*/*/fold*/model.pt")), "--fit", results / "fusion.json"),
+        *("--threshold", 0.01, "--flip", "false", "--output", tmp_path / "cars.parquet"),
+    )
+    assert "note" not in done.stderr
+    ours, fused = pd.read_parquet(tmp_path / "cars.parquet"), pd.read_parquet(results / "fused_test.parquet")
+    fused = fused[fused["ImageId"].isin([path.stem for path in photos]) & (fused["score"] >= 0.01)]
+    order = ["ImageId", "x", "z"]
+    ours, fused = (table.sort_values(order, ignore_index=True) for table in (ours, fused[list(ours)]))
+    assert len(photos) > 2 and len(ours) > 0
+    pd.testing.assert_frame_equal(ours, fused, check_exact=False, rtol=1e-3, atol=1e-4)

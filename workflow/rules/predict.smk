@@ -31,7 +31,7 @@ rule predict:
             Running, {key: config["running"][key] for key in ("workers", "cuda_graphs")}
         ),
     shell:
-        "python -m carpose.predict --checkpoints {input.models} --cache $(dirname {input.cache})"
+        "python -m carpose.predict dataset --checkpoints {input.models} --cache $(dirname {input.cache})"
         " --images {input.images} --folds {input.folds} --oof {output.oof} --test {output.test}"
         " --test-folds {output.test_folds} {params.predict} {params.threads} --gpus {resources.gpu}"
         " {params.running} 2>&1 | tee {log}"

@@ -15,6 +15,7 @@ import pandas as pd
 
 from . import parquet
 from .errors import UserError
+from .files import atomic
 
 ANGLES = ["pitch", "yaw", "roll"]
 POSITION = ["x", "y", "z"]
@@ -52,13 +53,17 @@ def write(
     image_ids, folds: the photos and the folds that the table covers. They are kept in the file's metadata,
     since a photo without cars has no row. Raises UserError where a pose is not finite.
     """
+    _check_finite(path, table)
+    about = {name: list(ids) for name, ids in (("image_ids", image_ids), ("folds", folds)) if ids is not None}
+    parquet.write(path, table, **about)
+
+
+def _check_finite(path: str | Path, table: pd.DataFrame) -> None:
     bad = ~np.isfinite(table[POSE].to_numpy(float)).all(axis=1)
     if bad.any():
         image_id = table.loc[bad, "ImageId"].iloc[0]
         text = f"not written: {bad.sum()} cars have a pose that is not finite, first in image {image_id}"
         raise UserError(f"{path}: {text}")
-    about = {name: list(ids) for name, ids in (("image_ids", image_ids), ("folds", folds)) if ids is not None}
-    parquet.write(path, table, **about)
 
 
 def read(path: str | Path, scored: bool = False, columns: dict[str, str] | None = None) -> pd.DataFrame:
@@ -72,4 +77,24 @@ def read(path: str | Path, scored: bool = False, columns: dict[str, str] | None 
     table = parquet.read(path, required, OPTIONAL_COLUMNS)
     if scored and "score" not in table:
         raise UserError(f"{path}: no column score; predictions are needed here, not labels")
+    return table
+
+
+def write_csv(path: str | Path, table: pd.DataFrame) -> None:
+    """Write as CSV with a header, a row per car, nine digits. Raises UserError as `write`."""
+    _check_finite(path, table)
+    with atomic(path) as temporary:
+        table.to_csv(temporary, index=False, float_format="%.9g")
+
+
+def read_csv(path: str | Path) -> pd.DataFrame:
+    """Read a table written by `write_csv`, or by hand with the same columns. Raises UserError as `read`."""
+    try:
+        table = pd.read_csv(path, dtype={"ImageId": str})
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such file") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as a table ({error})") from error
+    required = {"ImageId": parquet.TEXT, **dict.fromkeys(POSE, parquet.NUMBER)}
+    parquet.check(path, table, required, OPTIONAL_COLUMNS)
     return table

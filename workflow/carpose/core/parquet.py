@@ -58,6 +58,15 @@ def read(path: str | Path, columns: dict[str, str], optional: dict[str, str] | N
         raise UserError(f"{path}: there is no such file") from None
     except (OSError, ValueError, pyarrow.ArrowException) as error:
         raise UserError(f"{path}: not a readable Parquet table ({error}); make it again") from error
+    check(path, table, columns, optional)
+    remember_use(path, about(path))
+    return table
+
+
+def check(
+    path: str | Path, table: pd.DataFrame, columns: dict[str, str], optional: dict[str, str] | None = None
+) -> None:
+    """Raises UserError as `read`, of a table that was read from `path`."""
     missing = [name for name in columns if name not in table]
     if missing:
         raise UserError(
@@ -66,8 +75,6 @@ def read(path: str | Path, columns: dict[str, str], optional: dict[str, str] | N
     for name, content in ((optional or {}) | columns).items():
         if name in table and len(table):
             _check(path, table, name, content)
-    remember_use(path, about(path))
-    return table
 
 
 def content_digest(table: pd.DataFrame) -> str:

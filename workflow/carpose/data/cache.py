@@ -169,14 +169,14 @@ def _verify(tasks: list[Task]) -> None:
 def _make_image(task: Task) -> np.ndarray:
     """(height, width, 4) uint8: the photo and its mask, cropped and scaled."""
     cv2.setNumThreads(1)
-    photo = _resample(pictures.read(task.photo), task.view, task.size)
+    photo = resample(pictures.read(task.photo), task.view, task.size)
     mask = np.zeros(task.size[::-1], np.uint8)
     if task.mask is not None:
-        mask = _resample(pictures.read(task.mask, grey=True), task.view, task.size)
+        mask = resample(pictures.read(task.mask, grey=True), task.view, task.size)
     return np.dstack([photo, mask])
 
 
-def _resample(image: np.ndarray, view: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def resample(image: np.ndarray, view: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resample by `view` (3×3) to `size` (width, height). Where it shrinks, areas are averaged first, against
     aliasing."""
     sx, sy = view[0, 0], view[1, 1]

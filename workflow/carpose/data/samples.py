@@ -23,6 +23,7 @@ from carpose.heads.targets import encode
 
 from . import augment
 from .cache import Cache, open_cache
+from .training_camera import TrainingCamera
 
 # Images (uint8, or on the CPU the output of `normalised`), targets by name, ImageIds.
 Batch = tuple[torch.Tensor, dict[str, torch.Tensor | np.ndarray], list[str]]
@@ -40,7 +41,7 @@ class NominalView:
     focal_reference: focal length of these maps in cells.
     """
 
-    def __init__(self, cache: Cache, train_config: TrainConfig):
+    def __init__(self, cache: Cache | TrainingCamera, train_config: TrainConfig):
         self.size = (train_config.input_width, train_config.input_height)
         self.matrix = camera.crop_and_resize(cache.photo_size, train_config.crop, self.size)
         if train_config.perspective:

@@ -1,74 +1,55 @@
-"""Export a trained network to OpenVINO, which is faster than torch on a CPU.
+"""Export a trained network to another runtime: ONNX (.onnx), or OpenVINO (.xml, and a .bin file beside it).
 
-In: a checkpoint. Out: the network as an .xml file, and its weights as a .bin file beside it.
 Input: `images` (B, H, W, 3 or 4) float32, channels last, H and W as in the training configuration, with the
 normalisation of carpose.data.samples: (RGB − mean) / std, mask as 0 … 1. Outputs: the maps by name
-(B, channels, H/4, W/4), the heat map as logits. Under `carpose` in the .xml: training configuration, digest,
-provenance, mean and std.
-`carpose.predict --runtime openvino` does not read this file; it converts the checkpoint itself.
+(B, channels, H/4, W/4), the heat map as logits. The metadata (in the .xml under `carpose`) hold the training
+configuration, digest, provenance, mean and std; those of ONNX also describe input, outputs, camera and view.
+`carpose.predict --runtime openvino` does not read such a file; it converts the checkpoint itself.
 """
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 
-import torch
-
 from carpose.core.errors import UserError
-from carpose.core.files import atomic, run_main
+from carpose.core.files import check_outputs, run_main
 from carpose.core.options import program
-from carpose.data.samples import MEAN, STD
-from carpose.network.checkpoint import load_checkpoint
-from carpose.predict.openvino import convert, import_openvino
 
+from . import onnx, openvino
 
-class Maps(torch.nn.Module):
-    """A network that takes images (B, H, W, C) and returns the maps of the last stack."""
-
-    def __init__(self, network: torch.nn.Module):
-        super().__init__()
-        self.network = network.eval()
-
-    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        return self.network(images.permute(0, 3, 1, 2))[-1]
-
-
-def write(checkpoint: Path, output: Path) -> None:
-    """Convert a checkpoint and write output (.xml) and its .bin file, which is moved into place first.
-
-    Raises UserError for another suffix, an invalid checkpoint, or without OpenVINO.
-    """
-    if output.suffix != ".xml":
-        raise UserError(f"--output {output}: invalid value; use a name that ends in .xml")
-    runtime = import_openvino()
-    model, train_config, provenance = load_checkpoint(checkpoint)
-    converted = convert(Maps(model), train_config)
-    metadata = {
-        "train_config": asdict(train_config),
-        "digest": train_config.digest(),
-        "provenance": provenance,
-        "mean": MEAN.tolist(),
-        "std": STD.tolist(),
-    }
-    for key, value in metadata.items():
-        text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
-        converted.set_rt_info(text, ["carpose", key])
-    # OpenVINO derives the name of the .bin file; the two temporary names differ in the suffix alone.
-    with atomic(output) as graph, atomic(output.with_suffix(".bin")):
-        runtime.save_model(converted, graph, compress_to_fp16=False)
+SUFFIXES = {".onnx": [".onnx"], ".xml": [".xml", ".bin"]}
 
 
 def main() -> int:
     parser = program("carpose.export", __doc__)
-    parser.add_argument("--checkpoint", type=Path, required=True, help="model.pt of one fold")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="model.pt of a fold")
     parser.add_argument(
-        "--output", type=Path, required=True, help=".xml file to write; a .bin file lies beside it"
+        "--output", type=Path, required=True, help="a file .onnx; or .xml, and a .bin beside it"
     )
+    text = "photos (files, folders) on which ONNX Runtime's cars are compared with torch's"
+    parser.add_argument("--verify", type=Path, nargs="+", metavar="PHOTO", help=text)
+    parser.add_argument("--intrinsics", type=Path, help="camera_intrinsic.txt of these photos, for --verify")
     args = parser.parse_args()
-    write(args.checkpoint, args.output)
-    size = sum(args.output.with_suffix(suffix).stat().st_size for suffix in (".xml", ".bin"))
+    suffixes = SUFFIXES.get(args.output.suffix)
+    if suffixes is None:
+        raise UserError(f"--output {args.output}: name it .onnx, or .xml for OpenVINO")
+    if args.verify and args.output.suffix != ".onnx":
+        raise UserError(
+            "--verify: is for .onnx; carpose.predict --runtime openvino computes with OpenVINO itself"
+        )
+    if args.verify and not args.intrinsics:
+        raise UserError("--verify: give the camera of these photos with --intrinsics")
+    check_outputs(args.output)
+    writer = onnx if args.output.suffix == ".onnx" else openvino
+    writer.write(args.checkpoint, args.output)
+    size = sum(args.output.with_suffix(suffix).stat().st_size for suffix in suffixes)
     print(f"{args.output}: {size / 2**20:.1f} MiB including weights")
-    return 0
+    if not args.verify:
+        return 0
+    from .verify import verify  # here: what it imports is for this alone
+
+    comparison = verify(args.checkpoint, args.output, args.verify, args.intrinsics)
+    verdict = "the same cars as torch" if comparison.agrees() else "not verified"
+    print(f"{args.output}: {verdict}: {comparison}")
+    return 0 if comparison.agrees() else 1
 
 
 if __name__ == "__main__":

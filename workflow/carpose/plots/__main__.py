@@ -20,6 +20,7 @@ from carpose.kaggle.read import (
 )
 
 from .figures import add_lenient, draw, evaluation_figure, history_figure
+from .overlay import add_arguments, overlay
 
 
 def main() -> None:
@@ -43,6 +44,9 @@ def main() -> None:
     add_lenient(sub)
     sub.add_argument("--table", type=Path, required=True, help="evaluation.csv of carpose.evaluation")
     sub.add_argument("--output", type=Path, required=True, help="PNG to write")
+    sub = add("overlay", "one photo of any camera with the cars of any table, and from above", overlay)
+    add_lenient(sub)
+    add_arguments(sub)
     args = parser.parse_args()
     draw(args.output, lambda: args.action(args), args.lenient)
 

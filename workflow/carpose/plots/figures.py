@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from carpose.core.errors import UserError
 from carpose.core.files import atomic
@@ -28,6 +29,12 @@ HISTORY = {
     "lr": "learning rate",
     "seconds": "time per epoch [s]",
 }
+MARKED = 20  # epochs of a curve up to which each has a mark
+VALIDATED = (
+    "mAP of the validation fold during training: each photo as it is, in one view. The table of scores "
+    "(evaluation.csv)\nis higher for the same fold: its predictions fuse the test-time views of the "
+    "configuration (predict: flip, tta_rotations_deg, mask_filter)."
+)
 
 
 def history_figure(histories: dict[str, pd.DataFrame]) -> Figure:
@@ -58,8 +65,9 @@ def history_figure(histories: dict[str, pd.DataFrame]) -> Figure:
         for name, table in histories.items():
             if column in table:
                 measured = table[table[column].notna()]
-                marker = "o" if column == "mAP" else None
-                line = style(_group(name)) | {"marker": marker, "markersize": 3}
+                # A curve of one epoch, or of few, is nothing but its points.
+                marker = "o" if column == "mAP" or len(measured) <= MARKED else None
+                line = style(_group(name)) | {"marker": marker, "markersize": 4}
                 axes.plot(measured["epoch"], measured[column], **line)
             if (validation := f"valid_{column}") in table:
                 measured = table[table[validation].notna()]
@@ -79,10 +87,13 @@ def history_figure(histories: dict[str, pd.DataFrame]) -> Figure:
         axes.set_visible(False)
     for axes in grid[-1]:
         axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     handles = [Line2D([], [], label=group, **style(group)) for group in groups]
     if any(column.startswith("valid_") for table in histories.values() for column in table):
         handles.append(Line2D([], [], label="validation fold", color="0.3", linestyle="", marker="x"))
     figure.legend(handles=handles, loc="outside lower center", ncols=6, frameon=False)
+    if "mAP" in shown:
+        figure.suptitle(VALIDATED, fontsize="small", color="0.3")
     return figure
 
 

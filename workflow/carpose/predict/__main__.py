@@ -1,91 +1,21 @@
-"""Predict tables of cars with the trained networks of all folds of one model.
+"""Trained networks → tables of cars: of all photos of a data set, or of any photos."""
 
-In: the checkpoints of all folds, the image cache, folds.parquet. Out: `oof` (out-of-fold predictions: each
-training photo by the network of its own fold, which was not trained on it), `test` (test photos: outputs of
-all networks averaged, then decoded) and `test_folds` (test photos: each network by itself, for pseudo
-labels). Each table records which photos it covers.
-"""
+from carpose.core.files import run_main
+from carpose.core.options import commands, program
 
-import argparse
-from pathlib import Path
-from typing import Any
-
-import torch
-
-from carpose.config.options import add_options, from_options
-from carpose.config.sections import Predict, Running
-from carpose.core import cars, parquet
-from carpose.core.errors import UserError
-from carpose.core.files import check_outputs, run_main
-from carpose.core.options import int_at_least, program
-from carpose.kaggle.read import read_test_images
-from carpose.network.device import acquire_device, worker_count
-
-from .cars import predict_cars
-from .networks import load_networks
-
-RUNNING_KEYS = ("workers", "cuda_graphs")  # the keys of `running` that a prediction uses
+from . import dataset, photos
 
 
 def main() -> int:
-    args = parse()
-    settings, running = from_options(args, Predict), from_options(args, Running, RUNNING_KEYS)
-    torch.set_num_threads(args.threads)
-    check_outputs(args.oof, args.test, args.test_folds)
-    folds, test_ids = parquet.read_folds(args.folds), read_test_images(args.images, excluded=False)
-    if (count := folds["fold"].nunique()) > len(args.checkpoints) and not args.fewer_folds:
-        raise UserError(
-            f"--checkpoints: {len(args.checkpoints)} for the {count} folds of {args.folds}; name the "
-            "checkpoint of each fold, or use --fewer-folds to leave out the photos of the other folds"
-        )
-    out_of_fold, train_ids = [], []
-    with acquire_device(args.gpus) as device:
-        networks, train_config = load_networks(
-            args.checkpoints, device, settings.runtime, running.cuda_graphs
-        )
-
-        def predict(networks_used: list[torch.nn.Module], image_ids: list[str], label: str) -> tuple:
-            options: dict[str, Any] = {"workers": worker_count(running.workers), "label": label}
-            return predict_cars(
-                networks_used, train_config, args.cache, image_ids, device, settings, **options
-            )
-
-        for fold, network in enumerate(networks):
-            image_ids = folds.ImageId[folds.fold == fold].tolist()
-            table, _ = predict([network], image_ids, f"fold {fold}")
-            out_of_fold.append(table.assign(fold=fold))
-            train_ids += image_ids
-        averaged, by_network = predict(networks, test_ids, "test")
-    cars.write(args.oof, cars.concat(out_of_fold), train_ids)
-    cars.write(args.test, averaged, test_ids)
-    by_fold = [table.assign(fold=fold) for fold, table in enumerate(by_network)]
-    cars.write(args.test_folds, cars.concat(by_fold), test_ids, range(len(by_fold)))
-    print(f"{len(train_ids)} training photos, {sum(map(len, out_of_fold))} cars", end="; ")
-    print(f"{len(test_ids)} test photos, {len(averaged)} cars")
-    return 0
-
-
-def parse() -> argparse.Namespace:
     parser = program("carpose.predict", __doc__)
-    parser.add_argument(
-        "--checkpoints", type=Path, nargs="+", required=True, help="model.pt of fold 0, 1, … of one model"
-    )
-    parser.add_argument(
-        "--fewer-folds", action="store_true", help="allow checkpoints of the first folds alone"
-    )
-    parser.add_argument("--cache", type=Path, required=True, help="folder of the image cache")
-    parser.add_argument("--images", type=Path, required=True, help="images.parquet (carpose.kaggle check)")
-    parser.add_argument("--folds", type=Path, required=True, help="folds.parquet")
-    parser.add_argument("--oof", type=Path, required=True, help="output: out-of-fold predictions")
-    parser.add_argument("--test", type=Path, required=True, help="output: test photos, all folds averaged")
-    parser.add_argument(
-        "--test-folds", type=Path, required=True, help="output: test photos, each fold by itself"
-    )
-    parser.add_argument("--threads", type=int_at_least(1), default=1, help="torch threads on the CPU")
-    parser.add_argument("--gpus", type=int_at_least(0), default=1, help="1: use a GPU, 0: the CPU")
-    add_options(parser, Predict)
-    add_options(parser, Running, RUNNING_KEYS)
-    return parser.parse_args()
+    add = commands(parser)
+    for name, module in {"dataset": dataset, "photos": photos}.items():
+        text = (module.__doc__ or "").partition("\n")[0]
+        part = add(name, text, module.run)
+        part.description = module.__doc__
+        module.add_arguments(part)
+    args = parser.parse_args()
+    return args.action(args)
 
 
 if __name__ == "__main__":

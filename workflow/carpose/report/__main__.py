@@ -13,7 +13,7 @@ from carpose.core.options import int_at_least, program
 from carpose.geometry import camera
 from carpose.kaggle.read import read_truth
 
-from .gallery import Photo, make_photos, read_shapes
+from .gallery import Photo, make_photos, read_car_models
 from .page import render
 from .run import read_run
 
@@ -32,7 +32,9 @@ def main() -> None:
     check_outputs(output)
     data = args.data or run.data
     intrinsics = camera.read_intrinsics(camera.intrinsics_file(data))
-    shapes = read_shapes(data, run.labels)
+    models = read_car_models(data)
+    types = run.labels["model_type"].mode() if "model_type" in run.labels else []
+    usual_type = int(types[0]) if len(types) else None
     test_ids = run.images.loc[(run.images["split"] == "test") & (run.images["excluded"] == ""), "ImageId"]
     hidden_truth = run.shared / "demo_truth.csv"
     truth = read_truth(hidden_truth) if hidden_truth.is_file() else None
@@ -43,7 +45,8 @@ def main() -> None:
         def file(image_id: str) -> Path:
             return data / f"{split}_images" / f"{image_id}.jpg"
 
-        return make_photos(file, list(image_ids), predicted, true_cars, intrinsics, shapes, args.photos)
+        options = (intrinsics, models, usual_type, args.photos)
+        return make_photos(file, list(image_ids), predicted, true_cars, *options)
 
     test_photos = photos("test", test_ids, run.fused_test, truth)
     oof_photos = photos("train", run.folds["ImageId"], run.fused_oof, run.labels)

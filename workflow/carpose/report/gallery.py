@@ -11,44 +11,21 @@ import pandas as pd
 
 from carpose import metric
 from carpose.core import cars, pictures
+from carpose.drawing.cars import draw_cars
 from carpose.drawing.figures import PREDICTED, SHOWN_CROP, TRUE, spread
+from carpose.drawing.outlines import TABLE, CarModels, draw_outlines
 from carpose.geometry import camera, meshes, rotation
 from carpose.metric.score import LOOSEST
 
 WIDTH, QUALITY = 900, 72  # pixels and JPEG quality of a photo on the page
 THICKNESS = {PREDICTED: 2, TRUE: 4}  # pixels: what is true, drawn first, shines through
 ARROW = 3.5  # metres from a car's centre to the tip of its heading
-HIDDEN_EDGES = np.array([[0, 1, 3, 2], [4, 5, 7, 6], [0, 1, 5, 4], [2, 3, 7, 6], [0, 2, 6, 4], [1, 3, 7, 5]])
-BOX = meshes.Mesh(meshes.CAR_CORNERS, np.vstack([HIDDEN_EDGES[:, [0, 1, 2]], HIDDEN_EDGES[:, [0, 2, 3]]]))
 
 
-@dataclass(frozen=True)
-class Shapes:
-    """The mesh of each car: by its model_type where the table has one, else the most frequent of the labels.
-
-    by_type: model_type → mesh; usual: for cars without a type, a box where the data set has no car models.
-    """
-
-    by_type: dict[int, meshes.Mesh]
-    usual: meshes.Mesh
-
-    def of(self, table: pd.DataFrame) -> list[meshes.Mesh]:
-        """One mesh per row."""
-        types = table["model_type"] if "model_type" in table else pd.Series(-1, index=table.index)
-        return [self.by_type.get(int(number), self.usual) for number in types]
-
-
-def read_shapes(data: Path, labels: pd.DataFrame) -> Shapes:
-    """The car models of the competition's folder, as far as it holds them. Raises UserError where one is
-    damaged."""
-    table = data / "car_model_ids.csv"
-    if not table.is_file():
-        return Shapes({}, BOX)
-    names, folder = meshes.read_names(table), data / "car_models_json"
-    files = {int(number): folder / f"{name}.json" for number, name in names.items()}
-    by_type = {number: meshes.load(path) for number, path in files.items() if path.is_file()}
-    frequent = labels["model_type"].value_counts().index if "model_type" in labels else []
-    return Shapes(by_type, next((by_type[int(n)] for n in frequent if int(n) in by_type), BOX))
+def read_car_models(data: Path) -> CarModels | None:
+    """The car models of the competition's folder, None where it has none."""
+    folder = data / "car_models_json"
+    return CarModels(folder) if folder.is_dir() and (data / TABLE).is_file() else None
 
 
 @dataclass(frozen=True)
@@ -77,15 +54,17 @@ def make_photos(
     predicted: pd.DataFrame,
     truth: pd.DataFrame | None,
     intrinsics: np.ndarray,
-    shapes: Shapes,
+    models: CarModels | None,
+    usual_type: int | None,
     count: int,
 ) -> list[Photo]:
     """`count` of the photos, spread from few cars to many.
 
     files: ImageId → photo; predicted: cars of a fusion, of which those above the threshold are drawn; truth:
-    true cars, None where they are not known; intrinsics: 3×3 of the whole photo.
+    true cars, None where they are not known; intrinsics: 3×3 of the whole photo; usual_type: model_type whose
+    mesh a predicted car is drawn with, since predictions have no type.
     """
-    predicted = predicted[predicted["above_threshold"].astype(bool)]
+    predicted = predicted[predicted["above_threshold"].astype(bool)].assign(model_type=usual_type)
     counts = predicted.groupby("ImageId").size().reindex(image_ids, fill_value=0)
     photos = []
     for image_id in spread(counts, count):
@@ -94,7 +73,7 @@ def make_photos(
         layers = [(photo_cars, PREDICTED)]
         if photo_truth is not None:
             layers.insert(0, (photo_truth, TRUE))
-        picture = draw_outlines(pictures.read(files(image_id)), intrinsics, layers, shapes)
+        picture = draw_photo(pictures.read(files(image_id)), intrinsics, layers, models)
         error = None
         if photo_truth is not None and len(photo_truth):
             error = 1 - metric.match(photo_truth, photo_cars)[:, LOOSEST].sum() / len(photo_truth)
@@ -115,13 +94,16 @@ def make_photos(
     return photos
 
 
-def draw_outlines(
-    photo: np.ndarray, intrinsics: np.ndarray, layers: list[tuple[pd.DataFrame, str]], shapes: Shapes
+def draw_photo(
+    photo: np.ndarray,
+    intrinsics: np.ndarray,
+    layers: list[tuple[pd.DataFrame, str]],
+    models: CarModels | None,
 ) -> np.ndarray:
     """The part of a photo where the cars are, WIDTH pixels wide, with the visible outline of each car.
 
     photo: (H, W, 3) uint8 RGB; intrinsics: 3×3 of it; layers: tables of cars and their colours, what is drawn
-    first comes first.
+    first comes first; models: None to draw boxes.
     """
     width, height = photo.shape[1::-1]
     left, top, right, bottom = SHOWN_CROP
@@ -129,35 +111,11 @@ def draw_outlines(
     view = camera.crop_and_resize((width, height), SHOWN_CROP, size)
     picture = cv2.warpPerspective(photo, view, size, flags=cv2.INTER_AREA)
     for table, colour in layers:
-        owner = visible_cars(table, shapes, view @ intrinsics, size)
-        rgb = tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5))
-        for car in range(len(table)):
-            mask = (owner == car).astype(np.uint8)
-            contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-            cv2.drawContours(picture, contours, -1, rgb, THICKNESS[colour], cv2.LINE_AA)
+        if models is None:
+            picture = draw_cars(picture, view @ intrinsics, table, colour, THICKNESS[colour])
+        else:
+            picture = draw_outlines(picture, view @ intrinsics, table, models, colour, THICKNESS[colour])
     return picture
-
-
-def visible_cars(
-    table: pd.DataFrame, shapes: Shapes, intrinsics: np.ndarray, size: tuple[int, int]
-) -> np.ndarray:
-    """(height, width) int: the row of `table` whose car one sees in each pixel, −1 for none.
-
-    Cars are filled from far to near, so that a near one hides what is behind it. A car that reaches to less
-    than meshes.NEAR before the camera is left out.
-    """
-    owner = np.full(size[::-1], -1, np.int32)
-    positions, turns = table[cars.POSITION].to_numpy(float), rotation.matrix(table[cars.ANGLES])
-    all_meshes = shapes.of(table)
-    for car in np.argsort(-positions[:, 2], kind="stable"):
-        mesh = all_meshes[car]
-        points = mesh.vertices @ turns[car].T + positions[car]
-        if points[:, 2].min() <= meshes.NEAR:
-            continue
-        corners = meshes.fixed_point(camera.project(intrinsics, points))[mesh.faces]
-        for triangle in corners:  # filled one by one: together, overlapping ones would cancel out
-            cv2.fillConvexPoly(owner, triangle, int(car), cv2.LINE_8, meshes.FIXED_POINT)
-    return owner
 
 
 def svg_from_above(layers: list[tuple[pd.DataFrame, str]], intrinsics: np.ndarray) -> str:

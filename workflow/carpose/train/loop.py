@@ -24,6 +24,7 @@ from carpose.core.errors import UserError
 from carpose.core.files import atomic
 from carpose.data.loader import stream
 from carpose.data.samples import Batch, Samples
+from carpose.data.training_camera import TrainingCamera
 from carpose.heads import loss
 from carpose.kaggle.read import check_same_photos, read_test_images
 from carpose.metric import evaluate
@@ -215,6 +216,7 @@ def run(
             pd.DataFrame(training.progress.history).to_csv(temporary, index=False)
         # data: the hash of all inputs: data, training configuration, fold and initial network.
         about = {"data": digest, "fold": fold, "round": "later" if files.pseudo else "first"}
+        about["camera"] = TrainingCamera.of_cache(samples.cache).to_json()  # for photos of other cameras
         save_checkpoint(files.output, training.ema.module.state_dict(), train_config, about)
         remove(files.state)
 

@@ -1,0 +1,77 @@
+"""Checkpoints → members: networks of one training configuration, whose outputs are averaged."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from carpose.config.train_config import TrainConfig
+from carpose.core.errors import UserError
+from carpose.data.training_camera import TrainingCamera
+from carpose.network.checkpoint import load_checkpoint
+
+from .networks import prepare_for_inference
+
+
+@dataclass(frozen=True)
+class Member:
+    """Networks of one training configuration and camera, such as those of all folds of a model."""
+
+    name: str  # as the fusion's fit calls it
+    networks: list[torch.nn.Module]
+    train_config: TrainConfig
+    camera: TrainingCamera
+
+
+def load_members(
+    arguments: Sequence[str], device: torch.device, runtime: str = "torch", graphs: bool = True
+) -> list[Member]:
+    """Arguments `PATH` or `NAME=PATH` → members in the order of their first checkpoints.
+
+    Checkpoints with one training configuration and camera are one member, unless they are given different
+    names. runtime, graphs: as in `prepare_for_inference`. Raises UserError where a checkpoint cannot be used,
+    or those given one name differ.
+    """
+    members: dict[tuple, Member] = {}
+    for argument in arguments:
+        given, equals, path = argument.partition("=")
+        if not equals:
+            given, path = "", argument
+        if not path or (equals and not given):
+            raise UserError(f"{argument!r}: give each checkpoint as PATH, or NAME=PATH")
+        model, train_config, provenance = load_checkpoint(Path(path))
+        camera = camera_of(Path(path), train_config, provenance)
+        key = given, train_config.digest(), str(camera.to_json())
+        if key not in members:
+            name = given or name_of(Path(path))
+            names = [member.name for member in members.values()]
+            if given and given in names:
+                text = "differs from the checkpoint before it of this name in its training configuration"
+                raise UserError(f"{argument}: {text} or camera; give it another name")
+            members[key] = Member(path if name in names else name, [], train_config, camera)
+        members[key].networks.append(prepare_for_inference(model, train_config, device, runtime, graphs))
+    return list(members.values())
+
+
+def name_of(path: Path) -> str:
+    """…/round0/dla34/fold1/model.pt → round0/dla34, as the workflow names its members; else the stem."""
+    *_, model_round, model, fold, file = ["", "", "", *path.resolve().parts]
+    workflow = file == "model.pt" and fold.startswith("fold") and model_round.startswith("round")
+    return f"{model_round}/{model}" if workflow else path.stem
+
+
+def camera_of(path: Path, train_config: TrainConfig, provenance: dict) -> TrainingCamera:
+    """The camera that a checkpoint was trained with; where it does not say, the data set's, with a note.
+
+    Raises UserError naming the file where it is invalid.
+    """
+    if "camera" not in provenance:
+        text = "does not say with which camera it was trained; the data set's is taken"
+        print(f"note: {path}: {text}", file=sys.stderr)
+        return TrainingCamera.of_data_set(train_config)
+    try:
+        return TrainingCamera.from_json(provenance["camera"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: the camera in it is invalid ({error}); train it again") from error
