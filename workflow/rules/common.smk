@@ -39,7 +39,9 @@ try:
         config = with_models(config, files, workflow.config_settings.config or {})
     config = parsed(config)
     check(config)
-    config["data_root"] = os.path.expanduser(config["data_root"])  # --config data_root=~/pku: no shell expands it
+    config["data_root"] = os.path.expanduser(
+        config["data_root"]
+    )  # --config data_root=~/pku: no shell expands it
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
