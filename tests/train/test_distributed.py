@@ -127,4 +127,4 @@ def test_what_a_process_sends_cannot_run_code(tmp_path):
     (tmp_path / "broadcast.py").write_text(BROADCAST, encoding="utf-8")
     torchrun = ("torch.distributed.run", "--standalone", "--nproc-per-node", 2)
     done = run_module(*torchrun, tmp_path / "broadcast.py", tmp_path / "ran")
-    assert done.stdout.split() == 2 * ["UnpicklingError"] and not (tmp_path / "ran").exists()
+    assert done.stdout.count("UnpicklingError") == 2 and not (tmp_path / "ran").exists()

@@ -39,9 +39,8 @@ try:
         config = with_models(config, files, workflow.config_settings.config or {})
     config = parsed(config)
     check(config)
-    config["data_root"] = os.path.expanduser(
-        config["data_root"]
-    )  # --config data_root=~/pku: no shell expands it
+    # No shell expands --config data_root=~/pku.
+    config["data_root"] = os.path.expanduser(config["data_root"])
 except UserError as error:
     raise WorkflowError(str(error)) from None
 

@@ -49,7 +49,7 @@ def load(path: Path, digest: str) -> dict | None:
             data = candidate.read_bytes()
             if hashlib.sha256(data[32:]).digest() != data[:32]:
                 raise ValueError("the file is damaged or truncated")
-            content = torch.load(io.BytesIO(data[32:]), map_location="cpu", weights_only=True)
+            content = dict(torch.load(io.BytesIO(data[32:]), map_location="cpu", weights_only=True))
             saved_digest, state = content["digest"], content["state"]
         except pickle.UnpicklingError:  # torch's message recommends to load it all the same
             _warn(f"{candidate}: not used (it is not a state, and might run code when it is loaded)")
