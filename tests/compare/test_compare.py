@@ -58,7 +58,7 @@ def test_other_photos_are_refused(runs, what):
     table = getattr(b, what).copy()
     table[table.columns[-1]] = table[table.columns[-1]].to_numpy()[::-1]
     setattr(b, what, table)
-    with pytest.raises(UserError, match="were scored on other photos, labels or folds"):
+    with pytest.raises(UserError, match="differ in photos, labels or folds"):
         score_differences(a, b, samples=10)
 
 

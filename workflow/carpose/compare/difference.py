@@ -58,6 +58,6 @@ def check_same_photos(a: Run, b: Run) -> None:
     labels = [run.labels.sort_values(["ImageId", *cars.POSE])[["ImageId", *cars.POSE]] for run in (a, b)]
     same_labels = labels[0].reset_index(drop=True).equals(labels[1].reset_index(drop=True))
     if not np.array_equal(*folds) or not same_labels:
-        text = "were scored on other photos, labels or folds, so their scores cannot be compared"
-        advice = "give both the same data, exclude: and folds:"
-        raise UserError(f"{a.folder} and {b.folder}: they {text}; {advice}")
+        text = "differ in photos, labels or folds, so their scores cannot be compared"
+        advice = "give both the same data and the same settings of exclude and folds"
+        raise UserError(f"{a.folder} and {b.folder}: {text}; {advice}")

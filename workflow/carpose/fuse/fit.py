@@ -20,18 +20,9 @@ from carpose.core.options import NAME_PATHS, program
 from carpose.kaggle.read import check_out_of_fold, check_same_photos, read_members, tables_of
 
 from .combine import fuse
-from .fitted import PARTS, Fit
+from .fitted import DESCRIPTIONS, PARTS, Fit
 from .members import Members, of_images
 from .trial import fit, fit_single_member, score
-
-DESCRIPTIONS = {
-    "members": "leave out the worst members",
-    "bias": "correct each member's depth by distance",
-    "member_weights": "weigh members by their errors",
-    "ground": "move cars onto the photo's ground",
-    "calibration": "calibrate the scores",
-    "angle_range": "choose the 2π range of angles",
-}
 
 
 def fit_nested(
@@ -57,14 +48,14 @@ def fit_nested(
     def mean_ap(table: pd.DataFrame, metric_mode: str = mode) -> float:
         return score(labels, table, folds, metric_mode)
 
-    def fit_of(members: Members) -> Callable[[pd.DataFrame], Fit]:
+    def fitter(members: Members) -> Callable[[pd.DataFrame], Fit]:
         return lambda fitted_folds: fit(labels, members, fitted_folds, mode)[0]
 
-    final, ablation = fit_of(members)(folds), _fuse_by_others(folds, members, fit_of(members))
+    final, ablation = fitter(members)(folds), _fuse_by_others(folds, members, fitter(members))
     alone = {name: mean_ap(_with_best_threshold(labels, table, folds)) for name, table in members.items()}
     best = max(alone, key=alone.__getitem__)
     best_alone = {best: members[best]}
-    best_fitted = mean_ap(_fuse_by_others(folds, best_alone, fit_of(best_alone))[-1])
+    best_fitted = mean_ap(_fuse_by_others(folds, best_alone, fitter(best_alone))[-1])
     if mean_ap(ablation[-1]) < alone[best]:
 
         def fit_best(fitted_folds: pd.DataFrame) -> Fit:

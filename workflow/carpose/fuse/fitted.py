@@ -15,9 +15,16 @@ from carpose.geometry.ground import DEFAULT_SIGMA
 from .angle_range import AngleRange
 from .calibration import Logistic
 
-# In this order they are tried: leave members out, correct their depth, weigh them by their fitted errors,
-# move cars onto the photo's ground, calibrate scores, choose the range of angles.
-PARTS = ["members", "bias", "member_weights", "ground", "calibration", "angle_range"]
+# The parts of a fit, in the order in which they are tried.
+DESCRIPTIONS = {
+    "members": "leave out the worst members",
+    "bias": "correct each member's depth by distance",
+    "member_weights": "weigh members by their errors",
+    "ground": "move cars onto the photo's ground",
+    "calibration": "calibrate the scores",
+    "angle_range": "choose the 2π range of angles",
+}
+PARTS = list(DESCRIPTIONS)
 
 
 @dataclass(frozen=True)

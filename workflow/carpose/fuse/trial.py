@@ -45,8 +45,8 @@ class Trial:
     mode: str
 
     def score(self, tables: Iterable[pd.DataFrame], mode: str | None = None) -> float:
-        """mAP of the cars of all these tables together, each half by itself; mode: default, that of the
-        trial."""
+        """mAP averaged over the two halves, each scored alone. tables: one per half, or one of both; mode: by
+        default that of the trial."""
         return score(self.truth, cars.concat(list(tables)), self.halves, mode or self.mode)
 
     def fit_geometry(self, members: Members, image_ids: Iterable[str]) -> Fit:

@@ -26,12 +26,15 @@ class Member:
 
 
 def load_members(
-    arguments: Sequence[str], device: torch.device, runtime: str = "torch", graphs: bool = True
+    arguments: Sequence[str],
+    device: torch.device,
+    runtime: str = "torch",
+    cuda_graphs: bool = True,
 ) -> list[Member]:
     """Arguments `PATH` or `NAME=PATH` → members in the order of their first checkpoints.
 
     Checkpoints with one training configuration and camera are one member, unless they are given different
-    names. runtime, graphs: as in `prepare_for_inference`. Raises UserError where a checkpoint cannot be used,
+    names. runtime, cuda_graphs: as in `prepare_for_inference`. Raises UserError where a checkpoint cannot be used,
     or those given one name differ.
     """
     members: dict[tuple, Member] = {}
@@ -43,15 +46,19 @@ def load_members(
             raise UserError(f"{argument!r}: give each checkpoint as PATH, or NAME=PATH")
         model, train_config, provenance = load_checkpoint(Path(path))
         camera = camera_of(Path(path), train_config, provenance)
+        name = given or name_of(Path(path))
+        # Checkpoints without a given name are told apart by what they are, not by their folders.
         key = given, train_config.digest(), str(camera.to_json())
         if key not in members:
-            name = given or name_of(Path(path))
             names = [member.name for member in members.values()]
+            if given and given in names and given not in {other for other, *_ in members}:
+                text = "is also the name of a checkpoint that was given by its path alone"
+                raise UserError(f"{argument}: {given} {text}; give it another name")
             if given and given in names:
                 text = "differs from the checkpoint before it of this name in its training configuration"
                 raise UserError(f"{argument}: {text} or camera; give it another name")
             members[key] = Member(path if name in names else name, [], train_config, camera)
-        members[key].networks.append(prepare_for_inference(model, train_config, device, runtime, graphs))
+        members[key].networks.append(prepare_for_inference(model, train_config, device, runtime, cuda_graphs))
     return list(members.values())
 
 

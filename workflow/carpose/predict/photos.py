@@ -54,8 +54,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, required=True, help="table of cars, .csv or .parquet")
     parser.add_argument("--overlays", type=Path, help="folder for a picture of each photo with its cars")
     parser.add_argument("--fit", type=Path, help="fusion.json of carpose.fuse.fit")
-    text = f"lowest score of a car in the table; by default the fit's, or {THRESHOLD} without one"
-    parser.add_argument("--threshold", type=float, default=argparse.SUPPRESS, help=text)
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        default=argparse.SUPPRESS,
+        help=f"lowest score of a car in the table; by default the fit's, or {THRESHOLD} without one",
+    )
     parser.add_argument(
         "--flip",
         choices=["true", "false"],
@@ -69,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=argparse.SUPPRESS,
         metavar=("PAN", "TILT", "ROLL"),
-        help=text,
+        help="one test-time view, degrees; repeat the option for more; by default the two of config.yaml",
     )
     cores = worker_count(256)
     parser.add_argument(
@@ -118,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def check_names(members: Sequence[Member], fit: Fit | None) -> None:
-    """Raises UserError where a fit does not have one of the members."""
+    """Raises UserError where a member is not in the fit."""
     unknown = [member.name for member in members if fit and member.name not in fit.members]
     if fit and unknown:
         text = f"has no member {unknown[0]}, only {', '.join(fit.members)}"

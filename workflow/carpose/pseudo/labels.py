@@ -102,7 +102,8 @@ def _thresholds(
 def by_distance(table: pd.DataFrame) -> dict[str, float]:
     """Name of each band of depth z → share of the cars in it."""
     counts = np.histogram(table["z"], BANDS)[0]
-    names = [f"{low}–{high:g} m" for low, high in itertools.pairwise(BANDS)]
+    pairs = itertools.pairwise(BANDS)
+    names = [f"{low}–{high:g} m" if np.isfinite(high) else f"over {low} m" for low, high in pairs]
     return dict(zip(names, (counts / max(len(table), 1)).round(4).tolist(), strict=True))
 
 

@@ -37,7 +37,8 @@ def main() -> None:
     usual_type = int(types[0]) if len(types) else None
     test_ids = run.images.loc[(run.images["split"] == "test") & (run.images["excluded"] == ""), "ImageId"]
     hidden_truth = run.shared / "demo_truth.csv"
-    truth = read_truth(hidden_truth) if hidden_truth.is_file() else None
+    rendered = not run.config.get("data_root") and hidden_truth.is_file()
+    truth = read_truth(hidden_truth) if rendered else None
 
     def photos(
         split: str, image_ids: Iterable[str], predicted: pd.DataFrame, true_cars: pd.DataFrame | None

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import matplotlib
 from matplotlib.figure import Figure
 
-INK = "#0a0b0c"  # of the figures' text and axes; the page's own colour of text takes its place
+INK = "#0a0b0c"  # placeholder for the colour of text and axes; `svg` replaces it by currentColor
 STYLE = {
     **dict.fromkeys(["text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"], INK),
     "svg.fonttype": "none",  # text stays text: it can be read aloud and searched

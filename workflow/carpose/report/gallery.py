@@ -18,7 +18,7 @@ from carpose.geometry import camera, meshes, rotation
 from carpose.metric.score import LOOSEST
 
 WIDTH, QUALITY = 900, 72  # pixels and JPEG quality of a photo on the page
-THICKNESS = {PREDICTED: 2, TRUE: 4}  # pixels: what is true, drawn first, shines through
+THICKNESS = {PREDICTED: 2, TRUE: 4}  # pixels: the true outline is drawn first and wider, so it stays visible
 ARROW = 3.5  # metres from a car's centre to the tip of its heading
 
 

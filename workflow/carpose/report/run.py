@@ -1,6 +1,7 @@
 """What the files of a run say, read for the report."""
 
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from carpose.core.keyed import load_json
 from carpose.fuse.fitted import Fit, read_fit
 
 SUBMISSIONS = ["submission.csv", "submission_thresholded.csv", "submission_all_cars.csv"]
+NAME = re.compile(r"^round\d-|-fold\d+$")  # of a file in benchmarks/, around the model's name
 ANALYSIS = ["groups", "thresholds", "oracles", "scores", "depth", "worst", "member_pairs"]
 
 
@@ -107,10 +109,10 @@ def shared_folder(folder: Path, config: dict) -> Path:
     return folder.parent / config["data_from"] if config.get("data_from") else folder
 
 
-def read_csv(path: Path) -> pd.DataFrame:
+def read_csv(path: Path, sep: str = ",") -> pd.DataFrame:
     """Raises UserError where it is not there or not a table."""
     try:
-        return pd.read_csv(path)
+        return pd.read_csv(path, sep=sep)
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file; finish the run: snakemake submission") from None
     except (OSError, ValueError) as error:
@@ -121,8 +123,9 @@ def read_cost(folder: Path) -> pd.DataFrame:
     """Snakemake's measurements: job, seconds, processor seconds, peak memory in MB; no rows without any."""
     rows = []
     for path in sorted(folder.rglob("*.tsv")):
-        last = pd.read_csv(path, sep="\t").iloc[-1]
-        name = f"{path.parent.name} {path.stem.replace('-', '/')}"
-        rows.append((name, last["s"], last["cpu_time"], last["max_rss"]))
+        measured = read_csv(path, sep="\t").tail(1)
+        if len(measured):
+            job = f"{path.parent.name} {re.sub(NAME, lambda name: name[0].replace('-', '/'), path.stem)}"
+            rows.append((job, *measured[["s", "cpu_time", "max_rss"]].to_numpy()[0]))
     columns = ["job", "seconds", "processor seconds", "peak memory (MB)"]
     return pd.DataFrame(rows, columns=columns).replace("-", None)

@@ -13,21 +13,14 @@ from carpose.config.keys import default_of
 from carpose.config.sections import SECTIONS, Hardware
 from carpose.config.sections import Run as RunKeys
 from carpose.config.train_config import TrainConfig
+from carpose.fuse.fitted import DESCRIPTIONS
 from carpose.registry.heads import HEADS
 
 from .run import Run
 
 PACKAGES = ["snakemake", "torch", "timm", "segmentation-models-pytorch", "albumentations", "numpy", "scipy"]
 PACKAGES += ["pandas", "opencv-python-headless"]
-UNUSUAL = 4.0  # spreads between folds by which a loss may differ from the median over models
-PARTS = {
-    "members": "leave out members that lower the score",
-    "bias": "correct each member's depth bias",
-    "member_weights": "weigh members by their errors",
-    "ground": "compare cars with the ground of their photo",
-    "calibration": "recompute scores from agreement and uncertainty",
-    "angle_range": "write angles on the better side of ±π; the gain is in the leaderboard's mAP",
-}
+UNUSUAL = 4.0  # a loss is marked beyond this many times the range between a model's folds
 
 
 def with_interval(value: float, sd: float) -> str:
@@ -54,7 +47,7 @@ def fusion_gains(run: Run) -> pd.DataFrame:
     rows = [
         {
             "part": name,
-            "what it does": PARTS[name],
+            "what it does": DESCRIPTIONS[name] + " (leaderboard's mAP)" * (name == "angle_range"),
             "used": "yes" if part.on else "no",
             "mAP gain, nested folds": f"{part.nested_gain:+.4f}",
         }
@@ -83,7 +76,8 @@ def round_gains(run: Run) -> pd.DataFrame:
         index="model", columns="round", values="oof_mAP"
     )
     for name in list(table.columns)[1:]:
-        table[f"{name} − round0"] = (table[name] - table["round0"]).map("{:+.4f}".format)
+        gains = table[name] - table["round0"]
+        table[f"{name} − round0"] = gains.map("{:+.4f}".format, na_action="ignore")
     return table.round(4).reset_index()
 
 
@@ -102,7 +96,9 @@ def pseudo_labels(run: Run) -> pd.DataFrame:
             }
             truth = entry.get("hidden_truth", {})
             row |= {f"{k.replace('_', ' ')} (hidden truth)": v for k, v in truth.items()}
-            row |= {f"{k} since the round before": v for k, v in entry.get("drift", {}).items()}
+            row |= {
+                f"{k.replace('_', ' ')} since the round before": v for k, v in entry.get("drift", {}).items()
+            }
             rows.append(row)
     return pd.DataFrame(rows).round(3)
 
@@ -110,9 +106,9 @@ def pseudo_labels(run: Run) -> pd.DataFrame:
 def final_losses(run: Run) -> tuple[pd.DataFrame, set[tuple[int, str]]]:
     """The last epoch's losses of every training, and the cells (row, column) that stand out.
 
-    A loss stands out where it differs from the median over the trainings of its round by more than UNUSUAL
-    times the median difference between folds of one model: another model of like training should come to a
-    like loss, so a large difference asks for its reason (learning rate, batch size, a bug).
+    A loss stands out where it differs from its round's median by more than UNUSUAL times s, the median over
+    models of the range between a model's folds. Models trained alike should reach similar losses, so a large
+    difference asks for its reason (learning rate, batch size, a bug).
     """
     columns = ["loss", *HEADS, "norm"]
     rows = {}
@@ -120,7 +116,8 @@ def final_losses(run: Run) -> tuple[pd.DataFrame, set[tuple[int, str]]]:
         last = table.iloc[-1]
         measured = table["mAP"].dropna() if "mAP" in table else pd.Series(dtype=float)
         rows[name] = {column: last[column] for column in columns if column in table}
-        rows[name] |= {"epochs": int(last["epoch"]), "mAP without test-time views": measured.iloc[-1:].sum()}
+        mean_ap = measured.iloc[-1] if len(measured) else np.nan
+        rows[name] |= {"epochs": int(last["epoch"]), "mAP without test-time views": mean_ap}
     table = pd.DataFrame.from_dict(rows, orient="index")
     unusual = set()
     places = {name: place for place, name in enumerate(table.index)}
@@ -187,14 +184,14 @@ def _keys(config: dict) -> Iterator[tuple[str, Any, Any]]:
 
 
 def versions(run: Run) -> pd.DataFrame:
-    """What made the run: code, interpreter, packages; and digests of its files."""
+    """The code of the fused predictions, packages of this report, digests of the submissions."""
     rows = [
         ("carpose, of the fused predictions", run.code),
         ("Python of this report", platform.python_version()),
     ]
     for name in PACKAGES:
         try:
-            rows.append((name, importlib.metadata.version(name)))
+            rows.append((f"{name} (of this report)", importlib.metadata.version(name)))
         except importlib.metadata.PackageNotFoundError:
             continue
     rows += [(f"SHA-256 of {name}", digest) for name, digest in run.submissions.items()]
