@@ -172,6 +172,8 @@ def test_shipped_configurations_are_valid(config, overlay):
         ("train.pseudo_share", 0.2, "train.pseudo_share: unknown key; write it in the section retrain:"),
         ("train.retrain_lr", 0.2, "train.retrain_lr: unknown key; write lr in the section retrain:"),
         ("train.turns_deg", [], "train.turns_deg: unknown key; write tta_rotations_deg"),
+        ("pseudo.precision_ignore", 0.2, "pseudo.precision_ignore: unknown key; write probability_ignore"),
+        ("running.graphs", True, "running.graphs: unknown key; write cuda_graphs"),
         ("train.level_deg", 0, "train.level_deg: unknown key; it was removed (see docs/lab/studies.md"),
         ("fuse.hash_distance", 2, "fuse.hash_distance: unknown key; it was removed"),
     ],
