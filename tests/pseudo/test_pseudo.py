@@ -175,7 +175,7 @@ def files(tmp_path, world):
     def run(name, *more, test_members=named["test"], **options):
         tables = ("--labels", tmp_path / "labels.parquet", "--folds", tmp_path / "folds.parquet")
         members = ("--fit-members", *named["fit"], "--test-members", *test_members)
-        precisions = ("--mode", "soft", "--precision-positive", 0.8, "--precision-ignore", 0.2)
+        precisions = ("--mode", "soft", "--precision-positive", 0.8, "--probability-ignore", 0.2)
         outputs = ("--output", tmp_path / f"{name}.parquet", "--report", tmp_path / f"{name}.json")
         return run_module("carpose.pseudo", *tables, *members, *precisions, *outputs, *more, **options)
 

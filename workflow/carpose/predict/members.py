@@ -34,8 +34,8 @@ def load_members(
     """Arguments `PATH` or `NAME=PATH` → members in the order of their first checkpoints.
 
     Checkpoints with one training configuration and camera are one member, unless they are given different
-    names. runtime, cuda_graphs: as in `prepare_for_inference`. Raises UserError where a checkpoint cannot be used,
-    or those given one name differ.
+    names. runtime, cuda_graphs: as in `prepare_for_inference`. Raises UserError where a checkpoint cannot be
+    used, or those given one name differ.
     """
     members: dict[tuple, Member] = {}
     for argument in arguments:
