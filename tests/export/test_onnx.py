@@ -3,7 +3,9 @@
 import importlib.util
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,10 +15,13 @@ from carpose.core.errors import UserError
 from carpose.data.cache import open_cache
 from carpose.data.training_camera import TrainingCamera
 from carpose.export.onnx import write
-from carpose.export.verify import Comparison, compare, verify
+from carpose.export.verify import Comparison, OnnxNetwork, compare, verify
 from carpose.geometry import camera
-from carpose.network.checkpoint import load_checkpoint
-from tests.export.test_export import checkpoint
+from carpose.heads.head import make_heads
+from carpose.network.checkpoint import build, load_checkpoint
+from carpose.predict.networks import flipped_forward
+from models.predictor import Predictor
+from tests.export.test_export import CPU, TRAIN_CONFIG, checkpoint
 from tests.helpers import POSES, run_module
 
 installed = pytest.mark.skipif(
@@ -104,6 +109,36 @@ def test_without_the_package_one_line_says_what_to_do(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"onnx cannot be imported .*`pip install onnx onnxruntime`"):
         write(path, tmp_path / "net.onnx")
     assert [file.name for file in tmp_path.iterdir()] == ["model.pt"]
+
+
+def test_its_network_is_used_as_torch_s_is(monkeypatch):
+    """Also where ONNX Runtime is not installed: a made-up runtime that gives the maps of torch."""
+    model = build(TRAIN_CONFIG).eval()
+
+    class Session:
+        def __init__(self, *args, **kwargs):
+            pass
+
+        def get_outputs(self):
+            return [SimpleNamespace(name=name) for name in make_heads(TRAIN_CONFIG)]
+
+        def run(self, names, inputs):
+            with torch.inference_mode():
+                maps = model(torch.from_numpy(inputs["images"]).permute(0, 3, 1, 2))[-1]
+            return [maps[name].numpy() for name in names]
+
+    monkeypatch.setitem(sys.modules, "onnxruntime", SimpleNamespace(InferenceSession=Session))
+    images = torch.randint(0, 255, (2, 64, 192, 4), dtype=torch.uint8)
+    config = replace(TRAIN_CONFIG, amp="off")
+    ours, expected = (
+        flipped_forward(network, images, config, CPU)
+        for network in (OnnxNetwork(Path("net.onnx")), Predictor(model))
+    )
+    torch.testing.assert_close(ours.heatmap, expected.heatmap)
+    cells = torch.tensor([5, 700, 1200])
+    outputs = ours.outputs_at(cells)
+    for name, values in expected.outputs_at(cells).items():
+        torch.testing.assert_close(outputs[name], values, rtol=1e-4, atol=1e-5)
 
 
 def test_cars_are_compared_by_place_and_nothing_else():

@@ -39,7 +39,7 @@ class OnnxNetwork(torch.nn.Module):
         maps = dict(zip(self.names, values, strict=True))
         return maps.pop(HEATMAP), maps
 
-    def poses(self, features: dict[str, torch.Tensor], cells: torch.Tensor) -> dict[str, torch.Tensor]:
+    def outputs_at(self, features: dict[str, torch.Tensor], cells: torch.Tensor) -> dict[str, torch.Tensor]:
         return {
             name: values.permute(0, 2, 3, 1).reshape(-1, values.shape[1])[cells]
             for name, values in features.items()
