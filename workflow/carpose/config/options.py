@@ -5,17 +5,21 @@ import shlex
 from collections.abc import Callable
 from dataclasses import asdict, fields
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
+from typing import Any, ClassVar, Protocol, TypeVar, get_args, get_origin
 
 from carpose.core.errors import UserError
 
 from .keys import default_of, section_schema
 from .messages import problems
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
 
-Section = TypeVar("Section", bound="DataclassInstance")
+class Dataclass(Protocol):
+    """A section: any instance of a dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+Section = TypeVar("Section", bound=Dataclass)
 
 
 def add_options(parser: argparse.ArgumentParser, section: type, only: tuple[str, ...] = ()) -> None:
