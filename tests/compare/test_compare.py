@@ -18,8 +18,9 @@ def run(folder: Path, truth, fused, model):
     """A run of one model and its fusion."""
     (folder / "round0" / "dla34").mkdir(parents=True)
     cars.write(folder / "round0" / "dla34" / "oof.parquet", model)
-    scores = pd.DataFrame({"name": ["fused", "round0/dla34"]})
     folds = folds_of(truth, 2)
+    values = [metric.evaluate_folds(truth, table, folds, "given") for table in (fused, model)]
+    scores = pd.DataFrame({"name": ["fused", "round0/dla34"], "oof_mAP": values})
     return SimpleNamespace(folder=folder, labels=truth, folds=folds, fused_oof=fused, scores=scores)
 
 
@@ -63,11 +64,13 @@ def test_other_photos_are_refused(runs, what):
 
 
 def test_settings_that_differ():
-    a = {"rounds": 2, "train": {"lr": 0.1, "epochs": 3}, "models": {"x": None}}
-    b = {"rounds": 2, "train": {"lr": 0.2, "epochs": 3}, "models": {"x": {"width": 0.5}}}
+    """A key that is not set has its default: `train:`'s for a model. A model that is not there has none."""
+    a = {"rounds": 2, "train": {"lr": 0.1, "epochs": 3}, "models": {"x": None, "y": {"lr": 0.2}}}
+    b = {"rounds": 2, "train": {"lr": 0.2}, "models": {"x": {"width": 0.5}, "y": {"epochs": 30}}}
     table = changed_settings(a, b)
     assert table.to_numpy().tolist() == [
         ["train.lr", "0.1", "0.2"],
-        ["models.x", "None", "–"],
+        ["train.epochs", "3", "30"],
         ["models.x.width", "–", "0.5"],
+        ["models.y.epochs", "3", "30"],
     ]

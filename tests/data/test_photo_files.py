@@ -143,13 +143,6 @@ def test_half_a_photo_with_half_the_intrinsics_is_nearly_the_same_picture(prepar
     assert nearly < 6 and wrong > 3 * nearly
 
 
-def test_a_checkpoint_that_does_not_say_has_the_data_set_s_camera():
-    training = TrainingCamera.of_data_set(TRAIN_CONFIG)
-    part = camera.crop_of(training.view, training.photo_size, training.size)
-    assert camera.lies_within(camera.visible_part(TRAIN_CONFIG.crop, TRAIN_CONFIG.perspective), part)
-    assert (training.intrinsics == camera.INTRINSICS).all() and training.size[1] >= TRAIN_CONFIG.input_height
-
-
 def test_cameras_that_cannot_be(training, capsys):
     size, intrinsics = training.photo_size, training.intrinsics
     check_camera(size, intrinsics, training, TRAIN_CONFIG)

@@ -7,7 +7,8 @@ import pytest
 
 from carpose.core import cars
 from carpose.drawing.cars import draw_cars
-from carpose.drawing.figures import PREDICTED, TRUE, predictions_figure, spread
+from carpose.drawing.figures import predictions_figure, spread
+from carpose.drawing.layers import PREDICTED, TRUE
 from carpose.geometry import camera, meshes, rotation
 from carpose.kaggle.tables import read_labels
 from tests import reference

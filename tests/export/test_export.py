@@ -128,12 +128,6 @@ def test_written_file_gives_the_same_maps(tmp_path, batch):
 
 
 @installed
-def test_the_output_must_be_an_xml_file(tmp_path):
-    with pytest.raises(UserError, match=r"model.onnx: invalid value; use a name that ends in .xml"):
-        write(checkpoint(tmp_path / "model.pt"), tmp_path / "model.onnx")
-
-
-@installed
 def test_a_failed_export_leaves_no_file(tmp_path, monkeypatch):
     path = checkpoint(tmp_path / "model.pt")
 

@@ -5,7 +5,7 @@ import pytest
 
 from carpose.core import cars
 from carpose.core.errors import UserError
-from carpose.drawing.figures import PREDICTED, TRUE
+from carpose.drawing.layers import PREDICTED, TRUE
 from carpose.kaggle.submission import write_labels, write_submission
 from carpose.plots.overlay import cars_on, read_cars
 from tests.helpers import POSES, count_pixels, run_module

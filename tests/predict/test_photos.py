@@ -19,11 +19,11 @@ from carpose.geometry import camera
 from carpose.predict.cars import predict_cars
 from carpose.predict.members import load_members, name_of
 from carpose.predict.networks import load_networks
-from carpose.predict.photos import THRESHOLD, WORKFLOW, check_names, fuse_members, predict_members
+from carpose.predict.photos import DEFAULTS, THRESHOLD, check_names, fuse_members, predict_members
 from tests.helpers import REPOSITORY, run_module
 from tests.predict.small import CPU, TRAIN_CONFIG, checkpoint, same
 
-SETTINGS = replace(WORKFLOW, threshold=0.001, batch_size=3)
+SETTINGS = replace(DEFAULTS, threshold=0.001, batch_size=3)
 
 
 @pytest.fixture(scope="module")
@@ -52,14 +52,14 @@ def by_position(table):
 
 def test_defaults_are_those_of_the_workflow():
     predict = yaml.safe_load((REPOSITORY / "config.yaml").read_text())["predict"]
-    assert predict == vars(WORKFLOW) | {"mask_filter": True}
+    assert predict == vars(DEFAULTS) | {"mask_filter": True}
     assert (
-        not WORKFLOW.mask_filter
-        and Predict(flip=True, tta_rotations_deg=WORKFLOW.tta_rotations_deg) == WORKFLOW
+        not DEFAULTS.mask_filter
+        and Predict(flip=True, tta_rotations_deg=DEFAULTS.tta_rotations_deg) == DEFAULTS
     )
 
 
-@pytest.mark.parametrize("turns", [[], WORKFLOW.tta_rotations_deg], ids=["one view", "two"])
+@pytest.mark.parametrize("turns", [[], DEFAULTS.tta_rotations_deg], ids=["one view", "two"])
 def test_the_same_cars_as_from_the_cache(prepared, models, files, turns):
     photos, intrinsics = files
     settings = replace(SETTINGS, tta_rotations_deg=turns)
@@ -75,7 +75,7 @@ def test_configurations_are_members_and_folds_are_averaged(models):
     assert [(member.name, len(member.networks)) for member in members] == [("0", 2), ("other", 1)]
     apart = load_members([f"a={models[0]}", f"b={models[1]}"], CPU)
     assert [(member.name, len(member.networks)) for member in apart] == [("a", 1), ("b", 1)]
-    with pytest.raises(UserError, match=r"a=.*other.pt: differs from the checkpoint before it of this name"):
+    with pytest.raises(UserError, match=r"a=.*other.pt: a is the name of an earlier checkpoint"):
         load_members([f"a={models[0]}", f"a={models[2]}"], CPU)
     with pytest.raises(UserError, match="'=x.pt': give each checkpoint as PATH, or NAME=PATH"):
         load_members(["=x.pt"], CPU)
@@ -96,7 +96,7 @@ def test_two_configurations_of_one_file_name(tmp_path, training):
 
 def test_a_damaged_camera(tmp_path):
     path = checkpoint(tmp_path / "a.pt", {"camera": {"view": [1]}})
-    with pytest.raises(UserError, match=r"a.pt: the camera in it is invalid"):
+    with pytest.raises(UserError, match=r"a.pt: the camera in it is missing or invalid"):
         load_members([str(path)], CPU)
 
 

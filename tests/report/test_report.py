@@ -8,7 +8,7 @@ import pytest
 
 from carpose.analysis.member_pairs import member_pairs
 from carpose.core import cars
-from carpose.drawing.figures import PREDICTED, TRUE
+from carpose.drawing.layers import PREDICTED, TRUE
 from carpose.report import gallery, sections
 from carpose.report.page import Table
 from tests.helpers import scene
@@ -69,11 +69,12 @@ def test_what_differs_from_the_default():
     }
     table = sections.configuration(config).set_index("key")
     assert table["differs"].to_dict() == {
-        "rounds": table["default"]["rounds"] != "2",
+        "rounds": False,
         "train.epochs": True,
         "train.lr": False,
         "models.a.epochs": False,
         "models.a.lr": True,
+        "models.b": False,
     }
     assert table["default"]["models.a.epochs"] == "3"
 

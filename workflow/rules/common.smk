@@ -28,6 +28,7 @@ from carpose.config.train_config import TrainConfig
 from carpose.config.sections import Cache, Demo, Exclude, Folds, Fuse, Predict, Pseudo, Running
 from carpose.core.errors import UserError
 from carpose.core.files import write_text
+from carpose.fuse.names import SUBMISSIONS
 from carpose.kaggle.identity import DATA_FILES, data_identity
 from carpose.registry.backbones import published_name
 
@@ -41,6 +42,9 @@ try:
     check(config)
     # No shell expands --config data_root=~/pku.
     config["data_root"] = os.path.expanduser(config["data_root"])
+    # Data, check, folds and cache: this run's own, or those of the run that `data_from` names.
+    SHARED = f"results/{config['data_from'] or config['run']}"
+    check_data_from(config, Path(SHARED) / "config.json")
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
@@ -56,13 +60,6 @@ for variable, folders in {
     os.environ[variable] = os.pathsep.join([*map(str, folders), *inherited])
 
 RESULTS = f"results/{config['run']}"
-# Data, check, folds and cache: this run's own, or those of the run that `data_from` names.
-SHARED = f"results/{config['data_from'] or config['run']}"
-if config["data_from"]:
-    try:
-        check_data_from(config, Path(SHARED) / "config.json")
-    except UserError as error:
-        raise WorkflowError(str(error)) from None
 ROUNDS = config["rounds"]
 FOLDS = range(config["folds"]["count"])
 MODELS = models_of(config)

@@ -1,6 +1,6 @@
 # The fusion is fitted on out-of-fold predictions, then applied to the test photos.
 
-FOR_LEADERBOARD = config["fuse"]["mode"] == "leaderboard"
+WRITTEN = SUBMISSIONS[config["fuse"]["mode"]]
 
 
 rule fit_fusion:
@@ -52,8 +52,8 @@ rule write_submission:
         fit=rules.fit_fusion.output.fit,
         images=rules.check_data.output.images,
     output:
-        all=f"{RESULTS}/submission{'_all_cars' if FOR_LEADERBOARD else ''}.csv",
-        thresholded=f"{RESULTS}/submission{'' if FOR_LEADERBOARD else '_thresholded'}.csv",
+        all=f"{RESULTS}/{WRITTEN['all']}",
+        thresholded=f"{RESULTS}/{WRITTEN['thresholded']}",
     log:
         f"{RESULTS}/logs/write_submission.log",
     # Before evaluation and pictures, so that the submission exists even if one of these fails.

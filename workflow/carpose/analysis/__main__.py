@@ -15,7 +15,8 @@ import pandas as pd
 from carpose.core import cars, parquet
 from carpose.core.files import run_main, write_text
 from carpose.core.options import NAME_PATHS, commands, int_at_least, program
-from carpose.drawing.figures import PREDICTED, TRUE, cars_figure
+from carpose.drawing.figures import cars_figure
+from carpose.drawing.layers import PREDICTED, TRUE
 from carpose.geometry import camera
 from carpose.kaggle.read import check_out_of_fold, check_same_photos, read_members
 from carpose.plots.figures import add_lenient, draw

@@ -19,17 +19,17 @@ def member_pairs(truth: pd.DataFrame, members: dict[str, pd.DataFrame]) -> pd.Da
     """
     errors = {name: _errors(truth, table) for name, table in members.items()}
     rows = []
-    for name, other in itertools.combinations(members, 2):
-        both = np.isfinite(errors[name][:, 0]) & np.isfinite(errors[other][:, 0])
-        depth = np.column_stack([errors[name][both, 0], errors[other][both, 0]])
-        yaw = np.column_stack([errors[name][both, 1], errors[other][both, 1]])
+    for first, second in itertools.combinations(members, 2):
+        both = np.isfinite(errors[first][:, 0]) & np.isfinite(errors[second][:, 0])
+        depth = np.column_stack([errors[first][both, 0], errors[second][both, 0]])
+        yaw = np.column_stack([errors[first][both, 1], errors[second][both, 1]])
         yaw = yaw[(np.abs(yaw) < np.radians(50)).all(axis=1)]
         covariance = np.cov(depth.T) if len(depth) > 2 else np.full((2, 2), np.nan)
         sd, other_sd = np.sqrt(np.diag(covariance))
         rows.append(
             {
-                "member": name,
-                "other": other,
+                "member": first,
+                "other": second,
                 "cars": int(both.sum()),
                 "depth_correlation": _correlation(depth),
                 "yaw_correlation": _correlation(yaw),

@@ -91,19 +91,20 @@ def train_configs(config: dict, model: str) -> list[TrainConfig]:
     ]
 
 
-def check_data_from(config: dict, other: Path) -> None:
-    """Raises UserError where the run that `data_from` names made its data with other settings.
+def check_data_from(config: dict, config_file: Path) -> None:
+    """Raises UserError where the run that `data_from` names, if any, made its data with other settings.
 
-    other: the config.json of that run.
+    config_file: the config.json of that run.
     """
     name = config["data_from"]
+    if not name:
+        return
     if name == config["run"]:
         raise UserError(f"data_from: is this run itself, {name}; name another run, or set run:")
-    if not other.is_file():
-        raise UserError(
-            f"data_from: there is no run {name} ({other} is missing); make it first: --config run={name}"
-        )
-    theirs = load_json(other.read_text(encoding="utf-8"))
+    if not config_file.is_file():
+        text = f"data_from: there is no run {name} ({config_file} is missing)"
+        raise UserError(f"{text}; make it first: --config run={name}")
+    theirs = load_json(config_file.read_text(encoding="utf-8"))
     keys = [key for key in DATA_KEYS if config.get(key) != theirs.get(key)]
     if keys:
         text = f"{', '.join(keys)}: differ from those of the run {name}, whose data this run uses"

@@ -56,17 +56,13 @@ def stream(
 ) -> Iterator[Batch]:
     """All batches of these epochs; the first epoch begins with its batch number `first_batch`.
 
-    For the CPU images are normalised float32; for a GPU they stay uint8, a quarter of the bytes to copy.
-    workers: processes that prepare the batches; shard: keys of a batch → the keys of this process, where
-    several processes share each batch; fixed_shape: pad the targets of all batches to one shape.
-    Raises UserError if there is too little shared memory for the workers, or TMPDIR is too long.
+    shard: keys of a batch → the keys of this process, where several processes share each batch; all else as
+    of `load_samples`.
 
     The workers live for all epochs: starting new ones takes time, and after each fork this process copies
     every page that it writes to (copy-on-write).
     """
     train_config, pseudo_labelled = samples.train_config, len(samples) - samples.labelled_count
-    max_cars = max(train_config.batch_size * samples.max_cars(), 1)
-    on_cpu = device.type == "cpu"
 
     def keys() -> Iterator[list[tuple]]:
         for epoch in epochs:
@@ -76,6 +72,27 @@ def stream(
             yield from batches(
                 epoch, order, train_config.batch_size, first_batch if epoch == epochs.start else 0
             )
+
+    all_keys = map(shard, keys()) if shard else keys()
+    return load_samples(samples, all_keys, device, workers=workers, fixed_shape=fixed_shape)
+
+
+def load_samples(
+    samples: Samples,
+    keys: Iterable[list[tuple]],
+    device: torch.device,
+    *,
+    workers: int = 0,
+    fixed_shape: bool = False,
+) -> Iterator[Batch]:
+    """A batch for each list of keys of Samples, of at most the training configuration's batch size.
+
+    For the CPU images are normalised float32; for a GPU they stay uint8, a quarter of the bytes to copy.
+    workers: processes that prepare the batches; fixed_shape: pad the targets of all batches to one shape.
+    Raises UserError if there is too little shared memory for the workers, or TMPDIR is too long.
+    """
+    train_config, on_cpu = samples.train_config, device.type == "cpu"
+    max_cars = max(train_config.batch_size * samples.max_cars(), 1)
 
     def collate(batch: list[Sample]) -> Batch:
         images, targets, image_ids = samples.collate(batch)
@@ -88,7 +105,7 @@ def stream(
     check_shared_memory((16 if on_cpu else 4) * pixels + map_bytes, workers)  # all shards together
     loader = torch.utils.data.DataLoader(
         samples,
-        batch_sampler=map(shard, keys()) if shard else keys(),
+        batch_sampler=keys,
         collate_fn=collate,
         pin_memory=not on_cpu,
         **_processes(workers),

@@ -41,9 +41,9 @@ def find_photos(paths: Iterable[Path]) -> dict[str, Path]:
         elif not path.exists():
             raise UserError(f"{path}: there is no such file or folder")
         for file in files:
-            other = photos.setdefault(file.stem, file)
-            if other.resolve() != file.resolve():
-                raise UserError(f"{other} and {file}: both would be image {file.stem}; rename one of them")
+            earlier = photos.setdefault(file.stem, file)
+            if earlier.resolve() != file.resolve():
+                raise UserError(f"{earlier} and {file}: both would be image {file.stem}; rename one of them")
     return photos
 
 
@@ -57,17 +57,17 @@ def check_photos(photos: dict[str, Path], label: str | None = None) -> tuple[int
     pictures = {path: inspect_picture(path)[0] for path in bar}
     if broken := [(path, picture.problem) for path, picture in pictures.items() if picture.problem]:
         path, problem = broken[0]
-        more = f" (and {len(broken) - 1} more photos)" if len(broken) > 1 else ""
-        raise UserError(f"{path}: {problem}{more}; bring the file again or leave it out")
+        count = f" (and {len(broken) - 1} more photos)" if len(broken) > 1 else ""
+        raise UserError(f"{path}: {problem}{count}; bring the file again or leave it out")
     first, size = next((path, picture[:2]) for path, picture in pictures.items())
     if odd := [path for path, picture in pictures.items() if picture[:2] != size]:
         text = f"is {size_text(pictures[odd[0]][:2])} pixels, {first} is {size_text(size)}"
         raise UserError(f"{odd[0]}: {text}; one file of intrinsics cannot serve both, predict them apart")
     if rotated := [(path, picture.remark) for path, picture in pictures.items() if picture.remark]:
         path, remark = rotated[0]
-        more = f" (and {len(rotated) - 1} more photos)" if len(rotated) > 1 else ""
+        count = f" (and {len(rotated) - 1} more photos)" if len(rotated) > 1 else ""
         advice = "its pixels are taken as they are stored, and the intrinsics must be those of these pixels"
-        print(f"warning: {path}: {remark}{more}; {advice}", file=sys.stderr)
+        print(f"warning: {path}: {remark}{count}; {advice}", file=sys.stderr)
     return size
 
 

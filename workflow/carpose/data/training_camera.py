@@ -6,12 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from carpose.config.train_config import TrainConfig
-from carpose.geometry import camera
-
 from .cache import Cache, resample
-
-MARGIN = 0.1  # of the photo's height
 
 
 @dataclass(frozen=True)
@@ -27,22 +22,6 @@ class TrainingCamera:
     def of_cache(cls, cache: Cache) -> "TrainingCamera":
         height, width = cache.photos.shape[1:3]
         return cls(cache.photo_size, cache.intrinsics, cache.view, (width, height))
-
-    @classmethod
-    def of_data_set(cls, train_config: TrainConfig) -> "TrainingCamera":
-        """For checkpoints that do not say: the data set's camera, which is the demo's too, and a cache about
-        as fine as the network's input, with a margin for views of a turned camera."""
-        photo_size, crop = camera.PHOTO_SIZE, train_config.crop
-        left, top, right, bottom = camera.visible_part(crop, train_config.perspective)
-        part = left, max(top - MARGIN, 0.0), right, min(bottom + MARGIN, 1.0)
-        spans = crop[2] - crop[0], crop[3] - crop[1]
-        inputs = train_config.input_width, train_config.input_height
-        columns, rows = (
-            max(1, round((high - low) / span * pixels))
-            for low, high, span, pixels in zip(part[:2], part[2:], spans, inputs, strict=True)
-        )
-        size = columns, rows
-        return cls(photo_size, camera.INTRINSICS, camera.crop_and_resize(photo_size, part, size), size)
 
     @classmethod
     def from_json(cls, content: dict) -> "TrainingCamera":

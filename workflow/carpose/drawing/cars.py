@@ -57,6 +57,21 @@ def _project_segments(intrinsics: np.ndarray, ends: np.ndarray) -> np.ndarray:
     return camera.project(intrinsics, np.where(depth[..., None] > meshes.NEAR, ends, crossing))
 
 
+def seen_from_above(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Cars on the x–z plane in metres: (N, 4, 2) corners in order, (N, 2, 2) lines from centre to front."""
+    floor = meshes.CAR_CORNERS[[0, 1, 5, 4]]  # the four corners of the box at one height
+    position, matrix = table[cars.POSITION].to_numpy(float), rotation.matrix(table[cars.ANGLES])
+    corners = np.einsum("nij,kj->nki", matrix, floor) + position[:, None]
+    fronts = np.stack([position, position + ARROW * matrix[:, :, 2]], axis=1)
+    return corners[..., [0, 2]], fronts[..., [0, 2]]
+
+
+def farthest_shown(layers: list[tuple[pd.DataFrame, str]]) -> float:
+    """Metres of depth that a view from above shows, so that all cars up to FARTHEST are on it."""
+    depths = np.concatenate([table["z"].to_numpy(float) for table, _ in layers])
+    return float(max(25, 1.1 * depths[depths < FARTHEST].max(initial=0)))
+
+
 def draw_from_above(
     axes: Axes, layers: list[tuple[pd.DataFrame, str]], intrinsics: np.ndarray, width: int
 ) -> None:
@@ -65,16 +80,12 @@ def draw_from_above(
 
     layers: tables of cars and their colours; intrinsics: 3×3 of an image `width` pixels wide.
     """
-    depths = np.concatenate([table["z"].to_numpy(float) for table, _ in layers])
-    farthest = max(25, 1.1 * depths[depths < FARTHEST].max(initial=0))
+    farthest = farthest_shown(layers)
     edges = camera.backproject(intrinsics, np.array([[-0.5, 0.0], [width - 0.5, 0.0]]), np.full(2, farthest))
     for edge in edges:
         axes.plot([0, edge[0]], [0, farthest], color="0.6", linewidth=0.8, linestyle="--")
-    floor = meshes.CAR_CORNERS[[0, 1, 5, 4]]  # the four corners of the box at one height, in order
     for table, colour in layers:
-        position, matrix = table[cars.POSITION].to_numpy(float), rotation.matrix(table[cars.ANGLES])
-        corners = (np.einsum("nij,kj->nki", matrix, floor) + position[:, None])[..., [0, 2]]
-        fronts = np.stack([position, position + ARROW * matrix[:, :, 2]], axis=1)[..., [0, 2]]
+        corners, fronts = seen_from_above(table)
         style = {"edgecolors": colour, "facecolors": "none", "linewidths": 1.2}
         axes.add_collection(PolyCollection(corners, **style))
         axes.add_collection(PolyCollection(fronts, closed=False, **style))

@@ -2,22 +2,17 @@
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from carpose.core import pictures
 from carpose.geometry import camera
 
-from .cars import draw_cars, draw_from_above
+from .cars import draw_from_above
+from .layers import PREDICTED, TRUE, add_legend, count_text, crop_to_cars, draw_layers
 
 DPI = 150
-PREDICTED, TRUE = "#E69F00", "#56B4E9"
-LABELS = {PREDICTED: "predicted", TRUE: "true"}
-THICKNESS = {PREDICTED: 2, TRUE: 4}  # pixels: true cars are drawn first, and wider so that they stay visible
-SHOWN_CROP = [0.0, 0.42, 1.0, 0.85]  # left, top, right, bottom as fractions of the photo: where the cars are
 SHOWN_WIDTH = 1200  # pixels, to which a photo is resized
 
 
@@ -51,21 +46,13 @@ def cars_figure(
     grid = figure.subplots(len(photos), 2, squeeze=False, width_ratios=[2, 1])
     for (left, right), (image_id, path) in zip(grid, photos.items(), strict=True):
         image = pictures.read(path)
-        photo_size = image.shape[1::-1]
-        crop_width, crop_height = (SHOWN_CROP[i + 2] - SHOWN_CROP[i] for i in (0, 1))
-        height = round(SHOWN_WIDTH * crop_height * photo_size[1] / (crop_width * photo_size[0]))
-        view = camera.crop_and_resize(photo_size, SHOWN_CROP, (SHOWN_WIDTH, height))
-        image = cv2.warpPerspective(image, view, (SHOWN_WIDTH, height), flags=cv2.INTER_AREA)
         photo_layers = [(table[table["ImageId"] == image_id], colour) for table, colour in layers]
-        for table, colour in photo_layers:
-            image = draw_cars(image, view @ intrinsics, table, colour, THICKNESS[colour])
-        left.imshow(image)
-        counts = ", ".join(f"{len(table)} {LABELS[colour]}" for table, colour in reversed(photo_layers))
-        left.set_title(f"{image_id}: {counts} cars")
+        shown, view = crop_to_cars(image, SHOWN_WIDTH)
+        left.imshow(draw_layers(shown, view @ intrinsics, photo_layers))
+        left.set_title(f"{image_id}: {count_text(photo_layers)} cars")
         left.set_axis_off()
-        draw_from_above(right, photo_layers, intrinsics, photo_size[0])
-    handles = [Line2D([], [], color=colour, linewidth=2, label=LABELS[colour]) for _, colour in layers]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
+        draw_from_above(right, photo_layers, intrinsics, image.shape[1])
+    add_legend(figure, layers)
     return figure
 
 

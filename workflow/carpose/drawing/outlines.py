@@ -47,14 +47,16 @@ def draw_outlines(
     image: np.ndarray,
     intrinsics: np.ndarray,
     table: pd.DataFrame,
-    models: CarModels,
+    models: CarModels | None,
     colour: str,
     thickness: int = 1,
 ) -> np.ndarray:
     """Draw the outline of the visible part of each car's mesh; a car without a mesh as `draw_cars` does.
 
-    Arguments and result as of `draw_cars`. A car hides what is behind it.
+    Arguments and result as of `draw_cars`; models: None if no car has a mesh. A car hides what is behind it.
     """
+    if models is None:
+        return draw_cars(image, intrinsics, table, colour, thickness)
     types = table["model_type"] if "model_type" in table else pd.Series(np.nan, table.index)
     all_meshes = [models.mesh(None if np.isnan(number) else int(number)) for number in types]
     has_mesh = np.array([mesh is not None for mesh in all_meshes], bool)

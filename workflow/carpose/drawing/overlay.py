@@ -4,15 +4,13 @@ import cv2
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from carpose.geometry import camera
 
-from .cars import draw_cars, draw_from_above
-from .figures import DPI, LABELS, PREDICTED, THICKNESS, TRUE
-from .outlines import CarModels, draw_outlines
-
-__all__ = ["PREDICTED", "TRUE", "overlay_figure"]
+from .cars import draw_from_above
+from .figures import DPI
+from .layers import add_legend, count_text, draw_layers
+from .outlines import CarModels
 
 WIDTH = 1400  # pixels of the photo in the picture
 INCHES = WIDTH / DPI
@@ -36,20 +34,13 @@ def overlay_figure(
     view = camera.crop_and_resize(photo_size, [0, 0, 1, 1], (WIDTH, height))
     method = cv2.INTER_AREA if photo_size[0] > WIDTH else cv2.INTER_LINEAR
     drawn = cv2.resize(image, (WIDTH, height), interpolation=method)
-    for table, colour in layers:
-        options = drawn, view @ intrinsics, table
-        if models is None:
-            drawn = draw_cars(*options, colour, THICKNESS[colour])
-        else:
-            drawn = draw_outlines(*options, models, colour, THICKNESS[colour])
+    drawn = draw_layers(drawn, view @ intrinsics, layers, models)
     tall = min(height / WIDTH, MOST_TALL)
     figure = Figure(figsize=(1.6 * INCHES, INCHES * tall + 0.8), dpi=DPI, layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=[1, 0.6])
     left.imshow(drawn)
-    counted = ", ".join(f"{len(table)} {LABELS[colour]}" for table, colour in reversed(layers))
-    left.set_title(f"{title}: {counted}", parse_math=False)
+    left.set_title(f"{title}: {count_text(layers)}", parse_math=False)
     left.set_axis_off()
     draw_from_above(right, layers, intrinsics, photo_size[0])
-    handles = [Line2D([], [], color=colour, linewidth=2, label=LABELS[colour]) for _, colour in layers]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
+    add_legend(figure, layers)
     return figure

@@ -5,7 +5,6 @@ of the input), and what decoding needs. carpose decodes the same maps (carpose.e
 """
 
 import importlib
-import json
 import warnings
 from pathlib import Path
 from types import ModuleType
@@ -19,7 +18,7 @@ from carpose.heads.head import STRIDE, make_heads
 from carpose.network.checkpoint import load_checkpoint
 from carpose.predict.members import camera_of
 
-from .maps import Maps, metadata
+from .maps import Maps, as_texts, metadata
 
 OPSET = 17  # of 2022: any runtime of today reads it
 INPUT = "images"
@@ -69,8 +68,8 @@ def write(checkpoint: Path, output: Path) -> None:
                 dynamo=False,
             )
         written = onnx.load(temporary)
-        view = NominalView(camera_of(checkpoint, train_config, provenance), train_config)
-        facts = metadata(train_config, provenance) | {
+        view = NominalView(camera_of(checkpoint, provenance), train_config)
+        facts = {
             "input": f"{INPUT}: float32 (batch, {', '.join(map(str, example.shape[1:]))}), channels last:"
             " the photo under `view` (shrunk by areas, then bilinear), (RGB / 255 − mean) / std"
             + (", then the mask 0 … 1" if train_config.mask_channel else ""),
@@ -82,11 +81,7 @@ def write(checkpoint: Path, output: Path) -> None:
             "focal_reference": float(view.focal_reference),
             "stride": STRIDE,
         }
-        onnx.helper.set_model_props(written, {key: as_text(value) for key, value in facts.items()})
+        onnx.helper.set_model_props(written, metadata(train_config, provenance) | as_texts(facts))
         written.producer_name = "carpose"
         onnx.checker.check_model(written)
         onnx.save(written, temporary)
-
-
-def as_text(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)

@@ -89,8 +89,8 @@ def verify(
     check_camera(size, matrix, member.camera, member.train_config)
 
     def predict(name: str, network: torch.nn.Module) -> pd.DataFrame:
-        one = Member(name, [network], member.train_config, member.camera)
-        return predict_members([one], photos, matrix, CPU, settings, label=name)[name]
+        single = Member(name, [network], member.train_config, member.camera)
+        return predict_members([single], photos, matrix, CPU, settings, label=name)[name]
 
     return compare(predict("torch", member.networks[0]), predict("onnxruntime", OnnxNetwork(exported)))
 

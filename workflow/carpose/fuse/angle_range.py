@@ -57,7 +57,7 @@ def _features(table: pd.DataFrame, angle: str) -> tuple[np.ndarray, np.ndarray, 
     (N, 3) features: these radians, and for this and the other angle their mean over the photo's cars near π,
     weighted by score."""
     beyond = {name: table[name].to_numpy(float) % (2 * np.pi) - np.pi for name in ANGLES}
-    other = ANGLES[1 - ANGLES.index(angle)]
+    other_angle = ANGLES[1 - ANGLES.index(angle)]
     photo = pd.factorize(table["ImageId"])[0]
 
     def mean_of_photo(name: str) -> np.ndarray:
@@ -67,4 +67,8 @@ def _features(table: pd.DataFrame, angle: str) -> tuple[np.ndarray, np.ndarray, 
         return (sums[0] / (sums[1] + 1e-3))[photo]
 
     near = np.abs(beyond[angle]) < NEAR
-    return beyond[angle], near, np.column_stack([beyond[angle], mean_of_photo(angle), mean_of_photo(other)])
+    return (
+        beyond[angle],
+        near,
+        np.column_stack([beyond[angle], mean_of_photo(angle), mean_of_photo(other_angle)]),
+    )

@@ -44,8 +44,8 @@ def stop_or_note(findings: list[Finding]) -> None:
     """Raises UserError with the first error and the number of others. Without an error, prints the notes."""
     errors = [finding for finding in findings if finding.severity == "error"]
     if errors:
-        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-        raise UserError(f"{errors[0]}{more}")
+        count = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        raise UserError(f"{errors[0]}{count}")
     print_notes(findings)
 
 

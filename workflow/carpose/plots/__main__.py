@@ -3,13 +3,12 @@
 import argparse
 from pathlib import Path
 
-import pandas as pd
 from matplotlib.figure import Figure
 
 from carpose.core import cars, parquet
-from carpose.core.errors import UserError
 from carpose.core.files import run_main
 from carpose.core.options import NAME_PATHS, commands, int_at_least, named_paths, program
+from carpose.core.tables import read_csv
 from carpose.drawing.figures import predictions_figure
 from carpose.kaggle.read import (
     Predictions,
@@ -69,13 +68,6 @@ def history(args: argparse.Namespace) -> Figure:
 
 def evaluation(args: argparse.Namespace) -> Figure:
     return evaluation_figure(read_csv(args.table))
-
-
-def read_csv(path: str | Path) -> pd.DataFrame:
-    try:
-        return pd.read_csv(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as a CSV table ({error})") from error
 
 
 if __name__ == "__main__":

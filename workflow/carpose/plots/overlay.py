@@ -9,8 +9,9 @@ from matplotlib.figure import Figure
 
 from carpose.core import cars, parquet, pictures
 from carpose.core.errors import UserError
+from carpose.drawing.layers import PREDICTED, TRUE
 from carpose.drawing.outlines import CarModels
-from carpose.drawing.overlay import PREDICTED, TRUE, overlay_figure
+from carpose.drawing.overlay import overlay_figure
 from carpose.geometry import camera
 from carpose.kaggle.read import read_predictions
 from carpose.kaggle.tables import HEADER, read_labels

@@ -1,6 +1,5 @@
 """Checkpoints → members: networks of one training configuration, whose outputs are averaged."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,18 +44,17 @@ def load_members(
         if not path or (equals and not given):
             raise UserError(f"{argument!r}: give each checkpoint as PATH, or NAME=PATH")
         model, train_config, provenance = load_checkpoint(Path(path))
-        camera = camera_of(Path(path), train_config, provenance)
+        camera = camera_of(Path(path), provenance)
         name = given or name_of(Path(path))
         # Checkpoints without a given name are told apart by what they are, not by their folders.
         key = given, train_config.digest(), str(camera.to_json())
         if key not in members:
             names = [member.name for member in members.values()]
-            if given and given in names and given not in {other for other, *_ in members}:
-                text = "is also the name of a checkpoint that was given by its path alone"
-                raise UserError(f"{argument}: {given} {text}; give it another name")
-            if given and given in names:
-                text = "differs from the checkpoint before it of this name in its training configuration"
-                raise UserError(f"{argument}: {text} or camera; give it another name")
+            if given in names:
+                text = "named by its path alone, or of another training configuration or camera"
+                raise UserError(
+                    f"{argument}: {given} is the name of an earlier checkpoint, {text}; rename it"
+                )
             members[key] = Member(path if name in names else name, [], train_config, camera)
         members[key].networks.append(prepare_for_inference(model, train_config, device, runtime, cuda_graphs))
     return list(members.values())
@@ -69,16 +67,10 @@ def name_of(path: Path) -> str:
     return f"{model_round}/{model}" if workflow else path.stem
 
 
-def camera_of(path: Path, train_config: TrainConfig, provenance: dict) -> TrainingCamera:
-    """The camera that a checkpoint was trained with; where it does not say, the data set's, with a note.
-
-    Raises UserError naming the file where it is invalid.
-    """
-    if "camera" not in provenance:
-        text = "does not say with which camera it was trained; the data set's is taken"
-        print(f"note: {path}: {text}", file=sys.stderr)
-        return TrainingCamera.of_data_set(train_config)
+def camera_of(path: Path, provenance: dict) -> TrainingCamera:
+    """The camera that a checkpoint was trained with. Raises UserError naming the file where it is invalid."""
     try:
         return TrainingCamera.from_json(provenance["camera"])
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: the camera in it is invalid ({error}); train it again") from error
+        text = f"the camera in it is missing or invalid ({type(error).__name__}: {error})"
+        raise UserError(f"{path}: {text}; train it again") from error

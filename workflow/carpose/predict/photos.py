@@ -32,9 +32,9 @@ from carpose.network.device import acquire_device, worker_count
 from .cars import fuse_views, predict_view
 from .members import Member, load_members
 
-SETTINGS = ("batch_size", "runtime")  # of the section; the others have options of their own here
-# As in config.yaml; a photo without a mask has nothing to filter by.
-WORKFLOW = Predict(flip=True, tta_rotations_deg=[[0.0, 0.5, 0.0], [0.0, -0.5, 0.0]])
+SETTINGS = ("batch_size", "runtime")  # keys of `predict:` that become options as they are
+# As in config.yaml (tested), but for masks, which these photos do not have.
+DEFAULTS = Predict(flip=True, tta_rotations_deg=[[0.0, 0.5, 0.0], [0.0, -0.5, 0.0]])
 THRESHOLD = 0.3  # lowest score of a car in the table, where no fit says one
 
 
@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
         settings,
         threshold=min(settings.threshold, settings.threshold if threshold is None else threshold),
         flip=args.flip == "true",
-        tta_rotations_deg=getattr(args, "tta_rotations_deg", WORKFLOW.tta_rotations_deg),
+        tta_rotations_deg=getattr(args, "tta_rotations_deg", DEFAULTS.tta_rotations_deg),
     )
     torch.set_num_threads(args.threads)
     check_outputs(args.output)
@@ -138,11 +138,10 @@ def predict_members(
     *,
     label: str | None = None,
 ) -> dict[str, pd.DataFrame]:
-    """What each member sees on photos (files by ImageId) of a camera with these intrinsics (3×3): tables of
-    cars in the camera's frame, by the members' names.
+    """The cars of each member, in the camera's frame, by member name.
 
-    settings: as for `predict_cars`, without mask_filter; label: name of the progress bar, None shows none.
-    Photos are read once, some at a time.
+    photos: ImageId → file; intrinsics: 3×3 of their camera; settings: as for `predict_cars`, without
+    mask_filter; label: name of the progress bar, None shows none. Photos are read once, some at a time.
     """
     turns = settings.tta_rotations_deg or [[0.0, 0.0, 0.0]]
     tables: dict[str, list[pd.DataFrame]] = {member.name: [] for member in members}
@@ -186,7 +185,8 @@ def write_overlays(
     folder: Path, photos: dict[str, Path], intrinsics: np.ndarray, table: pd.DataFrame
 ) -> None:
     """A picture FOLDER/ImageId.jpg of each photo (file by ImageId) with its cars, and from above."""
-    from carpose.drawing.overlay import PREDICTED, overlay_figure  # here: Matplotlib takes a second to import
+    from carpose.drawing.layers import PREDICTED  # here: Matplotlib takes a second to import
+    from carpose.drawing.overlay import overlay_figure
 
     for image_id, path in tqdm(photos.items(), desc="overlays", unit="photo", mininterval=2):
         layers = [(table[table["ImageId"] == image_id], PREDICTED)]

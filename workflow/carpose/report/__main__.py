@@ -36,7 +36,7 @@ def main() -> None:
     types = run.labels["model_type"].mode() if "model_type" in run.labels else []
     usual_type = int(types[0]) if len(types) else None
     test_ids = run.images.loc[(run.images["split"] == "test") & (run.images["excluded"] == ""), "ImageId"]
-    hidden_truth = run.shared / "demo_truth.csv"
+    hidden_truth = run.data_run / "demo_truth.csv"
     rendered = not run.config.get("data_root") and hidden_truth.is_file()
     truth = read_truth(hidden_truth) if rendered else None
 

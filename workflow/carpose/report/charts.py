@@ -32,7 +32,7 @@ def svg(make: Callable[[], Figure], text: str) -> str:
     content = file.getvalue()
     content = content[content.index("<svg") :]
     prefix = f"c{zlib.crc32(text.encode())}-"
-    content = re.sub(r'(id="|xlink:href="#|url\(#)', lambda found: found[0] + prefix, content)
+    content = re.sub(r'(id="|xlink:href="#|url\(#)', lambda match: match[0] + prefix, content)
     content = content.replace(INK, "currentColor")
     content = re.sub(r"stroke: #(e[0-9a-f])\1\1\b", "stroke: var(--line)", content)  # grids, light grey
     content = re.sub(r'<svg ([^>]*?)width="[^"]*"', r"<svg \1", content, count=1)

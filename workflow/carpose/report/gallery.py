@@ -10,16 +10,14 @@ import numpy as np
 import pandas as pd
 
 from carpose import metric
-from carpose.core import cars, pictures
-from carpose.drawing.cars import draw_cars
-from carpose.drawing.figures import PREDICTED, SHOWN_CROP, TRUE, spread
-from carpose.drawing.outlines import TABLE, CarModels, draw_outlines
-from carpose.geometry import camera, meshes, rotation
+from carpose.core import pictures
+from carpose.drawing.cars import farthest_shown, seen_from_above
+from carpose.drawing.figures import spread
+from carpose.drawing.layers import PREDICTED, TRUE, crop_to_cars, draw_layers
+from carpose.drawing.outlines import TABLE, CarModels
 from carpose.metric.score import LOOSEST
 
 WIDTH, QUALITY = 900, 72  # pixels and JPEG quality of a photo on the page
-THICKNESS = {PREDICTED: 2, TRUE: 4}  # pixels: the true outline is drawn first and wider, so it stays visible
-ARROW = 3.5  # metres from a car's centre to the tip of its heading
 
 
 def read_car_models(data: Path) -> CarModels | None:
@@ -73,7 +71,8 @@ def make_photos(
         layers = [(photo_cars, PREDICTED)]
         if photo_truth is not None:
             layers.insert(0, (photo_truth, TRUE))
-        picture = draw_photo(pictures.read(files(image_id)), intrinsics, layers, models)
+        shown, view = crop_to_cars(pictures.read(files(image_id)), WIDTH)
+        picture = draw_layers(shown, view @ intrinsics, layers, models)
         error = None
         if photo_truth is not None and len(photo_truth):
             error = 1 - metric.match(photo_truth, photo_cars)[:, LOOSEST].sum() / len(photo_truth)
@@ -94,49 +93,21 @@ def make_photos(
     return photos
 
 
-def draw_photo(
-    photo: np.ndarray,
-    intrinsics: np.ndarray,
-    layers: list[tuple[pd.DataFrame, str]],
-    models: CarModels | None,
-) -> np.ndarray:
-    """The part of a photo where the cars are, WIDTH pixels wide, with the visible outline of each car.
-
-    photo: (H, W, 3) uint8 RGB; intrinsics: 3×3 of it; layers: tables of cars and their colours, what is drawn
-    first comes first; models: None to draw boxes.
-    """
-    width, height = photo.shape[1::-1]
-    left, top, right, bottom = SHOWN_CROP
-    size = (WIDTH, round(WIDTH * (bottom - top) * height / ((right - left) * width)))
-    view = camera.crop_and_resize((width, height), SHOWN_CROP, size)
-    picture = cv2.warpPerspective(photo, view, size, flags=cv2.INTER_AREA)
-    for table, colour in layers:
-        if models is None:
-            picture = draw_cars(picture, view @ intrinsics, table, colour, THICKNESS[colour])
-        else:
-            picture = draw_outlines(picture, view @ intrinsics, table, models, colour, THICKNESS[colour])
-    return picture
-
-
 def svg_from_above(layers: list[tuple[pd.DataFrame, str]], intrinsics: np.ndarray) -> str:
     """An SVG of the x–z plane in metres, camera at the bottom: cars as rectangles with their heading."""
-    depths = np.concatenate([table["z"].to_numpy(float) for table, _ in layers])
-    far = float(np.clip(1.1 * np.nanmax(depths, initial=25), 25, 130))
+    far = farthest_shown(layers)
     half = 1.03 * far * intrinsics[0, 2] / intrinsics[0, 0]
     parts = [f'<path class="view" d="M{-half:.1f} 0L0 {far:.1f}L{half:.1f} 0"/>']
     for ring in range(20, int(far), 20):
         parts.append(f'<path class="grid" d="M{-half:.1f} {far - ring:.1f}H{half:.1f}"/>')
         parts.append(f'<text x="{-half + 0.5:.1f}" y="{far - ring - 0.6:.1f}">{ring} m</text>')
-    floor = meshes.CAR_CORNERS[[0, 1, 5, 4]]
     for table, colour in layers:
-        turns, centres = rotation.matrix(table[cars.ANGLES]), table[cars.POSITION].to_numpy(float)
-        corners = (np.einsum("nij,kj->nki", turns, floor) + centres[:, None])[..., [0, 2]]
-        tips = (centres + ARROW * turns[:, :, 2])[:, [0, 2]]
         lines = []
-        for car, centre, tip in zip(corners, centres[:, [0, 2]], tips, strict=True):
-            outline = "L".join(f"{x:.1f} {far - z:.1f}" for x, z in car)
-            front = "L".join(f"{x:.1f} {far - z:.1f}" for x, z in (centre, tip))
-            lines.append(f"M{outline}ZM{front}")
+        for corners, front in zip(*seen_from_above(table), strict=True):
+            outline, arrow = (
+                "L".join(f"{x:.1f} {far - z:.1f}" for x, z in line) for line in (corners, front)
+            )
+            lines.append(f"M{outline}ZM{arrow}")
         kind = "predicted" if colour == PREDICTED else "true"
         parts.append(f'<path class="{kind}" d="{"".join(lines)}"/>')
     box = f"{-half:.1f} 0 {2 * half:.1f} {far:.1f}"

@@ -13,7 +13,7 @@ from carpose.plots.figures import evaluation_figure, history_figure
 from . import sections
 from .charts import svg
 from .gallery import Photo
-from .run import SUBMISSIONS, Run
+from .run import Run
 
 TITLES = {
     "upload": "Which file to upload",
@@ -80,7 +80,7 @@ def render(run: Run, test_photos: list[Photo], oof_photos: list[Photo]) -> str:
         code=run.code,
         sections=list(TITLES.items()),
         facts=_facts(run),
-        advice=advice(run.fit, _outputs(run)),
+        advice=advice(run.fit, run.submissions),
         fusion=sections.fusion_summary(run),
         hidden="test_mAP" in run.scores,
         tables=tables,
@@ -99,13 +99,6 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     if "test_mAP" in run.scores:
         facts.append(("fused mAP on the hidden truth", f"{fused['test_mAP']:.3f}"))
     return facts + [(text, f"{number:,}") for text, number in sections.counts(run).items()]
-
-
-def _outputs(run: Run) -> dict:
-    """The submissions of the run by what they hold, as carpose.fuse.write names them."""
-    leaderboard = run.fit.mode == "leaderboard"
-    all_cars, thresholded = (SUBMISSIONS[2], SUBMISSIONS[0]) if leaderboard else SUBMISSIONS[:2]
-    return {"all": run.folder / all_cars, "thresholded": run.folder / thresholded}
 
 
 def _charts(run: Run) -> dict[str, str]:

@@ -1,6 +1,5 @@
 """What the files of a run say, read for the report."""
 
-import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +9,10 @@ import pandas as pd
 from carpose.core import cars, parquet
 from carpose.core.errors import UserError
 from carpose.core.keyed import load_json
+from carpose.core.tables import read_csv
 from carpose.fuse.fitted import Fit, read_fit
+from carpose.fuse.names import SUBMISSIONS
 
-SUBMISSIONS = ["submission.csv", "submission_thresholded.csv", "submission_all_cars.csv"]
 NAME = re.compile(r"^round\d-|-fold\d+$")  # of a file in benchmarks/, around the model's name
 ANALYSIS = ["groups", "thresholds", "oracles", "scores", "depth", "worst", "member_pairs"]
 
@@ -24,10 +24,11 @@ class Run:
     config: the configuration, {} of a run of an earlier version; scores, bands: of carpose.evaluation;
     histories: name (round0/dla34/fold0) → table of epochs; pseudo: name of the round → report of
     carpose.pseudo; analysis: name → table of carpose.analysis, {} where it was not run; cost: one row per job
-    that was timed; submissions: files that exist → first 12 digits of SHA-256.
+    that was timed; submissions: "all" and "thresholded" → file.
     """
 
     folder: Path
+    data_run: Path  # the folder of the run that made its data: this one, or that of `data_from`
     config: dict
     scores: pd.DataFrame
     bands: pd.DataFrame
@@ -42,17 +43,12 @@ class Run:
     pseudo: dict[str, dict]
     analysis: dict[str, pd.DataFrame]
     cost: pd.DataFrame
-    submissions: dict[str, str]
+    submissions: dict[str, Path]
 
     @property
     def data(self) -> Path:
         """The folder of its data: what its configuration names, or the rendered one."""
-        return Path(self.config.get("data_root") or self.shared / "demo")
-
-    @property
-    def shared(self) -> Path:
-        """The folder of the run that made its data: this one, or that of `data_from`."""
-        return shared_folder(self.folder, self.config)
+        return Path(self.config.get("data_root") or self.data_run / "demo")
 
     @property
     def members(self) -> list[str]:
@@ -62,6 +58,8 @@ class Run:
 
 def read_run(folder: Path) -> Run:
     """Raises UserError where a file is missing that every finished run has."""
+    if not (folder / "evaluation.csv").is_file():
+        raise UserError(f"{folder}: has no evaluation.csv; finish the run: snakemake submission")
     scores = read_csv(folder / "evaluation.csv")
     members = [name for name in scores["name"] if name != "fused"]
     histories = {
@@ -75,13 +73,15 @@ def read_run(folder: Path) -> Run:
     fused = folder / "fused_test.parquet"
     config_file = folder / "config.json"
     config = load_json(config_file.read_text(encoding="utf-8")) if config_file.is_file() else {}
-    data = shared_folder(folder, config) / "data"
+    data_run = folder.parent / config["data_from"] if config.get("data_from") else folder
+    data, fit = data_run / "data", read_fit(folder / "fusion.json")
     return Run(
         folder=folder,
+        data_run=data_run,
         config=config,
         scores=scores,
         bands=read_csv(folder / "evaluation_bands.csv"),
-        fit=read_fit(folder / "fusion.json"),
+        fit=fit,
         images=parquet.read_images(data / "images.parquet"),
         labels=cars.read(data / "labels.parquet"),
         folds=parquet.read_folds(data / "folds.parquet"),
@@ -96,27 +96,8 @@ def read_run(folder: Path) -> Run:
         },
         analysis={name: read_csv(path) for name, path in tables.items() if path.is_file()},
         cost=read_cost(folder / "benchmarks"),
-        submissions={
-            name: hashlib.sha256((folder / name).read_bytes()).hexdigest()[:12]
-            for name in SUBMISSIONS
-            if (folder / name).is_file()
-        },
+        submissions={cars_of: folder / name for cars_of, name in SUBMISSIONS[fit.mode].items()},
     )
-
-
-def shared_folder(folder: Path, config: dict) -> Path:
-    """The folder of the run whose data, check and folds the run in `folder` uses."""
-    return folder.parent / config["data_from"] if config.get("data_from") else folder
-
-
-def read_csv(path: Path, sep: str = ",") -> pd.DataFrame:
-    """Raises UserError where it is not there or not a table."""
-    try:
-        return pd.read_csv(path, sep=sep)
-    except FileNotFoundError:
-        raise UserError(f"{path}: there is no such file; finish the run: snakemake submission") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as a table ({error})") from error
 
 
 def read_cost(folder: Path) -> pd.DataFrame:

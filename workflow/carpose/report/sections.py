@@ -1,18 +1,13 @@
 """The tables and statements of the report, computed from a run."""
 
+import hashlib
 import importlib.metadata
 import platform
-from collections.abc import Iterator
-from dataclasses import fields
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from carpose.config.keys import default_of
-from carpose.config.sections import SECTIONS, Hardware
-from carpose.config.sections import Run as RunKeys
-from carpose.config.train_config import TrainConfig
+from carpose.config.defaults import default_of_key, flatten
 from carpose.fuse.fitted import DESCRIPTIONS
 from carpose.registry.heads import HEADS
 
@@ -157,30 +152,12 @@ def cost(run: Run) -> pd.DataFrame:
 
 def configuration(config: dict) -> pd.DataFrame:
     """Every key that was set, its value and default; `differs` marks those that are not the default's."""
-    rows = [
-        {"key": key, "value": str(value), "default": str(default), "differs": value != default}
-        for key, value, default in _keys(config)
-    ]
+    rows = []
+    for key, value in flatten(config).items():
+        default = default_of_key(config, key)
+        text = "" if default is None else str(default)
+        rows.append({"key": key, "value": str(value), "default": text, "differs": value != default})
     return pd.DataFrame(rows, columns=["key", "value", "default", "differs"])
-
-
-def _keys(config: dict) -> Iterator[tuple[str, Any, Any]]:
-    """(key, value, default) of a configuration; a model's default is what `train:` says."""
-    training = {item.name: default_of(item) for item in (*fields(TrainConfig), *fields(Hardware))}
-    train = training | config.get("train", {})
-    sections = {name: {i.name: default_of(i) for i in fields(kind)} for name, kind in SECTIONS.items()}
-    top = {item.name: default_of(item) for item in fields(RunKeys)}
-    for name, value in config.items():
-        if name == "models":
-            for model, keys in value.items():
-                for key, entry in (keys or {}).items():
-                    yield f"models.{model}.{key}", entry, train.get(key, "")
-        elif isinstance(value, dict):
-            defaults = {"train": training, "retrain": train}.get(name, sections.get(name, {}))
-            for key, entry in value.items():
-                yield f"{name}.{key}", entry, defaults.get(key, "")
-        else:
-            yield name, value, top.get(name, "")
 
 
 def versions(run: Run) -> pd.DataFrame:
@@ -194,7 +171,8 @@ def versions(run: Run) -> pd.DataFrame:
             rows.append((f"{name} (of this report)", importlib.metadata.version(name)))
         except importlib.metadata.PackageNotFoundError:
             continue
-    rows += [(f"SHA-256 of {name}", digest) for name, digest in run.submissions.items()]
+    for file in run.submissions.values():
+        rows.append((f"SHA-256 of {file.name}", hashlib.sha256(file.read_bytes()).hexdigest()[:12]))
     return pd.DataFrame(rows, columns=["what", "version or digest"])
 
 

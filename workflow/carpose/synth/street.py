@@ -70,7 +70,7 @@ def sample_cars(
         u = intrinsics[0, 0] * x / z + intrinsics[0, 2]
         if not -0.02 * width < u < 1.02 * width:
             continue
-        if all(_apart((x, z, yaw), other) for other in placed):
+        if all(_apart((x, z, yaw), car) for car in placed):
             placed.append((x, z, yaw))
     all_x, all_z, headings = np.array(placed).reshape(-1, 3).T
     deviations = rng.normal(0, 0.012, (max(len(placed), 1), 3))

@@ -16,7 +16,7 @@ import pyarrow
 import torch
 from tqdm import tqdm
 
-from carpose.config.sections import Predict, Running
+from carpose.config.sections import Running
 from carpose.config.train_config import TrainConfig
 from carpose.core import cars, parquet
 from carpose.core.cars import POSE
@@ -27,20 +27,16 @@ from carpose.data.samples import Batch, Samples
 from carpose.data.training_camera import TrainingCamera
 from carpose.heads import loss
 from carpose.kaggle.read import check_same_photos, read_test_images
-from carpose.metric import evaluate
 from carpose.network.checkpoint import build_from, save_checkpoint, weights_digest
-from carpose.predict.cars import predict_cars
-from carpose.predict.networks import prepare_for_inference
 
 from . import distributed
 from .optimizer import lr_schedule
 from .state import Saver, remove
 from .step import Training
-from .validation import validation_losses
+from .validation import validate
 
 MAX_ROLLBACKS = 3  # after losses that are not finite
 DOMINANCE = 10  # warn where one weighted loss is this many times the sum of the others
-VALIDATION = Predict(threshold=0.05, batch_size=8, flip=False, tta_rotations_deg=[], mask_filter=False)
 
 
 @dataclass(frozen=True)
@@ -201,16 +197,11 @@ def run(
         training.restore(saved)
         log.info(f"going on at epoch {training.progress.epoch + 1}, batch {training.progress.batch}")
 
-    def validate() -> dict[str, float]:
+    def validate_now() -> dict[str, float]:
         network = training.ema.module
-        model = prepare_for_inference(network, train_config, device, cuda_graphs=running.cuda_graphs)
-        predictions, _ = predict_cars(
-            [model], train_config, files.cache, valid_ids, device, VALIDATION, workers=running.workers
-        )
-        losses = validation_losses(network, train_config, files.cache, valid_ids, truth, device)
-        return losses | {"mAP": evaluate(truth, predictions, image_ids=valid_ids)["mAP"]}
+        return validate(network, train_config, files.cache, valid_ids, truth, device, running)
 
-    train(training, samples, steps, running, saver, log, validate)
+    train(training, samples, steps, running, saver, log, validate_now)
     if distributed.is_main_process():
         with atomic(files.history) as temporary:
             pd.DataFrame(training.progress.history).to_csv(temporary, index=False)

@@ -1,47 +1,60 @@
-"""The losses of the photos that a training does not learn from. Where they rise while its own losses fall, it
-overfits."""
+"""Losses and mAP on the photos of the validation fold, from one forward pass. Where these losses rise while
+those of the training fall, it overfits.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 
+from carpose.config.sections import Running
 from carpose.config.train_config import TrainConfig
-from carpose.data.samples import Samples, network_input
+from carpose.core import cars
+from carpose.data.loader import load_samples
+from carpose.data.samples import Samples
 from carpose.heads import loss
-from carpose.network.device import autocast_dtype
+from carpose.metric import evaluate
+from carpose.predict.cars import to_table
+from carpose.predict.networks import forward, prepare_for_inference
+from models.layers import HEATMAP
 
 BATCH_SIZE = 8  # photos; only the main process has to hold them
-PREFIX = "valid_"  # of the columns in history.csv
+THRESHOLD = 0.05  # the lowest score of a car that counts for the mAP
+PREFIX = "valid_"  # of the losses' columns in history.csv
 
 
-def validation_losses(
-    model: torch.nn.Module,
+def validate(
+    network: torch.nn.Module,
     train_config: TrainConfig,
     cache: Path,
     image_ids: Sequence[str],
-    cars: pd.DataFrame,
+    truth: pd.DataFrame,
     device: torch.device,
+    running: Running,
 ) -> dict[str, float]:
-    """The unweighted losses of the network's last stack on these photos, without augmentation, by PREFIX and
-    name; the weighted sum comes first, as valid_loss.
+    """The unweighted losses of the network's last stack by PREFIX and name, the weighted sum first (as
+    valid_loss), and mAP: on these photos as they are, without augmentation or test-time views.
 
-    model: in evaluation mode, on the device; cache: folder; cars: labels as of carpose.train.loop.Tables.
+    cache: folder; truth: their cars with sample weight and depth_sigma, as in carpose.train.loop.Tables.
     """
     plain = replace(train_config, flip=0.0, rotate_deg=[0.0] * 3, zoom=0.0, shift=0.0, colour=0.0)
-    samples = Samples(cache, list(image_ids), cars, plain)
-    dtype, loss_weights = autocast_dtype(device, train_config.amp), loss.loss_weights(train_config)
-    sums = dict.fromkeys(loss_weights, 0.0)
-    for start in range(0, len(samples), BATCH_SIZE):
-        indices = range(start, min(start + BATCH_SIZE, len(samples)))
-        images, targets, _ = samples.collate([samples[0, index, index] for index in indices])
-        targets = {name: torch.as_tensor(value).to(device) for name, value in targets.items()}
+    samples = Samples(cache, list(image_ids), truth, replace(plain, batch_size=BATCH_SIZE))
+    model = prepare_for_inference(network, train_config, device, cuda_graphs=running.cuda_graphs)
+    loss_weights = loss.loss_weights(train_config)
+    sums, tables = dict.fromkeys(loss_weights, 0.0), []
+    starts = range(0, len(samples), BATCH_SIZE)
+    keys = ([(0, i, i) for i in range(start, min(start + BATCH_SIZE, len(samples)))] for start in starts)
+    for images, arrays, names in load_samples(samples, keys, device, workers=running.workers):
+        targets = {name: torch.as_tensor(value).to(device) for name, value in arrays.items()}
+        prediction = forward(model, images, train_config, device)
+        outputs = {HEATMAP: prediction.heatmap.logit(eps=1e-7), **prediction.outputs_at(targets["cell"])}
         totals = loss.as_totals(loss.local_counts(targets).clamp(min=1))
-        with torch.no_grad(), torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-            outputs = model(network_input(images, device, train_config), targets["cell"])
-        for name, value in loss.compute(outputs, targets, train_config, totals).items():
-            sums[name] += float(value) * len(indices) / len(samples)
+        for name, value in loss.compute([outputs], targets, train_config, totals).items():
+            sums[name] += float(value) * len(names) / len(samples)
+        tables.append(to_table(prediction, samples.view, train_config, names, THRESHOLD, np.eye(3)))
     total = sum(weight * sums[name] for name, weight in loss_weights.items())
-    return {f"{PREFIX}loss": total} | {f"{PREFIX}{name}": value for name, value in sums.items()}
+    losses = {f"{PREFIX}loss": total} | {f"{PREFIX}{name}": value for name, value in sums.items()}
+    return losses | {"mAP": evaluate(truth, cars.concat(tables), image_ids=list(image_ids))["mAP"]}
