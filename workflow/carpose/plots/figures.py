@@ -18,7 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from carpose.core.errors import UserError
 from carpose.core.files import atomic
 from carpose.drawing.figures import DPI
-from carpose.registry.heads import HEADS
+from carpose.registry.heads import HEADS, VALID
 
 # Okabe and Ito's colours, which colour-blind people can tell apart.
 PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
@@ -69,7 +69,7 @@ def history_figure(histories: dict[str, pd.DataFrame]) -> Figure:
                 marker = "o" if column == "mAP" or len(measured) <= MARKED else None
                 line = style(_group(name)) | {"marker": marker, "markersize": 4}
                 axes.plot(measured["epoch"], measured[column], **line)
-            if (validation := f"valid_{column}") in table:
+            if (validation := f"{VALID}{column}") in table:
                 measured = table[table[validation].notna()]
                 crosses = {
                     "color": style(_group(name))["color"],
@@ -89,7 +89,7 @@ def history_figure(histories: dict[str, pd.DataFrame]) -> Figure:
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     handles = [Line2D([], [], label=group, **style(group)) for group in groups]
-    if any(column.startswith("valid_") for table in histories.values() for column in table):
+    if any(column.startswith(VALID) for table in histories.values() for column in table):
         handles.append(Line2D([], [], label="validation fold", color="0.3", linestyle="", marker="x"))
     figure.legend(handles=handles, loc="outside lower center", ncols=6, frameon=False)
     if "mAP" in shown:

@@ -5,6 +5,8 @@ Network modules, losses and columns of tables have the order of the entries.
 
 from dataclasses import dataclass
 
+VALID = "valid_"  # before the name of a loss in history.csv: that of the validation fold
+
 
 @dataclass(frozen=True)
 class HeadEntry:

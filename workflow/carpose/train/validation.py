@@ -19,11 +19,11 @@ from carpose.heads import loss
 from carpose.metric import evaluate
 from carpose.predict.cars import to_table
 from carpose.predict.networks import forward, prepare_for_inference
+from carpose.registry.heads import VALID
 from models.layers import HEATMAP
 
 BATCH_SIZE = 8  # photos; only the main process has to hold them
 THRESHOLD = 0.05  # the lowest score of a car that counts for the mAP
-PREFIX = "valid_"  # of the losses' columns in history.csv
 
 
 def validate(
@@ -35,7 +35,7 @@ def validate(
     device: torch.device,
     running: Running,
 ) -> dict[str, float]:
-    """The unweighted losses of the network's last stack by PREFIX and name, the weighted sum first (as
+    """The unweighted losses of the network's last stack by VALID and name, the weighted sum first (as
     valid_loss), and mAP: on these photos as they are, without augmentation or test-time views.
 
     cache: folder; truth: their cars with sample weight and depth_sigma, as in carpose.train.loop.Tables.
@@ -56,5 +56,5 @@ def validate(
             sums[name] += float(value) * len(names) / len(samples)
         tables.append(to_table(prediction, samples.view, train_config, names, THRESHOLD, np.eye(3)))
     total = sum(weight * sums[name] for name, weight in loss_weights.items())
-    losses = {f"{PREFIX}loss": total} | {f"{PREFIX}{name}": value for name, value in sums.items()}
+    losses = {f"{VALID}loss": total} | {f"{VALID}{name}": value for name, value in sums.items()}
     return losses | {"mAP": evaluate(truth, cars.concat(tables), image_ids=list(image_ids))["mAP"]}
