@@ -197,11 +197,12 @@ def test_start_weights_of_another_fold_are_refused(prepared, undisturbed, tmp_pa
 
 
 def test_a_loss_that_dominates_the_others_is_named(capsys):
-    row = {"epoch": 1, "loss": 1.0, "heatmap": 0.5, "offset": 0.1, "rotation": 0.04}
+    row = {"epoch": 1, "loss": 1.0, "heatmap": 0.5, "offset": 0.1, "rotation": 0.04, "seconds": 45.0}
     loss_weights = {"heatmap": 2.0, "offset": 4.0, "rotation": 30.0}
-    Log("round0").epoch(row, 3, loss_weights)
-    assert capsys.readouterr().out == "[round0] epoch 1/3  loss 1  heatmap 0.5  offset 0.1  rotation 0.04\n"
-    Log("round0").epoch(row | {"rotation": -1.0}, 3, loss_weights)
+    Log("round0").epoch([row], 3, loss_weights)
+    losses = "loss 1  heatmap 0.5  offset 0.1  rotation 0.04  seconds 45"
+    assert capsys.readouterr().out == f"[round0] epoch 1/3  2 min left  {losses}\n"
+    Log("round0").epoch([row | {"rotation": -1.0}], 3, loss_weights)
     warning = (
         "the weighted rotation loss is more than 10 times the sum of all others; lower loss_weights.rotation"
     )

@@ -209,6 +209,16 @@ def test_python_files_in_the_working_folder_are_the_user_s_own(finished, tmp_pat
     assert {"train", "check_data"} <= jobs(text).keys() and "epoch 2/2" in text
 
 
+def test_progress_instead_of_snakemake_s_lines(finished, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    text = snakemake(run, "submission", *CI, "-R", "evaluate", "draw", "--quiet", "host", "rules")
+    assert re.search(r"^progress: 3 jobs to do \(evaluate, draw\); about \d+ (s|min) left$", text, re.M)
+    assert re.search(r"^progress: 3 of 3 jobs done after ", text, re.M)
+    assert "Finished jobid" not in text and "steps (" not in text and "Job stats" not in text
+    assert "oof_mAP" in text, "what the stages print stays"
+
+
 def test_pictures_that_cannot_be_drawn_cost_no_result(finished, tmp_path):
     """The photos are gone when all trainings are done: a warning, and the submission is there."""
     run = tmp_path / "run"

@@ -92,6 +92,9 @@ wildcard_constraints:
 # The configuration of this run, beside its results: reports and comparisons of runs show it.
 onstart:
     write_text(f"{RESULTS}/config.json", json.dumps(config, indent=1, ensure_ascii=False) + "\n")
+    from carpose.forecast.progress import show_progress  # pandas takes a second to import
+
+    show_progress(workflow, lambda wildcards: train_keys(wildcards).get("epochs", TrainConfig.epochs))
 
 
 # Params. Snakemake 9.27 stores their values as a set without names, so it does not notice that two numbers change

@@ -8,6 +8,7 @@ rule predict:
         cache=rules.build_cache.output.meta,
         photos=rules.build_cache.output.photos,
         images=rules.check_data.output.images,
+        labels=rules.check_data.output.labels,
         folds=rules.split_folds.output[0],
     output:
         oof=f"{RESULTS}/round{{round}}/{{model}}/oof.parquet",
@@ -32,6 +33,6 @@ rule predict:
         ),
     shell:
         "python -m carpose.predict dataset --checkpoints {input.models} --cache $(dirname {input.cache})"
-        " --images {input.images} --folds {input.folds} --oof {output.oof} --test {output.test}"
-        " --test-folds {output.test_folds} {params.predict} {params.threads} --gpus {resources.gpu}"
-        " {params.running} 2>&1 | tee {log}"
+        " --images {input.images} --labels {input.labels} --folds {input.folds} --oof {output.oof}"
+        " --test {output.test} --test-folds {output.test_folds} {params.predict} {params.threads}"
+        " --gpus {resources.gpu} {params.running} 2>&1 | tee {log}"

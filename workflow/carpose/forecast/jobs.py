@@ -26,14 +26,16 @@ def planned_jobs(text: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def expected_seconds(benchmark: str) -> float:
-    """Seconds that the job with this benchmark file, or the median job like it, took; NaN if there is
-    none."""
+def expected_seconds(benchmark: str, rounds: bool = True) -> float:
+    """Seconds that the job with this benchmark file, or the median job like it, took; NaN if there is none.
+
+    rounds: jobs of other rounds are like it; their trainings can have other numbers of epochs.
+    """
     if not benchmark:
         return float("nan")
     path = Path(benchmark)
     folds = re.sub(r"fold\d+", "fold*", path.name)
-    for pattern in (path.name, folds, re.sub(r"round\d+", "round*", folds)):
+    for pattern in (path.name, folds, *([re.sub(r"round\d+", "round*", folds)] if rounds else [])):
         if files := sorted(path.parent.glob(pattern)):
             return float(pd.concat([pd.read_csv(file, sep="\t") for file in files])["s"].median())
     return float("nan")

@@ -19,6 +19,7 @@ from carpose.core.errors import UserError
 from carpose.core.files import check_outputs
 from carpose.core.options import int_at_least
 from carpose.kaggle.read import read_test_images
+from carpose.metric import evaluate_folds
 from carpose.network.device import acquire_device, worker_count
 
 from .cars import predict_cars
@@ -61,6 +62,10 @@ def run(args: argparse.Namespace) -> int:
     cars.write(args.test_folds, cars.concat(by_fold), test_ids, range(len(by_fold)))
     print(f"{len(train_ids)} training photos, {sum(map(len, out_of_fold))} cars", end="; ")
     print(f"{len(test_ids)} test photos, {len(averaged)} cars")
+    if args.labels:
+        predicted = folds[folds["ImageId"].isin(train_ids)]
+        score = evaluate_folds(cars.read(args.labels), cars.concat(out_of_fold), predicted)
+        print(f"{args.oof}: mAP {score:.4f} out of fold")
     return 0
 
 
@@ -74,6 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cache", type=Path, required=True, help="folder of the image cache")
     parser.add_argument("--images", type=Path, required=True, help="images.parquet (carpose.kaggle check)")
     parser.add_argument("--folds", type=Path, required=True, help="folds.parquet")
+    parser.add_argument("--labels", type=Path, help="labels.parquet, to print the out-of-fold mAP")
     parser.add_argument("--oof", type=Path, required=True, help="output: out-of-fold predictions")
     parser.add_argument("--test", type=Path, required=True, help="output: test photos, all folds averaged")
     parser.add_argument(

@@ -20,6 +20,7 @@ from carpose.config.sections import Running
 from carpose.config.train_config import TrainConfig
 from carpose.core import cars, parquet
 from carpose.core.cars import POSE
+from carpose.core.durations import estimate
 from carpose.core.errors import UserError
 from carpose.core.files import atomic
 from carpose.data.loader import stream
@@ -70,10 +71,14 @@ class Log:
         if distributed.is_main_process():
             print(f"[{self.name}] {message}", flush=True)
 
-    def epoch(self, row: dict[str, float], epochs: int, loss_weights: dict[str, float]) -> None:
-        """Print an epoch's row of the history, and a warning if one weighted loss dominates all others."""
+    def epoch(self, history: list[dict[str, float]], epochs: int, loss_weights: dict[str, float]) -> None:
+        """Print the last row of the history with the time left, and a warning if one weighted loss dominates
+        all others."""
+        row = history[-1]
         text = "  ".join(f"{name} {value:.3g}" for name, value in row.items() if name != "epoch")
-        self.info(f"epoch {row['epoch']}/{epochs}  {text}")
+        seconds = [row["seconds"] for row in history[-5:]]
+        left = estimate(sum(seconds) / len(seconds) * (epochs - len(history)))
+        self.info(f"epoch {row['epoch']}/{epochs}  {f'{left} left  ' if len(history) < epochs else ''}{text}")
         terms = {name: abs(row[name] * weight) for name, weight in loss_weights.items()}
         name = max(terms, key=terms.__getitem__)
         if terms[name] > DOMINANCE * (sum(terms.values()) - terms[name]):
@@ -192,6 +197,12 @@ def run(
     saver = Saver(files.state, digest, running.save_minutes, log.info)
     training = Training(train_config, initial_network, device, running.cuda_graphs)
     log.info(f"computing on {device} in {training.dtype or torch.float32}".replace("torch.", ""))
+    pseudo = f" and {len(tables.pseudo_ids)} pseudo-labelled test photos" if tables.pseudo_ids else ""
+    photos = f"{len(tables.train_ids)} photos{pseudo}, {len(valid_ids)} to validate on"
+    parameters = sum(parameter.numel() for parameter in training.ema.module.parameters())
+    log.info(
+        f"{photos}; {parameters / 1e6:.2f} million weights; {train_config.epochs} epochs of {steps} steps"
+    )
     saved = saver.load()
     if saved:
         training.restore(saved)
@@ -210,6 +221,8 @@ def run(
         about["camera"] = TrainingCamera.of_cache(samples.cache).to_json()  # for photos of other cameras
         save_checkpoint(files.output, training.ema.module.state_dict(), train_config, about)
         remove(files.state)
+        score = training.progress.history[-1].get("mAP", float("nan"))
+        log.info(f"wrote {files.output}; mAP {score:.4f} on the validation photos")
 
 
 def train(
@@ -254,9 +267,9 @@ def train(
         validate_now = epoch == epochs or (running.validate_every > 0 and epoch % running.validate_every == 0)
         if validate_now:
             saver.save(training)  # a validation can take longer than Slurm waits after SIGTERM
-        row = close_epoch(training, steps, durations, validate if validate_now else None)
+        close_epoch(training, steps, durations, validate if validate_now else None)
         saver.save(training)
-        log.epoch(row, epochs, loss.loss_weights(train_config))
+        log.epoch(progress.history, epochs, loss.loss_weights(train_config))
 
 
 def train_epoch(
@@ -334,7 +347,7 @@ def close_epoch(
     steps: int,
     durations: dict[str, float],
     validate: Callable[[], dict[str, float]] | None,
-) -> dict[str, float]:
+) -> None:
     """Add the epoch's row to the history: mean losses, seconds and, with `validate`, validation losses and
     mAP; start the next."""
     progress = training.progress
@@ -345,4 +358,3 @@ def close_epoch(
         row |= validate()
     progress.history.append(row)
     progress.epoch, progress.batch, progress.sums = progress.epoch + 1, 0, {}
-    return row
