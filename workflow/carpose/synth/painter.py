@@ -4,6 +4,7 @@ It draws polygons with OpenCV and needs neither a display nor OpenGL.
 """
 
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,7 +91,8 @@ class Painter:
         width, height = self.size
         top = np.array([self.rng.uniform(90, 190), self.rng.uniform(130, 200), self.rng.uniform(180, 235)])
         rows = np.linspace(0, 1, height)[:, None] ** 1.5
-        self.canvas[:] = (top * (1 - rows) + self.haze * rows)[:, None, :]
+        sky = (top * (1 - rows) + self.haze * rows).astype(np.uint8)
+        self.canvas = cv2.repeat(sky[:, None], 1, width)
         tile, metres = _ground_tile(int(self.rng.integers(6)))
         # A basis of the plane gives the homography from ground coordinates (sideways, ahead) to pixels.
         ahead = heading_matrix(self.plane.up, np.array([road]))[0]
@@ -104,14 +106,17 @@ class Painter:
         ground = cv2.warpPerspective(tile, homography, self.size, flags=cv2.INTER_LINEAR, **border)
         # A pixel's ray d meets the ground where up·d < 0; up·d is linear in the pixel.
         to_up = (np.linalg.inv(self.intrinsics).T @ self.plane.up).astype(np.float32)
-        down = -(np.arange(width) * to_up[0] + (np.arange(height) * to_up[1] + to_up[2])[:, None])
-        first = int(np.argmax((down > 0.004).any(axis=1)))  # the rows above it show only sky
-        down = down[first:].astype(np.float32)
-        share = cv2.exp(-2.0 / (np.maximum(down, 1e-3) * np.float32(self.haze_length)))
-        below = self.canvas[first:]
-        for channel, haze in enumerate(self.haze):
-            hazy = (ground[first:, :, channel] - np.float32(haze)) * share + np.float32(haze)
-            np.copyto(below[..., channel], hazy, where=down > 0.004, casting="unsafe")
+        across, along = np.arange(width) * to_up[0], np.arange(height) * to_up[1] + to_up[2]
+        steepest = np.maximum(-(across[0] + along), -(across[-1] + along))  # of each row, at one of its ends
+        first = int(np.argmax(steepest > 0.004))  # the rows above it show only sky
+        for strip in _strips(height, width, first):
+            down = -(across + along[strip, None]).astype(np.float32)
+            share = cv2.exp(-2.0 / (np.maximum(down, 1e-3) * np.float32(self.haze_length)))
+            # All arrays have three channels, since NumPy is slow where it has to repeat one for each pixel.
+            haze = np.broadcast_to(self.haze.astype(np.float32), (*down.shape, 3)).copy()
+            hazy = (ground[strip] - haze) * cv2.merge([share] * 3) + haze
+            mask = (down > 0.004).astype(np.uint8)
+            self.canvas[strip] = cv2.copyTo(hazy.astype(np.uint8), mask, self.canvas[strip])
 
     def shadows(self, corners: list[np.ndarray]) -> None:
         """Darken the ground under the cars; corners: (4, 2) pixels of each footprint."""
@@ -119,8 +124,14 @@ class Painter:
         for points in corners:
             hull = cv2.convexHull(points.astype(np.float32)).astype(np.int32)
             cv2.fillConvexPoly(mask, hull, 255, cv2.LINE_AA)
-        mask = cv2.LUT(cv2.GaussianBlur(mask, (5, 5), 0), (255 - 0.62 * np.arange(256)).astype(np.uint8))
-        cv2.multiply(self.canvas, cv2.merge([mask] * 3), self.canvas, 1 / 255)
+        shaded = np.flatnonzero(mask.any(axis=1))
+        if not len(shaded):
+            return
+        blur = 8  # more than the reach of the blur and of smoothed edges
+        band = slice(max(shaded[0] - blur, 0), shaded[-1] + 1 + blur)
+        mask = cv2.GaussianBlur(mask[band], (5, 5), 0)
+        mask = cv2.LUT(mask, (255 - 0.62 * np.arange(256)).astype(np.uint8))
+        self.canvas[band] = cv2.multiply(self.canvas[band], cv2.merge([mask] * 3), scale=1 / 255)
 
     def building(self, x: float, z: float, wide: float, deep: float, high: float, colour: np.ndarray) -> None:
         """Draw the front and the road's side of a box with rows of windows; all lengths in metres."""
@@ -169,8 +180,13 @@ class Painter:
         centre = corners.mean(1)
         visible = ((normal * centre).sum(1) < 0) & (area > 0)
         outline = cv2.convexHull(pixels.astype(np.float32))[:, 0]
-        stencil = np.zeros(self.car_index.shape, np.uint8)
-        cv2.fillConvexPoly(stencil, fixed_point(outline), 1, cv2.LINE_8, FIXED_POINT)
+        # Of the part of the photo that holds the outline; at full size, the whole takes longer than the car.
+        left, top = np.clip(outline.min(0).astype(int) - 2, 0, self.size)
+        right, bottom = np.clip(outline.max(0).astype(int) + 3, 0, self.size)
+        stencil = np.zeros((bottom - top, right - left), np.uint8)
+        if stencil.size:
+            corner = np.array([left, top]) << FIXED_POINT
+            cv2.fillConvexPoly(stencil, fixed_point(outline) - corner, 1, cv2.LINE_8, FIXED_POINT)
 
         normal = normal / np.maximum(area, 1e-9)[:, None]
         brightness = 0.5 + 0.5 * np.clip(normal @ self.light, 0, 1)
@@ -188,10 +204,10 @@ class Painter:
         visible &= area * (self.intrinsics[0, 0] / distance) ** 2 > (0.5 if detailed else 0.05)
         depth = np.linalg.norm(centre, axis=1) - mesh.bias
         order = np.flatnonzero(visible)[np.argsort(-depth[visible])]
-        polygons = fixed_point(pixels[mesh.faces])
-        for face in order:
-            cv2.fillConvexPoly(self.canvas, polygons[face], shade[face].tolist(), cv2.LINE_AA, FIXED_POINT)
-        self.car_index[stencil > 0] = index
+        polygons = fixed_point(pixels[mesh.faces[order]])
+        for polygon, colour in zip(polygons, shade[order].tolist(), strict=True):
+            cv2.fillConvexPoly(self.canvas, polygon, colour, cv2.LINE_AA, FIXED_POINT)
+        self.car_index[top:bottom, left:right][stencil > 0] = index
         return int(stencil.sum())
 
     def finish(self) -> tuple[np.ndarray, int]:
@@ -201,9 +217,12 @@ class Painter:
         photo = cv2.LUT(self.canvas, curve.astype(np.uint8))
         if self.rng.random() < 0.3:
             photo = cv2.GaussianBlur(photo, (3, 3), 0)
-        noise = self.rng.standard_normal(photo.shape[:2], np.float32) * np.float32(self.rng.uniform(1, 6))
-        noise = cv2.merge([noise.astype(np.int16)] * 3)
-        return cv2.add(photo, noise, dtype=cv2.CV_8U), int(self.rng.integers(72, 96))
+        noise = self.rng.standard_normal(photo.shape[:2], np.float32)
+        strength = np.float32(self.rng.uniform(1, 6))
+        for strip in _strips(*noise.shape):
+            grains = cv2.merge([(noise[strip] * strength).astype(np.int16)] * 3)
+            photo[strip] = cv2.add(photo[strip], grains, dtype=cv2.CV_8U)
+        return photo, int(self.rng.integers(72, 96))
 
 
 def render(
@@ -270,6 +289,14 @@ def _outline_area(painter: Painter, car: PlacedCar) -> float:
     if points[:, 2].min() < 0.5:
         return np.inf
     return cv2.contourArea(cv2.convexHull(painter.project(points).astype(np.float32)))
+
+
+def _strips(height: int, width: int, first: int = 0) -> Iterator[slice]:
+    """The rows from `first`, in parts whose intermediate arrays stay in the cache of a core. Those of a whole
+    photo at full size would be written to memory and read back by each operation."""
+    rows = max(65536 // width, 1)
+    for start in range(first, height, rows):
+        yield slice(start, min(start + rows, height))
 
 
 @functools.cache
