@@ -4,8 +4,10 @@ PYTHON ?= python3
 CORES  ?= 4
 SHELL  := /bin/bash
 LOCK   := envs/requirements.lock
-# For `make wheels`: the Python versions of Kaggle's images and the platform tags that pip accepts.
+# For `make wheels`: the Python versions of Kaggle's images, a file with the names of the packages (empty: all), and
+# the platform tags that pip accepts.
 KAGGLE_PYTHON ?= 3.11 3.12
+ONLY ?=
 MANYLINUX := manylinux_2_28 manylinux_2_27 manylinux_2_17 manylinux2014
 
 # Snakemake's jobs and the tests call `python` and `snakemake`, which must be those of .venv.
@@ -22,7 +24,7 @@ help:
 	@echo "make test-slurm   run the tests on a real Slurm, started on this machine (root, Debian's slurm-wlm)"
 	@echo "make lint         ruff, snakefmt, mypy, import-linter, snakemake --lint"
 	@echo "make format       ruff and snakefmt, changing files"
-	@echo "make wheels       wheels/ for a notebook on Kaggle; KAGGLE_PYTHON='$(KAGGLE_PYTHON)'"
+	@echo "make wheels       wheels/ for a notebook on Kaggle; KAGGLE_PYTHON='$(KAGGLE_PYTHON)', ONLY=FILE of names"
 	@echo "make clean        remove the environments and caches, keep results/"
 
 submission: .venv/installed
@@ -60,9 +62,10 @@ format: .venv/installed
 	.venv/bin/snakefmt Snakefile workflow/rules workflow/studies.smk
 
 # Wheels of all pinned packages except torch and torchvision, which Kaggle's image has: see docs/running.md.
+# With ONLY=envs/gpu_run.txt those that a machine with torch and timm usually lacks: see docs/lab/gpu_run.md.
 wheels: .venv/installed
 	rm -rf wheels && mkdir wheels
-	grep -viE '^(torch|torchvision)==' $(LOCK) > wheels/requirements.txt
+	grep -viE '^(torch|torchvision)==' $(LOCK) $(if $(ONLY),| grep -iE "^($$(paste -sd'|' $(ONLY)))==") > wheels/requirements.txt
 	for version in $(KAGGLE_PYTHON); do \
 	    .venv/bin/python -m pip download --quiet --no-deps --dest wheels --requirement wheels/requirements.txt \
 	        --implementation cp --python-version $$version --platform any \

@@ -213,6 +213,8 @@ def run(
         return validate(network, train_config, files.cache, valid_ids, truth, device, running)
 
     train(training, samples, steps, running, saver, log, validate_now)
+    if device.type == "cuda":
+        log.info(f"GPU memory {torch.cuda.max_memory_reserved(device) / 2**30:.2f} GiB at most")
     if distributed.is_main_process():
         with atomic(files.history) as temporary:
             pd.DataFrame(training.progress.history).to_csv(temporary, index=False)
