@@ -17,8 +17,8 @@ from carpose.config.load import (
     with_models,
 )
 from carpose.config.options import add_options, command_line, from_options
-from carpose.config.page import page_text, schema_text
-from carpose.config.sections import Exclude, Predict
+from carpose.config.page import RUNS, page_text, run_config, schema_text
+from carpose.config.sections import SECTIONS, Exclude, Predict
 from carpose.config.train_config import TrainConfig
 from carpose.core.errors import UserError
 from tests.helpers import REPOSITORY
@@ -165,6 +165,32 @@ def test_the_schema_file_and_the_page_are_up_to_date():
     assert (REPOSITORY / "workflow" / "schemas" / "config.schema.json").read_text() == schema_text()
     assert (REPOSITORY / "docs" / "configuration.md").read_text() == page_text()
     json.loads(schema_text())
+
+
+def test_the_page_shows_what_a_run_with_pku_has():
+    demo, pku = (run_config(files) for files in RUNS)
+    assert pku["folds"]["count"] == 5 and pku["predict"]["flip"] is True  # of pku.yaml, and inherited
+    assert pku["models"]["hourglass"] == {"backbone": "hourglass", "width": 0.5, "batch_size": 4}
+    section, shown = "", {}
+    for line in page_text().splitlines():
+        section = line.removeprefix("## ") if line.startswith("## ") else section
+        if line.startswith("| `"):
+            name, _, _, *runs, _ = (cell.strip() for cell in line.removesuffix("|")[1:].split("| "))
+            shown[section, name.strip("`")] = runs
+    assert shown["folds", "count"] == ["`2`", ""]  # the default is 5
+    assert shown["fuse", "mode"] == ["", '`"leaderboard"`']
+    assert shown["resources", "threads"][1] == "train: `5`; predict: `5`; small: `2`"
+    training = "train, retrain, models"
+    assert shown[training, "input_width"] == ["`384`", ""]
+    assert shown[training, "batch_size"] == ["`4`", "hourglass: `4`"]
+    epochs = ["`2`; retrain: `1`; hourglass: `14`; hourglass.retrain: `2`", "retrain: `15`"]
+    assert shown[training, "epochs"] == epochs
+    assert train_settings(demo, "hourglass", 1)["epochs"] == 2  # the last of them
+    for column, config in enumerate((demo, pku)):
+        for name in ("demo", "exclude", "folds", "cache", "running", "predict", "pseudo", "fuse"):
+            defaults = SECTIONS[name]()
+            for key, value in config[name].items():
+                assert bool(shown[name, key][column]) == (value != getattr(defaults, key)), (name, key)
 
 
 def test_a_training_has_at_most_fifty_keys():

@@ -1,13 +1,10 @@
 """Write the files that are made from the configuration's keys: the JSON schema and docs/configuration.md."""
 
 import argparse
-from pathlib import Path
 
 from carpose.core.files import run_main, write_text
 
-from .page import page_text, schema_text
-
-ROOT = Path(__file__).parents[3]
+from .page import ROOT, page_text, schema_text
 
 
 def main() -> None:

@@ -1,13 +1,24 @@
-"""The text of the schema file and of docs/configuration.md, made from the sections' keys."""
+"""The text of the schema file and of docs/configuration.md, made from the sections' keys and from what
+config.yaml and configs/pku.yaml set."""
 
 import json
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable
+from dataclasses import Field, fields, is_dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from carpose.core.keyed import read_yaml
 
 from .keys import default_of, schema
+from .load import laid_over, models_of, with_models
 from .schema import config_schema
 from .sections import SECTIONS, Hardware, Run, Stage
 from .train_config import TrainConfig
 
+ROOT = Path(__file__).parents[3]
+# The page shows the settings of these runs, each a list of files that are laid over each other.
+RUNS = [["config.yaml"], ["config.yaml", "configs/pku.yaml"]]
 INTRODUCTION = """\
 # Configuration
 
@@ -17,15 +28,19 @@ its `models:` replace those of `config.yaml`. `--config` changes single keys of 
 
     snakemake submission --cores 4 --config rounds=1 'models={"hourglass": {"epochs": 20}, "dla34": null}'
 
-Unknown keys, values out of range and keys that contradict each other are errors before anything runs. The
-tables show the defaults of the programs; `config.yaml` may set other values.
+Unknown keys, values out of range and keys that contradict each other are errors before anything runs.
+
+The *default* is that of the programs, for keys that no file sets. The columns after it show what a run has
+with `config.yaml` alone and with `--configfile configs/pku.yaml`, which inherits from `config.yaml` what it
+does not name. An empty cell means the default.
 """
 TRAINING = """\
 ## train, retrain, models
 
 `train:` is the training configuration of all models. `models:` names the models. Each must set `backbone` and
 may set any of the keys below; `null` removes a model. In the rounds after the first, `retrain:` is laid over
-these settings, and then the model's own `retrain:`. Some keys are valid only under `retrain:`.
+these settings, and then the model's own `retrain:`. Some keys are valid only under `retrain:`. In the
+columns of the runs a value without a name stands under `train:`.
 """
 
 
@@ -36,24 +51,71 @@ def schema_text() -> str:
 
 def page_text() -> str:
     """The page docs/configuration.md."""
-    parts = [INTRODUCTION, _table(Run, "## Top level")]
+    parts = [INTRODUCTION, _table(Run, "## Top level", lambda config, item: _unless_default(item, config))]
     for name, section in SECTIONS.items():
-        if any(is_dataclass(item.type) for item in fields(section)):
-            stages = ", ".join(item.name for item in fields(section))
-            parts.append(_table(Stage, f"## {name}\n\n{section.__doc__} One entry each for {stages}."))
-        else:
-            parts.append(_table(section, f"## {name}\n\n{section.__doc__}"))
-    parts.append(_table(TrainConfig, TRAINING, fields(TrainConfig) + fields(Hardware)))
+        head = f"## {name}\n\n{section.__doc__}"
+        stages = [item.name for item in fields(section) if is_dataclass(item.type)]
+        if stages:
+            head += f" One entry each for {', '.join(stages)}."
+        cell = partial(_stages, name, stages) if stages else partial(_section, name)
+        parts.append(_table(Stage if stages else section, head, cell))
+    parts.append(_table(TrainConfig, TRAINING, _training, fields(TrainConfig) + fields(Hardware)))
     return "\n".join(parts)
 
 
-def _table(section: type, head: str, items: tuple | None = None) -> str:
-    lines = [head.rstrip(), "", "| key | values | default | meaning |", "|---|---|---|---|"]
+def run_config(files: list[str]) -> dict:
+    """The configuration of a run with these files of the repository, the last laid over those before."""
+    paths = [ROOT / file for file in files]
+    config: dict = {}
+    for path in paths:
+        config = laid_over(config, read_yaml(path))
+    return with_models(config, paths, {})
+
+
+def _table(section: type, head: str, cell: Callable[..., str], items: tuple | None = None) -> str:
+    """cell: (configuration of a run, key) → what the run has."""
+    runs = {f"`{files[-1]}`": run_config(files) for files in RUNS}
+    columns = ["key", "values", "default", *runs, "meaning"]
+    lines = [head.rstrip(), "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for item in items or fields(section):
         text = item.metadata["help"] + (" *(only under retrain)*" if item.metadata["retrain_only"] else "")
-        default = json.dumps(default_of(item), ensure_ascii=False)
-        lines.append(f"| `{item.name}` | {_values(schema(item))} | `{default}` | {text} |")
+        cells = [f"`{item.name}`", _values(schema(item)), _shown(default_of(item))]
+        cells += [*(cell(config, item) for config in runs.values()), text]
+        lines.append("".join(f"| {content} " if content else "| " for content in cells) + "|")
     return "\n".join(lines) + "\n"
+
+
+def _shown(value: Any) -> str:
+    """A value as JSON. Of a long mapping only the number of its entries."""
+    if isinstance(value, dict) and len(value) > 1:
+        return f"{len(value)} entries"
+    return f"`{json.dumps(value, ensure_ascii=False)}`"
+
+
+def _unless_default(item: Field, keys: dict) -> str:
+    """The value of a key, empty where it is the default."""
+    value = keys.get(item.name, default_of(item))
+    return "" if value == default_of(item) else _shown(value)
+
+
+def _section(name: str, config: dict, item: Field) -> str:
+    return _unless_default(item, config.get(name, {}))
+
+
+def _stages(name: str, stages: list[str], config: dict, item: Field) -> str:
+    """The values of a key of `resources:`, by stage."""
+    texts = {stage: _unless_default(item, config.get(name, {}).get(stage, {})) for stage in stages}
+    return "; ".join(f"{stage}: {text}" for stage, text in texts.items() if text)
+
+
+def _training(config: dict, item: Field) -> str:
+    """The value of a key of a training: under `train:`, then wherever else the configuration sets it."""
+    texts = [_unless_default(item, config["train"])]
+    models = {name: config["models"][name] for name in models_of(config)}
+    others = {"retrain": config.get("retrain", {}), **models}
+    others |= {f"{name}.retrain": keys.get("retrain", {}) for name, keys in models.items()}
+    texts += [f"{place}: {_shown(keys[item.name])}" for place, keys in others.items() if item.name in keys]
+    return "; ".join(filter(None, texts))
 
 
 def _values(key: dict) -> str:

@@ -49,7 +49,8 @@ class Cache:
 
     crop: list[float] = key(
         [0.0, 0.4, 1.0, 1.0],
-        "left top right bottom, with left < right and top < bottom, fractions of the photo",
+        "left top right bottom, with left < right and top < bottom, fractions of the photo; kept for all "
+        "models, so it must hold what the `crop` of each training shows of the photo",
         **CROP,
     )
     scale: float = key(0.5, "cache pixels per photo pixel", 0.05, 1)
@@ -74,7 +75,11 @@ class Predict:
 
     threshold: float = key(0.05, "cars of a view with a lower score are dropped", 0, 1)
     batch_size: int = key(8, "photos per forward pass", 1, 512)
-    flip: bool = key(False, "average the outputs with those of the mirror image; takes twice the time")
+    flip: bool = key(
+        False,
+        "test-time view: average the outputs with those of the mirror image; takes twice the time "
+        "(a training's `flip` is a probability)",
+    )
     tta_rotations_deg: list[list[float]] = key(
         [],
         "test-time views to fuse, each pan, tilt, roll of the camera in degrees; empty: one, not rotated",
@@ -83,7 +88,7 @@ class Predict:
     mask_filter: bool = key(False, "drop cars whose centre lies in the photo's mask")
     runtime: str = key(
         "torch",
-        "library that runs the networks on a CPU; openvino must be installed",
+        "library that runs the networks on a CPU; openvino must be installed (`resources` has time limits)",
         enum=["torch", "openvino"],
     )
 
@@ -99,7 +104,8 @@ class Pseudo:
     )
     precision_positive: float = key(
         0.8,
-        "the score threshold of pseudo labels: the lowest at which this share of the cars above it is right",
+        "a precision, not a score: a pseudo label needs a score above the lowest threshold at which this "
+        "share of the out-of-fold cars above it is right",
         0,
         1,
     )
@@ -117,7 +123,8 @@ class Fuse:
 
     mode: str = key(
         "given",
-        "metric to fit the fusion for: given, the public script; leaderboard, which ignores scores",
+        "metric to fit the fusion for: given, the mAP script that participants shared, which ranks cars by "
+        "score; leaderboard, the leaderboard's own, which ignores scores",
         enum=["given", "leaderboard"],
     )
     rounds: str = key(
@@ -139,9 +146,9 @@ class Fuse:
 class Stage:
     """What a job of a stage requests. The second attempt gets twice the memory and time, and so on."""
 
-    threads: int = key(1, "a job's share of --cores", 1, 256)
+    threads: int = key(1, "a job's share of --cores (torch's threads: `threads` of a training)", 1, 256)
     mem_mb: int = key(2000, "memory in MB", 100)
-    runtime: int = key(30, "time limit in minutes", 1)
+    runtime: int = key(30, "time limit in minutes, on a cluster (`predict.runtime` is a library)", 1)
 
 
 @dataclass(frozen=True)

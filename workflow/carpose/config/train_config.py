@@ -48,14 +48,15 @@ class TrainConfig:
     input_height: int = key(512, "pixels, a multiple of 32", 64, 8192, multipleOf=32)
     crop: list[float] = key(
         [0.0, 0.5, 1.0, 1.0],
-        "left top right bottom, with left < right and top < bottom, fractions of the photo; padded outside",
+        "left top right bottom, with left < right and top < bottom, fractions of the photo; this part of "
+        "what `cache.crop` keeps fills the input; what is outside the photo is padded",
         **CROP,
     )
     perspective: float = key(
         0.0, "warp: heights at the top (distant cars) grow by a factor of 1 + this, the bottom shrinks", 0, 2
     )
     # Augmentation (labels and intrinsics are changed exactly with the picture: see carpose.data.augment)
-    flip: float = key(0.5, "probability of mirroring", 0, 1)
+    flip: float = key(0.5, "probability of mirroring a sample (`predict.flip` is a test-time view)", 0, 1)
     rotate_deg: list[float] = key(
         [5.0, 2.0, 5.0],
         "camera rotation: pan, tilt, roll, each at most ± this many degrees",
@@ -63,7 +64,7 @@ class TrainConfig:
         minItems=3,
         maxItems=3,
     )
-    zoom: float = key(0.1, "scale by a factor within 1 ± this", 0, 1)
+    zoom: float = key(0.1, "scale by a random factor between 1 / (1 + this) and 1 + this", 0, 1)
     shift: float = key(0.02, "shift by at most ± this fraction of the input's size", 0, 1)
     colour: float = key(0.5, "strength of changes of brightness, contrast and hue, noise and blur", 0, 1)
     # Heads and their targets
@@ -74,9 +75,16 @@ class TrainConfig:
         items={"enum": OPTIONAL_HEADS},
         uniqueItems=True,
     )
-    depth: str = key("log", "what the depth head predicts", enum=["log", "direct", "inverse", "sigmoid"])
+    depth: str = key(
+        "log",
+        "what the depth head predicts (docs/method.md); sigmoid is log with the sign turned",
+        enum=["log", "direct", "inverse", "sigmoid"],
+    )
     position: str = key(
-        "ray", "ray: x and y from the centre and the depth; regressed: in metres", enum=["ray", "regressed"]
+        "ray",
+        "ray: x and y are computed from the centre and the depth; regressed: the head offset learns x and y, "
+        "in units of 10 m",
+        enum=["ray", "regressed"],
     )
     radius: float = key(
         0.3, "σ of a heat-map peak, a fraction of the car's height in cells", exclusiveMinimum=0, maximum=2
@@ -113,7 +121,12 @@ class TrainConfig:
     weight_decay: float = key(1e-2, "weight decay", 0, 1)
     warmup: float = key(0.05, "share of the steps in which the learning rate rises to its peak", 0, 1)
     clip_norm: float = key(10.0, "gradients are clipped to this norm", exclusiveMinimum=0)
-    ema_decay: float = key(0.998, "decay of the moving average of the network weights, the result", 0, 1)
+    ema_decay: float = key(
+        0.998,
+        "decay of the moving average of the network weights (after a warm-up); it is a training's result",
+        0,
+        1,
+    )
     on_nan: str = key(
         "stop",
         "if a loss is not finite: stop, or roll back to the last state and halve the learning rate",
@@ -134,7 +147,13 @@ class TrainConfig:
     )
     # Computing
     amp: str = key("auto", "number format of the forward pass", enum=["auto", "off", "bf16", "fp16"])
-    threads: int = key(1, "torch threads on the CPU; the rounding of the weights depends on it", 1, 64)
+    threads: int = key(
+        1,
+        "torch threads on the CPU; rounding depends on it, so another number trains again "
+        "(`resources.*.threads`: shares of --cores)",
+        1,
+        64,
+    )
     seed: int = key(0, "seed of the initial weights, the order of samples and the augmentation", 0)
     revision: int = key(0, "increase it to train again without another change", 0)
 
