@@ -65,3 +65,25 @@ def test_the_files_and_functions_that_a_page_names_exist(page):
         code = path.read_text(encoding="utf-8")
         for part in filter(None, function.split(".")):
             assert re.search(rf"^ *(def|class) {part}\b", code, re.M), f"{name}:{function}"
+
+
+def rules(*patterns: str) -> set[str]:
+    """The names of the rules in these Snakefiles."""
+    text = "\n".join((REPOSITORY / name).read_text(encoding="utf-8") for name in files(*patterns))
+    return set(re.findall(r"^ *rule (\w+):", text, re.M))
+
+
+def test_the_rules_that_pages_name_exist():
+    """Pages name rules after -R; running.md has all of them beside the targets that they make."""
+    text = "\n".join((REPOSITORY / page).read_text(encoding="utf-8") for page in files("*.md"))
+    after_option = set(re.findall(r"-R ([a-z]\w*)", text))
+    assert after_option and after_option <= rules("Snakefile", "*.smk")
+    running = (REPOSITORY / "docs" / "running.md").read_text(encoding="utf-8")
+    table = running.partition("by these rules |\n")[2].partition("\n\n")[0]
+    named = {
+        name
+        for line in table.splitlines()[1:]
+        for cell in line.split(" | ")[::2]  # targets and rules
+        for name in re.findall(r"`(\w+)`", cell)
+    }
+    assert named == rules("Snakefile", "workflow/rules/*.smk")
