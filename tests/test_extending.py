@@ -18,7 +18,8 @@ def extended(tmp_path_factory) -> dict:
     """Where to run: in a copy of the library with the page's files and entries."""
     folder = tmp_path_factory.mktemp("extended")
     (folder / "docs").mkdir()
-    for name in ("workflow/carpose", "workflow/schemas", "models"):
+    shutil.copy(REPOSITORY / "config.yaml", folder)
+    for name in ("workflow/carpose", "workflow/schemas", "models", "configs"):
         shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name, code in code_blocks("extending.md").items():
         path = folder / name
