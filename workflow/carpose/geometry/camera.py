@@ -30,7 +30,7 @@ def read_intrinsics(path: str | Path) -> np.ndarray:
 
     Raises UserError with the file and the line or the missing key.
     """
-    values = {}
+    values: dict[str, float] = {}
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
@@ -39,9 +39,12 @@ def read_intrinsics(path: str | Path) -> np.ndarray:
         raise UserError(f"{path}: is not a text file with lines `name = number`") from None
     for number, line in enumerate(lines, 1):
         key, _, value = line.partition("=")
+        if not line.strip():
+            continue
+        if key.strip() in values:
+            raise UserError(f"{path}, line {number}: {key.strip()} occurs twice; keep one of them")
         try:
-            if line.strip():
-                values[key.strip()] = float(value.strip().rstrip(";"))
+            values[key.strip()] = float(value.strip().rstrip(";"))
         except ValueError:
             text = f"expected `name = number`, found {truncate(line)!r}"
             raise UserError(f"{path}, line {number}: {text}") from None

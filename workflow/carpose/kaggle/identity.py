@@ -32,4 +32,12 @@ def _sizes(folder: str) -> list[tuple[str, int]]:
         return []
     with os.scandir(folder) as entries:
         photos = [entry for entry in entries if entry.name.endswith(".jpg") and entry.name[0] != "."]
-        return sorted((entry.name, entry.stat().st_size) for entry in photos)
+        return sorted((entry.name, _size(entry)) for entry in photos)
+
+
+def _size(entry: os.DirEntry) -> int:
+    """In bytes; −1 where the entry is a link to nothing or to itself, which the check reports."""
+    try:
+        return entry.stat().st_size
+    except OSError:
+        return -1

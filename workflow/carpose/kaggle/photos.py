@@ -4,6 +4,7 @@ import contextlib
 import functools
 import hashlib
 import io
+import os
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +19,10 @@ from carpose.core.pictures import damage
 from .tables import Finding
 
 UPRIGHT = 1  # EXIF's orientation of a picture that viewers do not rotate
+MAX_PIXELS = 150_000_000  # of a picture; the data set's have 9 million. More need gigabytes in each process.
+Image.MAX_IMAGE_PIXELS = None  # MAX_PIXELS is checked instead of Pillow's limit, which first warns
+MASKED = 128  # a pixel of a mask is masked from this value on
+ALL_MASKED = "covers the whole photo"
 
 
 class Picture(NamedTuple):
@@ -31,29 +36,42 @@ class Picture(NamedTuple):
     remark: str = ""
 
 
-def inspect_picture(path: Path, with_hash: bool = False) -> tuple[Picture, bytes]:
+def inspect_picture(path: Path, with_hash: bool = False, is_mask: bool = False) -> tuple[Picture, bytes]:
     """Decode a picture file, at an eighth of its size where the format allows it, and check all of its bytes.
 
-    with_hash: whether to compute phash. Returns the result and the file's bytes (b"" where they cannot be
-    read). It redirects stderr, so call it in a process of its own: see carpose.core.pictures.damage.
+    with_hash: whether to compute phash; is_mask: whether to look for a mask that covers everything. Returns
+    the result and the file's bytes (b"" where they cannot be read). It redirects stderr, so call it in a
+    process of its own: see carpose.core.pictures.damage.
     """
     data = b""
     try:
+        if path.exists() and not path.is_file():  # a named pipe would be waited for
+            return Picture(problem="not a file"), data
         data = path.read_bytes()
         with Image.open(io.BytesIO(data)) as picture:
             size, orientation = picture.size, _orientation(picture)
+            if size[0] * size[1] > MAX_PIXELS:
+                text = f"of {size_text(size)} pixels, more than {MAX_PIXELS // 10**6} million"
+                return Picture(problem=text), data
             picture.draft("L", (128, 128))  # the complete file is still read, so truncation is noticed
             picture.load()
             phash = str(imagehash.phash(picture)) if with_hash else ""
+            darkest = picture.convert("L").getextrema()[0] if is_mask else 0
     except FileNotFoundError:
         return Picture(problem="missing"), data
-    except UnidentifiedImageError:
-        return Picture(problem="not a picture" if data else "empty"), data
+    except OSError as error:
+        if error.errno is None:  # Pillow's, about the content
+            problem = f"unreadable ({error})" if data else "empty"
+            is_picture = not isinstance(error, UnidentifiedImageError)
+            return Picture(problem=problem if is_picture or not data else "not a picture"), data
+        return Picture(problem=f"unreadable ({error.strerror})"), data
     except Exception as error:  # decoders raise exceptions of many types for broken files
         return Picture(problem=f"unreadable ({error})"), data
     if warning := damage(data):
         return Picture(problem=f"damaged ({warning})"), data
     remark = "" if orientation == UPRIGHT else f"has EXIF orientation {orientation}"
+    if darkest >= MASKED:
+        remark = ALL_MASKED
     return Picture(*size, phash, remark=remark), data
 
 
@@ -91,8 +109,8 @@ def _scan_one(folder: Path, split: str, image_id: str) -> tuple:
     photo_path, mask_path = paths(folder, split, image_id)
     photo, content = inspect_picture(photo_path, with_hash=True)
     mask, mask_size, usable = Picture(), "", False
-    if mask_path.exists():
-        mask, mask_content = inspect_picture(mask_path)
+    if os.path.lexists(mask_path):  # also a link to nothing, which would otherwise count as no mask
+        mask, mask_content = inspect_picture(mask_path, is_mask=True)
         usable = not mask.problem and mask[:2] == photo[:2]
         mask_size = "" if mask.problem or usable else size_text(mask[:2])
         content += mask_content if usable else b""
@@ -115,8 +133,13 @@ def check_photos(folder: Path, scanned: pd.DataFrame) -> list[Finding]:
 
         size = row.width, row.height
         if row.problem:
-            advice = "replace the file, or exclude the image"
-            report("error", photo_path, f"photo {row.problem}", advice)
+            text, advice = f"photo {row.problem}", "replace the file, or exclude the image"
+            if row.problem == "missing" and (similar := _similar_file(Path(photo_path), row.ImageId)):
+                text += f", but there is {similar}"
+                advice = f"rename it to {row.ImageId}.jpg"
+                if similar == row.ImageId:
+                    advice = f"write the ImageId without {Path(similar).suffix}"
+            report("error", photo_path, text, advice)
             continue
         if size != usual:
             text = f"photo of {size_text(size)} pixels, the others have {size_text(usual)}"
@@ -131,8 +154,19 @@ def check_photos(folder: Path, scanned: pd.DataFrame) -> list[Finding]:
             advice = f"it is not used; resize it to {size_text(size)}"
             report("warning", mask_path, f"mask of {row.mask_size} pixels", advice)
         elif row.mask_remark:
-            report("warning", mask_path, f"mask {row.mask_remark}", as_stored)
+            advice = as_stored
+            if row.mask_remark == ALL_MASKED:
+                advice = "no car in it is learnt or predicted; delete the mask, or exclude the image"
+            report("warning", mask_path, f"mask {row.mask_remark}", advice)
     return findings
+
+
+def _similar_file(path: Path, image_id: str) -> str:
+    """A file beside a missing photo whose name differs in its suffix or in case only; "" without one."""
+    names = {image_id.casefold(), Path(image_id).stem.casefold()}
+    files = os.listdir(path.parent) if path.parent.is_dir() else []
+    similar = [name for name in files if {name.casefold(), Path(name).stem.casefold()} & names]
+    return min(similar, default="")
 
 
 def count_masks(folder: Path, images: pd.DataFrame) -> list[Finding]:

@@ -258,7 +258,8 @@ def _first_error(tokens: list[str], fields: list[str]) -> str | None:
         try:
             valid = _is_valid(np.array([[float(token)]]), fields[field:]).all()
         except ValueError:
-            return f"{where} is not a number"
+            comma = re.fullmatch(r"[-+]?\d*,\d+(e[-+]?\d+)?", token, re.I)
+            return f"{where} is not a number" + (": write a decimal point" if comma else "")
         if not valid:
             return f"{where} is not {'an integer' if fields[field] == 'model_type' else 'finite'}"
     return None
