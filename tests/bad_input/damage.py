@@ -50,7 +50,7 @@ def contents(folder: Path) -> dict[str, str]:
 def one_error(outcome: Outcome, message: str) -> None:
     """The command ended with status 2 and one line, which matches."""
     assert outcome.status == 2, outcome
-    assert re.fullmatch(rf"error: [^\n]*{message}[^\n]*\n", last_line(outcome.err)), outcome.err
+    assert re.fullmatch(rf"error: [^\n]*(?:{message})[^\n]*\n", last_line(outcome.err)), outcome.err
 
 
 def last_line(text: str) -> str:

@@ -62,6 +62,15 @@ def test_prior_of_no_labels_and_of_single_cars():
     assert np.linalg.eigvalsh(prior["covariance"]).min() > 0
 
 
+@pytest.mark.parametrize("photos", [1, 8])
+def test_cars_that_lie_exactly_on_a_plane_or_on_one_photo(photos):
+    """Made-up labels do: the prior can be inverted all the same."""
+    table = street(photos, height=0.0).assign(score=0.9, depth_sigma=0.05)
+    for x in (table, table[:1], table[:2]):
+        prior = ground.fit_prior(x.assign(y=0.15 * x["z"] + 1.5))
+        assert np.isfinite(ground.refine(x, prior)[cars.POSITION].to_numpy(float)).all()
+
+
 def test_depths_become_more_accurate():
     truth = street()
     predicted = noisy(truth)

@@ -85,8 +85,10 @@ def totals(targets):
     return loss.as_totals(loss.local_counts(targets).clamp(min=1))
 
 
-def decoded(maps, train_config, threshold):
-    return decode(maps["heatmap"], outputs_from(maps), INTRINSICS, FOCAL, train_config, threshold)
+def decoded(maps, train_config, threshold, max_cars=64):
+    return decode(
+        maps["heatmap"], outputs_from(maps), INTRINSICS, FOCAL, train_config, threshold, max_cars
+    )
 
 
 def zero_maps(train_config):

@@ -106,7 +106,7 @@ def test_turned_view_is_turned_back():
         values = torch.from_numpy(targets[name]).T
         maps[name][0, : len(values), targets["cell"] // 128, targets["cell"] % 128] = values
     prediction = RawPrediction(maps["heatmap"], outputs_from(maps))
-    (car,) = to_table(prediction, view, TRAIN_CONFIG, ["ID_1"], 0.99, turn).itertuples()
+    (car,) = to_table(prediction, view, TRAIN_CONFIG, ["ID_1"], 0.99, 64, turn).itertuples()
     np.testing.assert_allclose([car.x, car.y, car.z], xyz[0], rtol=1e-4)
     np.testing.assert_allclose([car.pitch, car.yaw, car.roll], [0.15, 0.4, -3.1], atol=1e-4)
 

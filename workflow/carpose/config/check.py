@@ -11,6 +11,7 @@ from carpose.registry.backbones import backbone_of, on_hub
 from .load import gpus_of, models_of, train_configs, train_settings
 from .messages import problems
 from .schema import config_schema
+from .sections import Cache, Pseudo
 from .train_config import NETWORK
 
 
@@ -85,7 +86,7 @@ def _check_warm_starts(config: dict) -> list[str]:
 
 
 def _check_crops(config: dict) -> list[str]:
-    cached = config["cache"]["crop"]
+    cached = config["cache"].get("crop", Cache().crop)
     views: dict[tuple[tuple[float, ...], float], dict[str, bool]] = defaultdict(dict)
     for name in models_of(config):
         for train_config in train_configs(config, name):
@@ -108,7 +109,8 @@ def _check_stages(config: dict) -> list[str]:
     if config["predict"].get("runtime") == "openvino" and not find_spec("openvino"):
         # Checked here, because the prediction would notice it only after the trainings.
         lines.append("predict.runtime: OpenVINO is not installed; `pip install openvino`, or use torch")
-    positive, ignore = config["pseudo"]["precision_positive"], config["pseudo"]["probability_ignore"]
+    pseudo = Pseudo(**config["pseudo"])
+    positive, ignore = pseudo.precision_positive, pseudo.probability_ignore
     if positive < ignore:
         lines.append(
             f"pseudo.precision_positive: {positive} is below probability_ignore, {ignore}: a car in between"
@@ -117,4 +119,12 @@ def _check_stages(config: dict) -> list[str]:
     return lines
 
 
-CHECKS = (_check_rounds, _check_models, _check_warm_starts, _check_crops, _check_stages)
+def _check_exclusions(config: dict) -> list[str]:
+    return [
+        f"exclude.images.{image_id}: the reason is empty; say why the image is left out"
+        for image_id, reason in config["exclude"].get("images", {}).items()
+        if not reason.strip()
+    ]
+
+
+CHECKS = (_check_exclusions, _check_rounds, _check_models, _check_warm_starts, _check_crops, _check_stages)

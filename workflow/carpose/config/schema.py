@@ -4,7 +4,7 @@ from .keys import object_schema, properties, section_schema
 from .sections import SECTIONS, Hardware, Run
 from .train_config import TrainConfig
 
-NAME = "^[A-Za-z0-9_-]+$"
+NAME = "^[A-Za-z0-9_-]+$(?!\n)"  # $ alone allows a line end
 
 
 def config_schema() -> dict:

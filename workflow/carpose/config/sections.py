@@ -75,6 +75,7 @@ class Predict:
 
     threshold: float = key(0.05, "cars of a view with a lower score are dropped", 0, 1)
     batch_size: int = key(8, "photos per forward pass", 1, 512)
+    max_cars: int = key(64, "cars of a view of a photo; of more, those of the highest scores", 1, 10000)
     flip: bool = key(
         False,
         "test-time view: average the outputs with those of the mirror image; takes twice the time "
@@ -174,13 +175,13 @@ class Run:
     run: str = key(
         "demo",
         "name of the run and of its folder in results: letters, digits, _, - and dots, no dot first",
-        pattern="^[A-Za-z0-9_-][A-Za-z0-9_.-]*$",
+        pattern="^[A-Za-z0-9_-][A-Za-z0-9_.-]*$(?!\n)",  # $ alone allows a line end
     )
     data_root: str = key("", "folder of the competition's data; empty: demo data are rendered")
     data_from: str = key(
         "",
         "name of another run whose data, check, folds and cache are used; settings of these must be the same",
-        pattern="^([A-Za-z0-9_-][A-Za-z0-9_.-]*)?$",
+        pattern="^([A-Za-z0-9_-][A-Za-z0-9_.-]*)?$(?!\n)",
     )
     rounds: int = key(
         2, "number of rounds; round 0 learns from labels, round r also from pseudo labels of round r−1", 1, 9

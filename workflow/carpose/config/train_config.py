@@ -33,7 +33,7 @@ class TrainConfig:
     backbone: str = key(
         "dla34",
         f"{', '.join(BACKBONES)}, or {TIMM}NAME for a network of timm with features of strides 4 to 32",
-        pattern=rf"^({'|'.join(BACKBONES)}|{TIMM}.+)$",
+        pattern=rf"^({'|'.join(BACKBONES)}|{TIMM}.+)$(?!\n)",
     )
     width: float = key(1.0, "factor on the channels of the backbone", 0.05, 2)
     neck: str = key("", "up-sampling neck; empty: the backbone's default", enum=["", *NECKS])

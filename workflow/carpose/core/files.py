@@ -56,6 +56,7 @@ def check_outputs(*paths: Path) -> None:
 RESOURCE_ERRNOS = {
     errno.ENOSPC,
     errno.EDQUOT,
+    errno.EFBIG,  # of the file system, or of ulimit -f
     errno.EROFS,
     errno.EACCES,
     errno.EPERM,
@@ -72,7 +73,10 @@ OUT_OF_MEMORY = (
     "command again"
 )
 # A wrong path, or one without permission: the message needs only the path and the system's text.
-PATH_ERRNOS = {errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EACCES, errno.EPERM}
+PATH_ERRNOS = {
+    *(errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EACCES, errno.EPERM),
+    *(errno.ELOOP, errno.ENAMETOOLONG),
+}
 MAX_QUOTED = 40  # characters
 
 

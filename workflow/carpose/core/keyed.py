@@ -39,8 +39,13 @@ def read_yaml(path: str | Path) -> Any:
     twice."""
     try:
         return load_yaml(Path(path).read_text(encoding="utf-8"), str(path))
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"{path}{line}: not readable as YAML ({error.problem or error.context})") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: not readable as YAML ({error})") from error
+        text = " ".join(str(error).split())
+        raise UserError(f"{path}: not readable as YAML ({text})") from error
 
 
 def load_json(text: str) -> Any:

@@ -39,11 +39,20 @@ def about(path: str | Path) -> dict:
     Raises UserError where there is no file or it is not Parquet.
     """
     try:
-        return json.loads((pyarrow.parquet.read_schema(path).metadata or {}).get(ABOUT, b"{}"))
+        content = json.loads((pyarrow.parquet.read_schema(path).metadata or {}).get(ABOUT, b"{}"))
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file") from None
     except (OSError, ValueError, pyarrow.ArrowException) as error:
-        raise UserError(f"{path}: not a readable Parquet table ({error}); make it again") from error
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: not a readable Parquet table ({reason}); make it again") from error
+
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: its metadata are invalid; make the table again")
+    for name, item_type in {"image_ids": str, "folds": int}.items():
+        values = content.get(name, [])
+        if not isinstance(values, list) or not all(isinstance(value, item_type) for value in values):
+            raise UserError(f"{path}: {name} in its metadata is invalid; make the table again")
+    return content
 
 
 def read(path: str | Path, columns: dict[str, str], optional: dict[str, str] | None = None) -> pd.DataFrame:
@@ -57,7 +66,8 @@ def read(path: str | Path, columns: dict[str, str], optional: dict[str, str] | N
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file") from None
     except (OSError, ValueError, pyarrow.ArrowException) as error:
-        raise UserError(f"{path}: not a readable Parquet table ({error}); make it again") from error
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: not a readable Parquet table ({reason}); make it again") from error
     check(path, table, columns, optional)
     remember_use(path, about(path))
     return table

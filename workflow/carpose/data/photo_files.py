@@ -1,5 +1,6 @@
 """Photos from files that no cache holds: found, checked, and as `predict_view` wants them."""
 
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -35,14 +36,15 @@ def find_photos(paths: Iterable[Path]) -> dict[str, Path]:
         if path.is_dir():
             # What macOS leaves beside a photo begins with a dot.
             entries = (p for p in path.iterdir() if not p.name.startswith("."))
-            files = sorted(p for p in entries if p.suffix.lower() in SUFFIXES and p.is_file())
+            # Also links to nothing and what is no file: `check_photos` names them.
+            files = sorted(p for p in entries if p.suffix.lower() in SUFFIXES)
             if not files:
                 raise UserError(f"{path}: there is no photo in this folder ({', '.join(SUFFIXES)})")
         elif not path.exists():
             raise UserError(f"{path}: there is no such file or folder")
         for file in files:
             earlier = photos.setdefault(file.stem, file)
-            if earlier.resolve() != file.resolve():
+            if os.path.realpath(earlier) != os.path.realpath(file):
                 raise UserError(f"{earlier} and {file}: both would be image {file.stem}; rename one of them")
     return photos
 

@@ -28,6 +28,11 @@ class TrainingCamera:
         """What `to_json` made. Raises KeyError, TypeError or ValueError where it is none."""
         intrinsics, view = (np.array(content[key], float).reshape(3, 3) for key in ("intrinsics", "view"))
         (width, height), (columns, rows) = content["photo_size"], content["size"]
+        for matrix in (intrinsics, view):
+            if not np.isfinite(matrix).all() or np.linalg.det(matrix) <= 0:
+                raise ValueError("a matrix is not invertible")
+        if min(width, height, columns, rows) < 1:
+            raise ValueError("a size is below one pixel")
         return cls((width, height), intrinsics, view, (columns, rows))
 
     def to_json(self) -> dict:

@@ -26,8 +26,8 @@ class AngleRange:
 
     @classmethod
     def from_json(cls, content: dict) -> "AngleRange":
-        """Raises KeyError or TypeError where a model is missing or invalid."""
-        return cls(**{angle: Logistic(**content[angle]) for angle in ANGLES})
+        """Raises KeyError, TypeError or ValueError where a model is missing or invalid."""
+        return cls(**{angle: Logistic.from_json(content[angle]) for angle in ANGLES})
 
     def apply(self, table: pd.DataFrame) -> pd.DataFrame:
         """The same cars and rotations; each angle near ±π is written on the more probable side.

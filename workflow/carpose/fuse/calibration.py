@@ -4,6 +4,7 @@ In: arrays of features or scores, and of hits. Out: a model, ready for JSON; thr
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.optimize import isotonic_regression
@@ -19,10 +20,28 @@ class Logistic:
     coefficients: list[float]
     intercept: float
 
+    @classmethod
+    def from_json(cls, content: dict) -> "Logistic":
+        """Raises TypeError or ValueError where a number is missing or invalid."""
+        model = cls(**content)
+        for name in ("mean", "scale", "coefficients"):
+            check_numbers(name, content[name], (len(model.mean),))
+        check_numbers("intercept", model.intercept, ())
+        if min(model.scale, default=1) <= 0:
+            raise ValueError(f"scale: {model.scale}")
+        return model
+
     def predict(self, features: np.ndarray) -> np.ndarray:
         """(N, F) → (N,) probabilities."""
         standard = (features - np.array(self.mean)) / np.array(self.scale)
         return sigmoid(standard @ np.array(self.coefficients) + self.intercept)
+
+
+def check_numbers(name: str, value: Any, shape: tuple[int, ...]) -> None:
+    """Raises TypeError or ValueError where a value is not an array of finite numbers of this shape."""
+    numbers = np.array(value, float)
+    if numbers.shape != shape or not np.isfinite(numbers).all():
+        raise ValueError(f"{name}: {value}")
 
 
 def logit(probability: np.ndarray) -> np.ndarray:

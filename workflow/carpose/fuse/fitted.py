@@ -13,7 +13,7 @@ from carpose.core.keyed import load_json
 from carpose.geometry.ground import DEFAULT_SIGMA
 
 from .angle_range import AngleRange
-from .calibration import Logistic
+from .calibration import Logistic, check_numbers
 
 # The parts of a fit, in the order in which they are tried.
 DESCRIPTIONS = {
@@ -49,7 +49,14 @@ class MemberFit:
     def from_json(cls, content: dict) -> "MemberFit":
         """Raises KeyError where a number is missing, ValueError or TypeError where it is invalid."""
         values = {item.name: np.array(content[item.name], float) for item in fields(cls)}
-        invalid = [name for name, value in values.items() if value.shape != np.shape(getattr(NEUTRAL, name))]
+        positive = ("sigma", "sigma_scale", "direction_sigma", "rotation_sigma", "correlation_weight")
+        invalid = [
+            name
+            for name, value in values.items()
+            if value.shape != np.shape(getattr(NEUTRAL, name))
+            or not np.isfinite(value).all()
+            or (name in positive and value <= 0)
+        ]
         if invalid:
             raise ValueError(f"{invalid[0]}: {content[invalid[0]]}")
         numbers: dict[str, Any] = {
@@ -118,10 +125,20 @@ class Fit:
         content = load_json(text)
         content["members"] = {name: MemberFit.from_json(entry) for name, entry in content["members"].items()}
         content["parts"] = {name: Part(**part) for name, part in content["parts"].items()}
+        for name, part in content["parts"].items():
+            if name not in PARTS or not isinstance(part.on, bool):
+                raise ValueError(f"parts: {name}")
         for name, value_type in {"ground": dict, "used": list, "thresholds": dict}.items():
             content[name] = value_type(content[name])
+        if unknown := [name for name in content["used"] if name not in content["members"]]:
+            raise ValueError(f"used: {unknown[0]}")
+        for name, shape in {"mean": (3,), "covariance": (3, 3), "height": ()}.items():
+            check_numbers(f"ground.{name}", content["ground"][name], shape)
+        for name in ("plain", "calibrated"):
+            check_numbers(f"thresholds.{name}", content["thresholds"][name], ())
+        check_numbers("fused_sigma_scale", content["fused_sigma_scale"], ())
         for name in ("score_model", "hit_model"):
-            content[name] = Logistic(**content[name])
+            content[name] = Logistic.from_json(content[name])
         content["angle_range"] = AngleRange.from_json(content["angle_range"])
         return cls(**content)
 

@@ -16,6 +16,8 @@ T_DOF = 3.0  # degrees of freedom of Student's t for distances from the plane: c
 RAY_STD = 0.003  # standard deviation of v: about one pixel of the network's input
 DEFAULT_SIGMA = 0.05  # standard deviation of log z where a table has none
 OUTLIER_SIGMAS = 3.0  # if the depths of plane and network differ by more, the car is not moved
+# Of made-up cars that lie exactly on a plane; without it their matrices cannot be inverted.
+MIN_HEIGHT, MIN_VARIANCE = 1e-3, 1e-10  # metres; smallest eigenvalue of the planes' covariance
 MIN_SLOPE = 1e-3  # of the ray against the plane: nearer to the horizon the plane gives no depth
 
 
@@ -43,7 +45,9 @@ def fit_prior(labels: pd.DataFrame) -> dict:
         mean = planes.mean(axis=0)
         deviation = planes - mean
         covariance = (posterior + deviation[:, :, None] * deviation[:, None, :]).mean(axis=0)
-        height = float(np.sqrt((weight * square).mean()))
+        if np.linalg.eigvalsh(covariance)[0] < MIN_VARIANCE:
+            covariance = covariance + MIN_VARIANCE * np.eye(3)
+        height = max(float(np.sqrt((weight * square).mean())), MIN_HEIGHT)
     return {"mean": mean.tolist(), "covariance": covariance.tolist(), "height": height}
 
 

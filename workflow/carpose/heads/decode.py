@@ -13,7 +13,6 @@ from .head import Detections, Head, Tensors, make_heads
 from .heatmap import peaks
 from .offset import Offset
 
-MAX_CARS = 64  # per photo
 CENTRE_SIGMA = 0.3  # cells; σ of the distance between the centres that two cells of one car predict
 
 # Cell indices (N,) → the outputs (N, channels) of all heads but the heat map, by name.
@@ -27,18 +26,19 @@ def decode(
     focal_reference: float,
     train_config: TrainConfig,
     threshold: float,
+    max_cars: int,
 ) -> dict[str, np.ndarray]:
     """Decode a network's outputs for a batch into cars, in the camera frame of `intrinsics`.
 
     heatmap (B, 1, height, width): probabilities; outputs_at: a function that gives the outputs of all other
     heads at cells; intrinsics: 3×3, of the maps; focal_reference: focal length, in cells, of the maps of the
-    view without augmentation; threshold: the lowest score of a car.
+    view without augmentation; threshold: the lowest score of a car; max_cars: of a photo.
     Returns arrays over all N cars: photo (index in the batch), score, xyz (N, 3) in metres, depth_sigma
     (standard deviation of log z), and the heads' columns, such as angles (N, 3): pitch, yaw, roll in radians.
     """
     height, width = heatmap.shape[2:]
     heads = {name: head for name, head in make_heads(train_config).items() if name != HEATMAP}
-    cell = peaks(heatmap[:, 0], threshold, MAX_CARS)
+    cell = peaks(heatmap[:, 0], threshold, max_cars)
     score = heatmap.reshape(-1)[cell].double().cpu().numpy()
     offset_head = cast(Offset, heads["offset"])
     can_pool = not offset_head.regressed  # pooling needs each cell's offset to the centre

@@ -26,7 +26,7 @@ from .download import download
 from .leaderboard import TEST_PHOTOS, submit
 from .read import add_strict, read_order
 from .submission import print_validation, write_submission
-from .tables import SEVERITIES, Finding, read_submission
+from .tables import SEVERITIES, Finding, pose_findings, read_submission, stop_or_note
 
 LIMITS = ("max_depth", "max_depth_reason", "max_photos")  # of Exclude; its images are the option --exclude
 MAX_PRINTED = 20  # findings of each severity; the table has them all
@@ -143,6 +143,7 @@ def print_findings(
 def write(args: argparse.Namespace) -> int:
     """Write a submission from a Parquet table of cars and validate it. Returns the exit status."""
     table, image_ids = cars.read(args.cars, scored=True), read_order(args.sample, args.images)
+    stop_or_note(pose_findings(args.cars, table))  # an invalid submission would stay there
     write_submission(args.output, table, image_ids)
     return print_validation(args.output, image_ids, strict=False)
 

@@ -98,7 +98,8 @@ def pose_findings(
     """
     line_of = {} if rows is None else dict(zip(rows["ImageId"], rows["line"], strict=True))
     score, (low, high) = table["score"], score_range(table["score"])
-    kept = "it is kept as written"
+    is_degrees = (table[cars.ANGLES].abs() > 2 * np.pi).any(axis=None)
+    kept = "it is kept as written" + (", but is it in degrees?" if is_degrees else "")
     scaled = f"only the order counts: {low:.6g} … {high:.6g} is scaled to 0 … 1 for the fusion"
     findings = []
 
@@ -113,6 +114,10 @@ def pose_findings(
             findings.append(Finding("error", str(path), line_of.get(image_id), image_id, finding, advice))
 
     if rows is not None:  # tables of carpose.fuse have angles in the range of the labels
+        first = table["pitch"]
+        if is_degrees and (first == first.round()).all() and (first > 2 * np.pi).any():
+            text = "the first number of every car is a whole one, as the model_type of labels"
+            report(first.index == 0, text, f"write each car as {' '.join(PREDICTION)}")
         report(beyond_half_turn(table).any(axis=1), "an angle is outside ±π", "wrap it to ±π", kept)
     report(~score.between(0, 1), "a score is outside [0, 1]", "scale the scores", scaled)
     report(table["z"] <= 0, "a car is not in front of the camera (z ≤ 0)", "remove the car")

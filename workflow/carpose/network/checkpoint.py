@@ -11,6 +11,8 @@ from pathlib import Path
 
 import torch
 
+from carpose.config.keys import section_schema
+from carpose.config.messages import problems
 from carpose.config.train_config import TrainConfig
 from carpose.core import version
 from carpose.core.errors import UserError
@@ -88,12 +90,20 @@ def load_checkpoint(path: Path, fold: int | None = None) -> tuple[torch.nn.Modul
     try:
         content = dict(torch.load(path, map_location="cpu", weights_only=True))
         train_config, provenance = TrainConfig(**content["train_config"]), dict(content["provenance"])
-        model = build(replace(train_config, pretrained="none"))
+        plain = replace(train_config, pretrained="none")
+        if invalid := problems(asdict(plain), section_schema(TrainConfig)):
+            raise ValueError(invalid[0])
+        model = build(plain)
+        _check_weights(content["weights"])
         model.load_state_dict(content["weights"])
     except FileNotFoundError:
         raise UserError(f"{path}: file not found") from None
-    except (PermissionError, MemoryError):
+    except MemoryError:
         raise  # says nothing about the content of the file
+    except OSError as error:
+        if error.filename is not None:  # nor does this, such as a missing right
+            raise
+        raise UserError(f"{path}: not readable ({error}); train the model again") from error
     except pickle.UnpicklingError:  # torch's message recommends to load it all the same
         reason = "UnpicklingError: it has other objects than tensors, numbers and texts, which might run code"
         raise UserError(
@@ -111,6 +121,13 @@ def load_checkpoint(path: Path, fold: int | None = None) -> tuple[torch.nn.Modul
             f"trained on fold {fold}'s photos; name the checkpoint of fold {fold}"
         )
     return model, train_config, provenance
+
+
+def _check_weights(state_dict: dict[str, torch.Tensor]) -> None:
+    """Raises ValueError where a tensor holds other numbers than finite real ones."""
+    for name, tensor in state_dict.items():
+        if tensor.is_complex() or not tensor.isfinite().all():
+            raise ValueError(f"network weights not finite: {name}")
 
 
 def build_from(path: Path, fold: int, train_config: TrainConfig) -> torch.nn.Module:

@@ -74,7 +74,8 @@ def predict_view(
             for prediction in predictions:
                 prediction.heatmap = prediction.heatmap * visible[:, None]
         predictions = [mean(predictions), *(predictions if len(networks) > 1 else [])]
-        return [to_table(p, view, train_config, names, settings.threshold, photos.scene) for p in predictions]
+        limits = settings.threshold, settings.max_cars
+        return [to_table(p, view, train_config, names, *limits, photos.scene) for p in predictions]
 
     total = -(-len(photos) // settings.batch_size)
     batches = photo_batches(photos, settings.batch_size, workers)
@@ -90,14 +91,17 @@ def to_table(
     train_config: TrainConfig,
     image_ids: list[str],
     threshold: float,
+    max_cars: int,
     scene: np.ndarray,
 ) -> pd.DataFrame:
     """Decode the prediction of a batch into a table of cars in the camera frame of the photos.
 
-    scene: 3×3 rotation of the camera frame in this view, which is undone.
+    threshold: the lowest score of a car; max_cars: of a photo; scene: 3×3 rotation of the camera frame in
+    this view, which is undone.
     """
     intrinsics, focal = view.map_intrinsics, view.focal_reference
-    columns = decode(prediction.heatmap, prediction.outputs_at, intrinsics, focal, train_config, threshold)
+    at = prediction.outputs_at
+    columns = decode(prediction.heatmap, at, intrinsics, focal, train_config, threshold, max_cars)
     photo, xyz, angles = (columns.pop(name) for name in ("photo", "xyz", "angles"))
     angles = rotation.angles(scene.T @ rotation.matrix(angles))
     table = pd.DataFrame(np.column_stack([angles, xyz @ scene]), columns=cars.POSE)

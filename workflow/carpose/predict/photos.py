@@ -32,7 +32,7 @@ from carpose.network.device import acquire_device, worker_count
 from .cars import fuse_views, predict_view
 from .members import Member, load_members
 
-SETTINGS = ("batch_size", "runtime")  # keys of `predict:` that become options as they are
+SETTINGS = ("batch_size", "max_cars", "runtime")  # keys of `predict:` that become options as they are
 # As in config.yaml (tested), but for masks, which these photos do not have.
 DEFAULTS = Predict(flip=True, tta_rotations_deg=[[0.0, 0.5, 0.0], [0.0, -0.5, 0.0]])
 THRESHOLD = 0.3  # lowest score of a car in the table, where no fit says one

@@ -204,7 +204,10 @@ def run(
         f"{photos}; {parameters / 1e6:.2f} million weights; {train_config.epochs} epochs of {steps} steps"
     )
     saved = saver.load()
-    if saved:
+    if saved and not training.accepts(saved):
+        text = "is of another version of the code and is not used; training from the beginning"
+        log.info(f"warning: {files.state}: {text}")
+    elif saved:
         training.restore(saved)
         log.info(f"going on at epoch {training.progress.epoch + 1}, batch {training.progress.batch}")
 

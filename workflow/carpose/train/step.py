@@ -129,6 +129,20 @@ class Training:
             "progress": vars(self.progress),
         }
 
+    def accepts(self, saved: dict) -> bool:
+        """Whether a state can be restored; one of another version of the code may have other contents."""
+        current = self.state()
+
+        def layout(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Size]:
+            return {name: tensor.shape for name, tensor in tensors.items()}
+
+        try:
+            same_networks = all(layout(saved[key]) == layout(current[key]) for key in ("model", "ema"))
+            same_progress = set(saved["progress"]) == set(current["progress"])
+            return set(saved) == set(current) and same_networks and same_progress
+        except (AttributeError, KeyError, TypeError):
+            return False
+
     def restore(self, saved: dict) -> None:
         self.model.load_state_dict(saved["model"])
         self.ema.module.load_state_dict(saved["ema"])

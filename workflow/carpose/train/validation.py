@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from carpose.config.sections import Running
+from carpose.config.sections import Predict, Running
 from carpose.config.train_config import TrainConfig
 from carpose.core import cars
 from carpose.data.loader import load_samples
@@ -54,7 +54,8 @@ def validate(
         totals = loss.as_totals(loss.local_counts(targets).clamp(min=1))
         for name, value in loss.compute([outputs], targets, train_config, totals).items():
             sums[name] += float(value) * len(names) / len(samples)
-        tables.append(to_table(prediction, samples.view, train_config, names, THRESHOLD, np.eye(3)))
+        limits = THRESHOLD, Predict.max_cars
+        tables.append(to_table(prediction, samples.view, train_config, names, *limits, np.eye(3)))
     total = sum(weight * sums[name] for name, weight in loss_weights.items())
     losses = {f"{VALID}loss": total} | {f"{VALID}{name}": value for name, value in sums.items()}
     return losses | {"mAP": evaluate(truth, cars.concat(tables), image_ids=list(image_ids))["mAP"]}
