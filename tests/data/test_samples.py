@@ -83,6 +83,21 @@ def test_all_batches_have_labels_noise_or_none(prepared, labels):
             assert ("depth_noise" in targets) == noisy
 
 
+def test_a_cache_is_built_in_a_process_that_uses_opencv_s_threads(prepared, tmp_path):
+    code = f"""
+import cv2, numpy as np, pandas as pd
+from pathlib import Path
+from carpose.data import cache
+cv2.setNumThreads(4)
+cv2.resize(np.zeros((2000, 2000, 3), np.uint8), (1500, 1500))  # starts them
+prepared = Path({str(prepared)!r})
+images = pd.read_parquet(prepared / "images.parquet").head(3)
+cache.build(prepared / "data", images, Path({str(tmp_path)!r}), [0, 0.5, 1, 1], 0.3, jobs=2)
+"""
+    subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, check=True, timeout=120)
+    assert (tmp_path / "photos.npy").exists()
+
+
 def test_a_photo_that_is_not_cached_is_named(prepared):
     with pytest.raises(UserError, match="image ID_nowhere is not in the cache; rerun build_cache"):
         Photos(prepared / "cache", ["ID_nowhere"], TrainConfig())
