@@ -6,7 +6,8 @@ repository, one at a time, and the tests that should notice it are run there.
     python -m benchmarks.mutations --list
 
 It can be interrupted: a result is kept as long as the mutation, its file and its tests are as they were.
-Before the mutations, the same tests must pass without one. The exit status is 1 if a mutation survived.
+Before the mutations, the same tests must pass without one; --tests-pass skips that, where they have just passed. The
+exit status is 1 if a mutation survived.
 """
 
 import argparse
@@ -118,8 +119,17 @@ def read_results(path: Path) -> dict[str, dict]:
     return results
 
 
-def check(mutations: list[Mutation], results_file: Path, root: Path = ROOT, timeout: float = TIMEOUT) -> int:
-    """Run the mutations without a result, print a table of all; returns how many survived."""
+def check(
+    mutations: list[Mutation],
+    results_file: Path,
+    root: Path = ROOT,
+    timeout: float = TIMEOUT,
+    tests_pass: bool = False,
+) -> int:
+    """Run the mutations without a result, print a table of all; returns how many survived.
+
+    timeout: seconds for the tests of a mutation; tests_pass: do not run the tests without a mutation first.
+    """
     for mutation in mutations:
         mutation.mutated(root)
     results = read_results(results_file)
@@ -128,6 +138,7 @@ def check(mutations: list[Mutation], results_file: Path, root: Path = ROOT, time
         copy = Path(folder) / "repository"
         if waiting:
             shutil.copytree(root, copy, ignore=NOT_COPIED)
+        if waiting and not tests_pass:
             tests = sorted({name for mutation in waiting for name in mutation.tests})
             print(f"{len(waiting)} mutations; first their tests without one: {' '.join(tests)}", flush=True)
             passed, failed = run_tests(copy, tests, timeout * 2)
@@ -167,6 +178,7 @@ def main() -> int:
     parser.add_argument("texts", nargs="*", help="run mutations with one of these texts in name or file only")
     parser.add_argument("--list", action="store_true", help="print the mutations, run nothing")
     parser.add_argument("--results", type=Path, default=ROOT / "results" / "mutations.jsonl")
+    parser.add_argument("--tests-pass", action="store_true", help="do not run the tests without a mutation")
     args = parser.parse_args()
     mutations = [
         mutation
@@ -178,7 +190,7 @@ def main() -> int:
     if args.list:
         print("\n".join(f"{mutation.name}  {mutation.file}: {mutation.why}" for mutation in mutations))
         return 0
-    return int(check(mutations, args.results) > 0)
+    return int(check(mutations, args.results, tests_pass=args.tests_pass) > 0)
 
 
 if __name__ == "__main__":

@@ -145,7 +145,7 @@ def _select_images(data: Path, images: pd.DataFrame) -> pd.DataFrame:
 def _fill_all(tasks: list[Task], done: np.ndarray, jobs: int) -> None:
     """Make the images that are not marked in `done` (N,) bool, and mark them."""
     pending = [task for task in tasks if not done[task.row]]
-    cv2.setNumThreads(1)  # before the fork: a process that inherits OpenCV's threads cannot stop them and hangs
+    cv2.setNumThreads(1)  # before the fork: with inherited threads that do not run, a process would hang
     with ProcessPoolExecutor(jobs) as pool:
         rows = pool.map(_fill, pending, chunksize=4)
         for row in tqdm(rows, total=len(pending), desc="cache", mininterval=2, unit="photo"):

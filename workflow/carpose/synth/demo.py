@@ -191,7 +191,7 @@ def make(
         for split in ("train", "test")
         for index, table in enumerate(poses[split])
     ]
-    cv2.setNumThreads(1)  # before the fork: a process that inherits OpenCV's threads cannot stop them and hangs
+    cv2.setNumThreads(1)  # before the fork: with inherited threads that do not run, a process would hang
     with ProcessPoolExecutor(jobs) as pool:
         results = pool.map(draw_scene, tasks, chunksize=8)
         bar = tqdm(results, "scenes", len(tasks), unit="photo", mininterval=2)
