@@ -5,9 +5,10 @@ repository, one at a time, and the tests that should notice it are run there.
     python -m benchmarks.mutations fold metric/      # those with one of these texts in name or file
     python -m benchmarks.mutations --list
 
-It can be interrupted: a result is kept as long as the mutation, its file and its tests are as they were.
-Before the mutations, the same tests must pass without one; --tests-pass skips that, where they have just passed. The
-exit status is 1 if a mutation survived.
+It can be interrupted: a result is kept as long as the mutation and its file are as they were, and those of a
+survivor also as long as its tests are; to measure all again, delete the results. Before the mutations, the same
+tests must pass without one; --tests-pass skips that, where they have just passed. The exit status is 1 if a mutation
+survived.
 """
 
 import argparse
@@ -22,7 +23,7 @@ import tempfile
 import time
 import tomllib
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from carpose.core.errors import UserError
@@ -63,10 +64,14 @@ class Mutation:
         return result
 
     def digest(self, root: Path) -> str:
-        """A hash of the mutation, its file and its tests."""
-        hasher = hashlib.sha256(json.dumps(asdict(self)).encode())
-        for name in (self.file, *self.tests):
-            path = root / name
+        """A hash of the mutation and its file."""
+        content = json.dumps([self.file, self.source, self.replacement])
+        return hashlib.sha256(content.encode() + (root / self.file).read_bytes()).hexdigest()[:16]
+
+    def tests_digest(self, root: Path) -> str:
+        """A hash of its tests."""
+        hasher = hashlib.sha256()
+        for path in (root / name for name in self.tests):
             for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
                 hasher.update(file.read_bytes())
         return hasher.hexdigest()[:16]
@@ -133,7 +138,12 @@ def check(
     for mutation in mutations:
         mutation.mutated(root)
     results = read_results(results_file)
-    waiting = [mutation for mutation in mutations if mutation.digest(root) not in results]
+
+    def is_measured(mutation: Mutation) -> bool:
+        result = results.get(mutation.digest(root))
+        return result is not None and result["survived"] in (False, mutation.tests_digest(root))
+
+    waiting = [mutation for mutation in mutations if not is_measured(mutation)]
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "repository"
         if waiting:
@@ -148,9 +158,10 @@ def check(
             file, digest, start = copy / mutation.file, mutation.digest(root), time.monotonic()
             original = file.read_bytes()
             file.write_text(mutation.mutated(copy), encoding="utf-8")
-            survived, test = run_tests(copy, mutation.tests, timeout)
+            passed, test = run_tests(copy, mutation.tests, timeout)
             file.write_bytes(original)
             seconds = round(time.monotonic() - start)
+            survived = mutation.tests_digest(root) if passed else False  # these tests
             results[digest] = {"digest": digest, "name": mutation.name, "survived": survived, "test": test}
             results_file.parent.mkdir(parents=True, exist_ok=True)
             with open(results_file, "a", encoding="utf-8") as handle:
@@ -167,7 +178,7 @@ def report(mutations: list[Mutation], results: list[dict]) -> int:
     for mutation, result in zip(mutations, results, strict=True):
         outcome = "SURVIVED" if result["survived"] else f"caught by {result['test']}"
         print(f"{mutation.name:{width}}  {outcome}")
-    survived = sum(result["survived"] for result in results)
+    survived = sum(bool(result["survived"]) for result in results)
     share = (len(results) - survived) / max(len(results), 1)
     print(f"{len(results)} mutations, {len(results) - survived} caught ({share:.1%}), {survived} survived")
     return survived

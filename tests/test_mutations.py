@@ -45,6 +45,11 @@ def test_bugs_are_caught_or_survive_and_results_are_kept(repository, tmp_path, c
     assert mutations.check(bugs, results, repository) == 1
     assert "first their tests" not in capsys.readouterr().out  # nothing was run again
 
+    (repository / "tests" / "test_add.py").write_text(TEST + "    assert add(2, 3) == 5\n")
+    assert mutations.check(bugs, results, repository) == 0  # of the survivor alone the tests were run
+    printed = capsys.readouterr().out
+    assert "1 mutations; first their tests" in printed and printed.count("minus") == 1
+
 
 def test_what_stops_the_check(repository, tmp_path):
     results = tmp_path / "mutations.jsonl"

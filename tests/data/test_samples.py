@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,6 +15,8 @@ from carpose.config.train_config import TrainConfig
 from carpose.core.errors import UserError
 from carpose.data import cache
 from carpose.data.samples import MEAN, STD, Photos, Samples, network_input, normalised
+from carpose.geometry import camera
+from carpose.heads.head import STRIDE
 from tests.helpers import ENVIRONMENT, REPOSITORY
 
 CPU = torch.device("cpu")
@@ -60,6 +63,33 @@ def test_without_augmentation_a_sample_is_the_photo(prepared, labels):
     photos = Photos(prepared / "cache", all_samples.image_ids, all_samples.train_config)
     for index in range(3):
         assert np.array_equal(all_samples[0, index, index].image, photos[index])
+
+
+def test_a_photo_is_augmented_anew_in_every_epoch(prepared, labels):
+    dataset = samples(prepared, labels)
+    first, again, later, elsewhere = (dataset[key] for key in ((0, 1, 2), (0, 1, 2), (1, 1, 2), (0, 3, 2)))
+    np.testing.assert_array_equal(first.image, again.image)
+    np.testing.assert_array_equal(first.xyz, again.xyz)
+    for other in (later, elsewhere):  # the same photo may be twice in an epoch
+        assert not np.array_equal(other.image, first.image)
+        assert not np.array_equal(other.intrinsics, first.intrinsics)
+
+
+def test_targets_move_with_the_image(prepared, labels):
+    """Zoom and shift are part of a sample's intrinsics."""
+    still = {"flip": 0.0, "rotate_deg": [0.0, 0.0, 0.0], "colour": 0.0}
+    plain = samples(prepared, labels, **still, zoom=0.0, shift=0.0)
+    moved = samples(prepared, labels, **still, zoom=0.2, shift=0.1)
+    cells, ones = camera.cells(STRIDE), np.ones((64, 192), np.uint8)
+    for index in range(4):
+        one, other = plain[0, 0, index], moved[0, 0, index]
+        homography = np.linalg.inv(cells) @ other.intrinsics @ np.linalg.inv(one.intrinsics) @ cells
+        image = cv2.warpPerspective(one.image, homography, (192, 64)).astype(float)
+        shown = cv2.erode(cv2.warpPerspective(ones, homography, (192, 64)), np.ones((5, 5))) > 0
+        error = np.abs(image - other.image)[shown].mean()
+        assert (
+            shown.mean() > 0.5 and error < 0.5 * np.abs(one.image.astype(float) - other.image)[shown].mean()
+        )
 
 
 def test_masked_cells_are_left_out_but_for_centres(prepared, labels):

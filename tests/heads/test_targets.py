@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from carpose.config.train_config import TrainConfig
-from carpose.geometry import rotation
+from carpose.geometry import camera, rotation
 from carpose.heads.depth import PARAMETRISATIONS
 from carpose.heads.head import make_heads
 from carpose.heads.targets import pad_targets
@@ -134,3 +134,42 @@ def test_padded_targets_have_one_shape_and_no_more_weight():
     for cells, weight in (("peak", "peak_weight"), ("cell", "weight")):
         assert not padded[weight][len(arrays[weight]) :].any()
         assert padded[cells].min() >= 0 and padded[cells].max() < 4 * AREA
+
+
+def test_a_centre_belongs_to_the_map_up_to_half_a_cell_beyond_the_last_cells_centre():
+    """Cells are numbered by their centres, so the map reaches from −½ to width − ½ and height − ½."""
+    edges = [(-0.5, 0), (SIZE[0] - 0.5, 0), (-0.5, 1), (SIZE[1] - 0.5, 1)]
+    for edge, axis in edges:
+        for step in (-0.02, 0.02):
+            uv = np.array([60.0, 20.0])
+            uv[axis] = edge + step
+            xyz = camera.backproject(INTRINSICS, uv[None], np.array([30.0]))
+            targets = encoded(xyz, np.eye(3)[None], TrainConfig())
+            inside = (step > 0) == (edge < 0)
+            assert len(targets["peak"]) == inside and targets["heatmap"].max() == inside, (uv, inside)
+
+
+def test_targets_of_a_car_have_its_sample_weight():
+    xyz, turn = scene(6)
+    weight = np.array([1.0, 0.5, 0.9, 0.1, 0.3, 0.7])
+    plain, weighted = (encoded(xyz, turn, TrainConfig(), weight=w) for w in (np.ones(6), weight))
+    np.testing.assert_allclose(weighted["peak_weight"][np.argsort(weighted["peak"] % SIZE[0])], weight)
+    assert weighted["cell"].tolist() == plain["cell"].tolist()
+    columns = weighted["cell"] % SIZE[0]
+    nearest = np.abs(columns[:, None] - camera.project(INTRINSICS, xyz)[:, 0]).argmin(axis=1)
+    np.testing.assert_allclose(weighted["weight"], plain["weight"] * weight[nearest], rtol=1e-6)
+    np.testing.assert_array_equal(weighted["heatmap"], plain["heatmap"])
+
+
+def test_gaussians_grow_with_the_zoom():
+    """A car's σ is proportional to its size in the image, which a zoom changes and its depth does not."""
+    xyz, zoom = camera.backproject(INTRINSICS, np.array([[40.0, 12.0]]), np.array([5.0])), 1.4
+
+    def sigma(intrinsics):
+        targets = encoded(xyz, np.eye(3)[None], TrainConfig(), intrinsics=intrinsics)
+        row, column = divmod(targets["peak"].item(), SIZE[0])
+        return np.sqrt(-0.5 / np.log(targets["heatmap"][0, row, column + 1]))
+
+    expected = TrainConfig().radius * 1.5 * FOCAL / 5
+    assert sigma(INTRINSICS) == pytest.approx(expected, rel=1e-5) and expected > 0.7
+    assert sigma(np.diag([zoom, zoom, 1]) @ INTRINSICS) == pytest.approx(zoom * expected, rel=1e-5)
