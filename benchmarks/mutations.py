@@ -5,10 +5,9 @@ repository, one at a time, and the tests that should notice it are run there.
     python -m benchmarks.mutations fold metric/      # those with one of these texts in name or file
     python -m benchmarks.mutations --list
 
-It can be interrupted: a result is kept as long as the mutation and its file are as they were, and those of a
-survivor also as long as its tests are; to measure all again, delete the results. Before the mutations, the same
-tests must pass without one; --tests-pass skips that, where they have just passed. The exit status is 1 if a mutation
-survived.
+It can be interrupted: a result is kept as long as the mutation and its file are as they were, and that of a
+survivor as long as its tests are, too. Before the mutations, the same tests must pass without one;
+--tests-pass skips that, where they have just passed. The exit status is 1 if a mutation survived.
 """
 
 import argparse

@@ -60,6 +60,15 @@ def test_one_back_to_front_is_outvoted():
     assert len(fused) == 1 and abs(fused["yaw"][0] - 0.3) < 1e-6
 
 
+@pytest.mark.parametrize("off", [0.0, 0.5, -1.0])
+def test_a_car_of_the_other_side_does_not_turn_the_mean(off):
+    """Though it need not be exactly back to front."""
+    agreeing = {"a": car(yaw=0.3), "b": car(yaw=0.4)}
+    fused = fuse(agreeing | {"c": car(yaw=0.35 + np.pi + off)})
+    assert len(fused) == 1
+    np.testing.assert_allclose(fused[cars.ANGLES], fuse(agreeing)[cars.ANGLES], atol=1e-9)
+
+
 def test_depth_is_weighted_by_its_uncertainty():
     precise, vague = car(depth_sigma=0.02), car(y=3.3, z=33.0, depth_sigma=0.2)
     fused = fuse({"a": precise, "b": vague})

@@ -86,3 +86,9 @@ def test_focal_length_is_proportional_to_the_zoom_in_every_view(strength):
         zoom = np.array([[1.05, 0, shift], [0, 1.05, -shift], [0, 0, 1]])
         ratio = camera.focal(zoom @ view @ intrinsics) / camera.focal(view @ intrinsics)
         assert ratio == pytest.approx(1.05)
+
+
+def test_focal_length_is_that_of_both_axes():
+    intrinsics = np.array([[400.0, 0, 30], [0, 900.0, 20], [0, 0, 1]])
+    assert camera.focal(intrinsics) == pytest.approx(600)
+    np.testing.assert_allclose(camera.focal(np.stack([intrinsics, np.eye(3)])), [600, 1])

@@ -113,6 +113,27 @@ def test_outliers_are_not_moved():
     assert np.abs(np.log(moved["z"] / predicted["z"])[2:]).max() < 0.02, "they do not bend the others' plane"
 
 
+@pytest.mark.parametrize("factor", [0.4, 2.5])
+def test_a_car_far_too_near_or_too_far_is_not_moved(factor):
+    predicted = street(1, 12, height=0.0)
+    predicted.loc[0, cars.POSITION] *= factor
+    moved = ground.refine(predicted, PRIOR)
+    pd.testing.assert_frame_equal(moved[:1], predicted[:1])
+    assert (moved["z"][1:] != predicted["z"][1:]).all()
+
+
+def test_a_car_is_corrected_by_the_other_cars_alone():
+    """Where its own depth is larger, the depth that its photo's ground gives stays as it is."""
+    prior = PRIOR | {"covariance": (4 * np.array(PRIOR["covariance"])).tolist()}
+    one = street(1, 5, height=0.0)
+    other = one.copy()
+    other.loc[0, cars.POSITION] *= 1.04
+    first, second = (ground.refine(table, prior).loc[0] for table in (one, other))
+    share = 1 - (first["depth_sigma"] / 0.05) ** 2  # of the ground's depth in the mean
+    assert share > 0.05
+    assert np.log(second["z"] / first["z"]) == pytest.approx((1 - share) * np.log(1.04), rel=0.01)
+
+
 def test_photos_are_independent_and_order_does_not_matter():
     predicted = noisy(street(6, 5))
     all_moved = ground.refine(predicted, PRIOR)

@@ -8,10 +8,12 @@ from carpose.config.train_config import TrainConfig
 from carpose.geometry import rotation
 from carpose.heads.decode import CENTRE_SIGMA, merge, pool
 from carpose.heads.depth import PARAMETRISATIONS, TYPICAL_DEPTH
-from carpose.heads.head import make_heads
+from carpose.heads.head import Detections, make_heads
 from carpose.heads.heatmap import peaks
 from tests import reference
 from tests.heads.made_up import (
+    FOCAL,
+    INTRINSICS,
     decoded,
     encoded,
     from_left_to_right,
@@ -36,6 +38,12 @@ def test_peaks_agree_with_the_literal_loop(threshold, most):
         cells.sort(key=lambda place: -one[place])  # stable, as ours
         expected += [photo * one.size + row * 23 + column for row, column in cells[:most]]
     assert cell.tolist() == expected and bool(expected) == (threshold < 1)
+
+
+def test_a_peak_may_be_as_low_as_the_threshold():
+    score = torch.zeros(1, 5, 6)
+    score[0, 1, 2], score[0, 3, 4] = 0.25, 0.2499
+    assert peaks(score, 0.25, 10).tolist() == [8]
 
 
 @pytest.mark.parametrize(
@@ -82,6 +90,21 @@ def test_two_depths_are_merged_by_their_uncertainty():
     cars = decoded(maps, BOTH, 0.9)
     assert cars["xyz"][0, 2] == pytest.approx(TYPICAL_DEPTH, rel=0.01)
     assert 0.005 < cars["depth_sigma"][0] < 0.05
+
+
+@pytest.mark.parametrize("depth", list(PARAMETRISATIONS))
+def test_the_scale_of_a_label_is_decoded_as_its_standard_deviation(depth):
+    """The targets' Laplace scale of an error of log z, as a network's output."""
+    train_config, sigma = TrainConfig(depth=depth), np.array([0.02, 0.05, 0.1])
+    xyz, turn = scene(3)
+    targets = encoded(xyz, turn, train_config, noise=sigma)
+    output = np.column_stack([targets["depth"], np.log(targets["depth_noise"])]).astype(float)
+    detections = Detections(np.zeros(len(output)), np.zeros((len(output), 2)), INTRINSICS, FOCAL)
+    z, decoded_sigma = make_heads(train_config)["depth"].depth(output, detections)
+    for car in range(3):
+        of_car = np.isclose(z, xyz[car, 2], rtol=1e-3)
+        assert of_car.any()
+        np.testing.assert_allclose(decoded_sigma[of_car], sigma[car], rtol=0.01)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
