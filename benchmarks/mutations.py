@@ -43,13 +43,13 @@ class Mutation:
     source: str  # occurs exactly once in the file
     replacement: str
     why: str  # why somebody could write this
-    tests: list[str]  # files or folders for pytest
+    tests: list[str]  # files, folders or FILE::TEST for pytest
 
     def mutated(self, root: Path) -> str:
         """The file's text with the bug. Raises UserError where the source text does not occur exactly once,
         the result is no Python, or a test is missing."""
         for name in self.tests:
-            if not (root / name).exists():
+            if not (root / name.partition("::")[0]).exists():
                 raise UserError(f"{name}: there is no such test; {self.name} names it")
         text = (root / self.file).read_text(encoding="utf-8")
         if (count := text.count(self.source)) != 1:
@@ -70,7 +70,7 @@ class Mutation:
     def tests_digest(self, root: Path) -> str:
         """A hash of its tests."""
         hasher = hashlib.sha256()
-        for path in (root / name for name in self.tests):
+        for path in (root / name.partition("::")[0] for name in self.tests):
             for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
                 hasher.update(file.read_bytes())
         return hasher.hexdigest()[:16]

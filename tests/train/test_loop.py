@@ -12,9 +12,11 @@ import pandas as pd
 import pytest
 import torch
 
+from carpose.config.sections import Running
 from carpose.core.version import code_digest
 from carpose.network.checkpoint import load_checkpoint
-from carpose.train.loop import Log
+from carpose.train.loop import Log, TrainFiles, read_tables
+from carpose.train.validation import validate
 from tests.helpers import ENVIRONMENT, options, run_background, run_module
 
 
@@ -43,6 +45,21 @@ def test_history_and_checkpoint(undisturbed):
     assert provenance["code"] and provenance["data"]
     assert provenance["fold"] == 0 and provenance["round"] == "first"
     assert not list(undisturbed.glob("state.pt*"))
+
+
+def test_the_network_of_the_checkpoint_is_the_one_that_was_validated(prepared, undisturbed):
+    """The moving average, not the network that was trained."""
+    model, train_config, _ = load_checkpoint(undisturbed / "model.pt")
+    last = pd.read_csv(undisturbed / "history.csv").iloc[-1]
+    files = TrainFiles(
+        *(prepared / name for name in ("cache", "images.parquet", "labels.parquet", "folds.parquet")),
+        *(undisturbed / name for name in ("model.pt", "history.csv", "state.pt")),
+    )
+    tables = read_tables(files, 0)
+    truth, cpu = tables.truth(), torch.device("cpu")
+    values = validate(model, train_config, files.cache, tables.valid_ids, truth, cpu, Running())
+    for name, value in values.items():
+        assert value == pytest.approx(last[name], rel=1e-4), name
 
 
 def test_tensorboard_has_the_history(undisturbed):

@@ -62,6 +62,15 @@ def test_gradients_are_clipped_and_do_not_add_up(prepared, labels, optimizer):
         training.restore(through_a_file(training.state()))
 
 
+def test_a_small_gradient_is_used_as_it_is(prepared, labels):
+    """Clipping shortens a gradient, it never lengthens one."""
+    batch = first_batch(samples_of(prepared, labels, SMALL, 2))
+    training = Training(replace(SMALL, optimizer="sgd", clip_norm=1e9), None, CPU)
+    values = training.step(*batch, 0.0)()
+    used = torch.stack([parameter.grad.norm() for parameter in training.parameters]).norm()
+    assert used == pytest.approx(values["norm"], rel=1e-3)
+
+
 def test_the_moving_average_follows_a_restored_training(prepared, labels):
     """It must not keep references to tensors of before the restore."""
     batch = first_batch(samples_of(prepared, labels, SMALL, 2))
