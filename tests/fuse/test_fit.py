@@ -1,7 +1,7 @@
 """The fit of a fusion: which parts are used, no leak between folds, damaged members, its JSON."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pandas as pd
@@ -158,6 +158,15 @@ def test_calibration_pays_on_the_leaderboard(truth, views):
     assert fitted.parts["calibration"].on
     assert fitted.parts["calibration"].nested_gain > 0.1
     assert fitted.mAP["fused"] > 2 * fitted.mAP["equal_weights"]
+
+
+@pytest.mark.parametrize(("parts", "score_type"), [([], "plain"), (["calibration"], "calibrated")])
+def test_each_type_of_score_has_its_threshold(views, nested, parts, score_type):
+    fitted = replace(nested[0], thresholds={"plain": 0.6, "calibrated": 0.3})
+    fused = fuse(views, fitted, parts)
+    above = fused["above_threshold"].to_numpy(bool)
+    assert 0.1 < above.mean() < 0.9
+    np.testing.assert_array_equal(above, fused["score"] >= fitted.thresholds[score_type])
 
 
 def test_fused_score_is_calibrated(truth, views):
