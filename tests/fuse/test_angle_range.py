@@ -41,6 +41,15 @@ def test_only_the_range_changes_and_rotations_do_not(habit):
     assert np.abs(written[["yaw", "roll"]].to_numpy()).max() < 1.5 * np.pi + 1e-9
 
 
+def test_angles_are_written_on_the_side_of_the_labels(habit):
+    """Each by itself: with roll and yaw both on the wrong side the leaderboard's metric is the same again."""
+    seen = noisy_view(habit, np.random.default_rng(1), missed=0, false_cars=0, angle_noise=0.1)
+    written = fit_angle_range(seen, habit, np.arange(len(habit))).apply(seen)
+    for angle in ("roll", "yaw"):
+        right = [(np.sign(table[angle]) == np.sign(habit[angle])).mean() for table in (seen, written)]
+        assert right[0] < 0.8 and right[1] > 0.9, (angle, right)
+
+
 def test_the_side_of_a_photo_is_learnt_and_raises_the_score(habit):
     """A car's own angle is a poor predictor of its side, the mean over the photo's cars a good one."""
     rng = np.random.default_rng(2)
