@@ -152,12 +152,20 @@ def test_invalid_options_are_errors_before_the_training(prepared, tmp_path, inva
     assert not list(tmp_path.iterdir())
 
 
-def test_each_rollback_halves_the_learning_rate(prepared, undisturbed, tmp_path):
+@pytest.mark.parametrize(
+    ("second", "epoch", "factors"),
+    [
+        (lambda steps: 2 * steps + 3, 3, [1, 0.5, 0.25]),  # the second step of epoch 3
+        (lambda steps: steps + 3, 2, [1, 0.25, 0.25]),  # that of epoch 2 again: no state since the first time
+    ],
+    ids=["state after the first rollback", "state before it"],
+)
+def test_each_rollback_halves_the_learning_rate(prepared, undisturbed, tmp_path, second, epoch, factors):
     """Also if the restored state was saved before or after an earlier rollback."""
     folds = pd.read_parquet(prepared / "folds.parquet")
     steps = int((folds.fold != 0).sum()) // 2
-    # Counted over all steps: the second of epoch 2 and, after that is repeated, the second of epoch 3.
-    broken = [steps + 1, 2 * steps + 3]
+    # Counted over all steps, from 0: first the second of epoch 2.
+    broken = [steps + 1, second(steps)]
     code = (
         "import itertools; number = itertools.count(); "
         f"step.Training.is_broken = lambda self, values: next(number) in {broken}"
@@ -165,9 +173,9 @@ def test_each_rollback_halves_the_learning_rate(prepared, undisturbed, tmp_path)
     command = patched(code, options(prepared, tmp_path, "--on-nan", "rollback"))
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=True)
     assert "back to epoch 2 with 0.5 times the learning rate" in done.stdout
-    assert "back to epoch 3 with 0.25 times the learning rate" in done.stdout
+    assert f"back to epoch {epoch} with 0.25 times the learning rate" in done.stdout
     usual, halved = (pd.read_csv(folder / "history.csv").lr for folder in (undisturbed, tmp_path))
-    np.testing.assert_allclose(halved / usual, [1, 0.5, 0.25])
+    np.testing.assert_allclose(halved / usual, factors)
 
 
 @pytest.mark.slow
