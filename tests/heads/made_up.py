@@ -86,9 +86,7 @@ def totals(targets):
 
 
 def decoded(maps, train_config, threshold, max_cars=64):
-    return decode(
-        maps["heatmap"], outputs_from(maps), INTRINSICS, FOCAL, train_config, threshold, max_cars
-    )
+    return decode(maps["heatmap"], outputs_from(maps), INTRINSICS, FOCAL, train_config, threshold, max_cars)
 
 
 def zero_maps(train_config):

@@ -37,7 +37,14 @@ CHANGES = {
         "cuda_graphs": True,
     },
     "predict": {
-        **{"threshold": 0.02, "batch_size": 4, "max_cars": 65, "flip": True, "mask_filter": False, "runtime": "openvino"},
+        **{
+            "threshold": 0.02,
+            "batch_size": 4,
+            "max_cars": 65,
+            "flip": True,
+            "mask_filter": False,
+            "runtime": "openvino",
+        },
         "tta_rotations_deg": [[0, 0.25, 0]],
     },
     "pseudo": {"mode": "hard", "precision_positive": 0.7, "probability_ignore": 0.1},

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import imagehash
+import numpy as np
 import pandas as pd
 from PIL import ExifTags, Image, UnidentifiedImageError
 from tqdm import tqdm
@@ -56,7 +57,7 @@ def inspect_picture(path: Path, with_hash: bool = False, is_mask: bool = False) 
             picture.draft("L", (128, 128))  # the complete file is still read, so truncation is noticed
             picture.load()
             phash = str(imagehash.phash(picture)) if with_hash else ""
-            darkest = picture.convert("L").getextrema()[0] if is_mask else 0
+            darkest = np.asarray(picture.convert("L")).min() if is_mask else 0
     except FileNotFoundError:
         return Picture(problem="missing"), data
     except OSError as error:

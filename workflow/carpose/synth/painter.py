@@ -60,7 +60,7 @@ class Painter:
 
     def __init__(self, rng: np.random.Generator, intrinsics: np.ndarray, size: tuple[int, int], plane: Plane):
         self.rng, self.intrinsics, self.size, self.plane = rng, intrinsics, size, plane
-        self.canvas = np.zeros((size[1], size[0], 3), np.uint8)
+        self.canvas: np.ndarray = np.zeros((size[1], size[0], 3), np.uint8)
         self.car_index = np.full((size[1], size[0]), -1, np.int16)
         self.light = rotation.MIRROR @ plane.up + rng.normal(0, 0.5, 3)
         self.light /= np.linalg.norm(self.light)
@@ -120,7 +120,7 @@ class Painter:
 
     def shadows(self, corners: list[np.ndarray]) -> None:
         """Darken the ground under the cars; corners: (4, 2) pixels of each footprint."""
-        mask = np.zeros(self.canvas.shape[:2], np.uint8)
+        mask: np.ndarray = np.zeros(self.canvas.shape[:2], np.uint8)
         for points in corners:
             hull = cv2.convexHull(points.astype(np.float32)).astype(np.int32)
             cv2.fillConvexPoly(mask, hull, 255, cv2.LINE_AA)
