@@ -96,3 +96,22 @@ def test_valid_tables_are_read_unchanged(tmp_path):
         cars.write(tmp_path / "cars.parquet", rows)
         read = cars.read(tmp_path / "cars.parquet", scored=True, columns={"fold": parquet.NUMBER})
         pd.testing.assert_frame_equal(read, rows.reset_index(drop=True), check_dtype=len(rows) > 0)
+
+
+def test_every_changed_byte_is_noticed(tmp_path):
+    """Of the rows and of the metadata; a file without a checksum, by another program, is read as it is."""
+    file, damaged = tmp_path / "table.parquet", tmp_path / "damaged.parquet"
+    table = pd.DataFrame({"ImageId": ["ID_a", "ID_b"], "fold": [0, 1]})
+    parquet.write(file, table, folds=[0, 1])
+    pd.testing.assert_frame_equal(parquet.load(file), table)
+    data = bytearray(file.read_bytes())
+    for place in range(0, len(data), 7):
+        data[place] ^= 4
+        damaged.write_bytes(data)
+        data[place] ^= 4
+        with pytest.raises(
+            UserError, match=r"damaged\.parquet: not a readable Parquet table .*; delete it, and"
+        ):
+            parquet.load(damaged)
+    table.to_parquet(damaged)
+    pd.testing.assert_frame_equal(parquet.load(damaged), table)

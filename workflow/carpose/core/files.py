@@ -122,9 +122,14 @@ def run_main(main: Callable[[], int | None]) -> None:
         sys.exit(130)
 
 
+def one_line(text: object) -> str:
+    """A text, or that of an exception, on one line."""
+    return " ".join(str(text).split())
+
+
 def truncate(text: str) -> str:
     """A text of a file for a message: on one line, at most MAX_QUOTED characters and "…"."""
-    line = " ".join(text.split())
+    line = one_line(text)
     return line if len(line) <= MAX_QUOTED else line[:MAX_QUOTED] + "…"
 
 

@@ -2,6 +2,7 @@
 once that names it."""
 
 import hashlib
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pyarrow.parquet
 from pandas.api import types
 
 from .errors import UserError
-from .files import atomic
+from .files import atomic, one_line
 from .version import provenance, remember_use
 
 # What a column holds; messages print it. NUMBER_OR_NAN: NaN stands for unknown.
@@ -21,16 +22,46 @@ TEXT, NUMBER, NUMBER_OR_NAN, FLAG = "text", "finite numbers", "numbers", "true o
 IMAGES = {"ImageId": TEXT, "split": TEXT, "excluded": TEXT, "phash": TEXT}
 FOLDS, GROUPS = {"ImageId": TEXT, "fold": NUMBER}, {"group": TEXT}
 ABOUT = b"carpose"  # the key of our entry in the file's metadata, see `write`
+# The SHA-256 of the file with zeros in place of it. Parquet's own checksums leave out the metadata.
+DIGEST, NO_DIGEST = b"carpose_sha256", b"0" * 64
+AGAIN = "delete it, and the same command makes it again"
 
 
 def write(path: str | Path, table: pd.DataFrame, **about: Any) -> None:
-    """Write to Parquet atomically. The file's metadata get the code's version and `about`, as JSON."""
+    """Write to Parquet atomically. The file's metadata get the code's version and `about`, as JSON, and a
+    checksum of the file."""
     content = pyarrow.Table.from_pandas(table, preserve_index=False)
     metadata = {ABOUT: json.dumps(provenance() | about).encode()}
+    content = content.replace_schema_metadata(content.schema.metadata | metadata)
+    buffer = io.BytesIO()
+    with pyarrow.parquet.ParquetWriter(buffer, content.schema) as writer:
+        writer.write_table(content)
+        writer.add_key_value_metadata({DIGEST: NO_DIGEST})
+    data = buffer.getvalue()
+    before, _, after = data.rpartition(NO_DIGEST)  # the metadata are at the end of the file
     with atomic(path) as temporary:
-        pyarrow.parquet.write_table(
-            content.replace_schema_metadata(content.schema.metadata | metadata), temporary
-        )
+        temporary.write_bytes(before + hashlib.sha256(data).hexdigest().encode() + after)
+
+
+def load(path: str | Path) -> pd.DataFrame:
+    """Read a table, with the checksum that `write` put into it, if any.
+
+    Raises UserError where there is no file, or where it is damaged or not Parquet.
+    """
+    try:
+        data = Path(path).read_bytes()
+        metadata = pyarrow.parquet.read_metadata(io.BytesIO(data)).metadata or {}
+        if digest := metadata.get(DIGEST):
+            before, _, after = data.rpartition(digest)
+            if hashlib.sha256(before + NO_DIGEST + after).hexdigest().encode() != digest:
+                raise ValueError("its checksum is wrong: some of its bytes were changed")
+        return pd.read_parquet(io.BytesIO(data))
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such file") from None
+    except PermissionError:
+        raise  # says nothing about the content of the file
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
+        raise UserError(f"{path}: not a readable Parquet table ({one_line(error)}); {AGAIN}") from error
 
 
 def about(path: str | Path) -> dict:
@@ -43,8 +74,7 @@ def about(path: str | Path) -> dict:
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file") from None
     except (OSError, ValueError, pyarrow.ArrowException) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: not a readable Parquet table ({reason}); make it again") from error
+        raise UserError(f"{path}: not a readable Parquet table ({one_line(error)}); {AGAIN}") from error
 
     if not isinstance(content, dict):
         raise UserError(f"{path}: its metadata are invalid; make the table again")
@@ -61,13 +91,7 @@ def read(path: str | Path, columns: dict[str, str], optional: dict[str, str] | N
     columns: required columns, name → content (TEXT, NUMBER, …); optional: the same for columns that may be
     missing. Raises UserError with the file, the column and, where there is one, the ImageId.
     """
-    try:
-        table = pd.read_parquet(path)
-    except FileNotFoundError:
-        raise UserError(f"{path}: there is no such file") from None
-    except (OSError, ValueError, pyarrow.ArrowException) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: not a readable Parquet table ({reason}); make it again") from error
+    table = load(path)
     check(path, table, columns, optional)
     remember_use(path, about(path))
     return table

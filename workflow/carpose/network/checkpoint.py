@@ -6,6 +6,7 @@ A checkpoint is the result of a training: network weights, training configuratio
 import hashlib
 import io
 import pickle
+import zipfile
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from carpose.heads.head import make_heads
 from carpose.registry import resolve
 from carpose.registry.backbones import NECKS, backbone_of, published_name
 from models.build import build_model
+
+AGAIN = "delete it, and the same command trains the model again"
 
 
 def build(train_config: TrainConfig) -> torch.nn.Module:
@@ -88,6 +91,9 @@ def load_checkpoint(path: Path, fold: int | None = None) -> tuple[torch.nn.Modul
     it is not a valid checkpoint, or one of another fold.
     """
     try:
+        with zipfile.ZipFile(path) as archive:  # torch writes checksums, but does not compare them
+            if damaged := archive.testzip():
+                raise ValueError(f"its part {damaged} is damaged")
         content = dict(torch.load(path, map_location="cpu", weights_only=True))
         train_config, provenance = TrainConfig(**content["train_config"]), dict(content["provenance"])
         plain = replace(train_config, pretrained="none")
@@ -106,14 +112,10 @@ def load_checkpoint(path: Path, fold: int | None = None) -> tuple[torch.nn.Modul
         raise UserError(f"{path}: not readable ({error}); train the model again") from error
     except pickle.UnpicklingError:  # torch's message recommends to load it all the same
         reason = "UnpicklingError: it has other objects than tensors, numbers and texts, which might run code"
-        raise UserError(
-            f"{path}: not a checkpoint of this version ({reason}); train the model again"
-        ) from None
+        raise UserError(f"{path}: not a checkpoint of this version ({reason}); {AGAIN}") from None
     except Exception as error:  # torch.load raises many types for invalid files
         reason = f"{type(error).__name__}: {truncate(str(error))}"
-        raise UserError(
-            f"{path}: not a checkpoint of this version ({reason}); train the model again"
-        ) from error
+        raise UserError(f"{path}: not a checkpoint of this version ({reason}); {AGAIN}") from error
     version.remember_use(path, provenance)
     if fold is not None and (trained := provenance.get("fold", fold)) != fold:
         raise UserError(

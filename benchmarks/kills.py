@@ -1,0 +1,443 @@
+"""Kill a small run again and again, and compare what it ends with.
+
+    python -m benchmarks.kills --folder kills --runs 60      # goes on where it was interrupted
+    python -m benchmarks.kills --folder kills --summary
+
+Each run is the tests' configuration with one model, from (in one of four runs) rendered photos or from the image
+cache to the evaluation. While it runs, one to three faults hit it: SIGKILL or SIGTERM of a random process, or SIGKILL
+of all of them, a full disk, or a file that is damaged between two starts. After each, the same command is started
+again, with what the documentation tells the user to type, until the run ends. Then every result is compared with that
+of a run that nothing disturbed. FOLDER/kills.jsonl gets a line per run. Linux only; the full disk needs root, because
+it is a tmpfs.
+
+Moments are drawn in seconds of CPU time, so that they do not depend on what else the machine does.
+"""
+
+import argparse
+import collections
+import contextlib
+import errno
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from carpose.core.version import code_digest
+
+ROOT = Path(__file__).parents[1]
+RESULTS = Path("results/ci")
+PREPARED = [str(RESULTS / "cache" / "cache.json"), str(RESULTS / "data" / "folds.parquet")]
+TARGETS = [str(RESULTS / "submission.csv"), str(RESULTS / "evaluation.csv")]
+CONFIG = ['models={"hourglass": null}', 'train={"epochs": 4}']
+DISK = "64m"  # of the tmpfs; a run needs 20
+SIGNALS = ["SIGKILL", "SIGTERM"]
+KINDS = [*SIGNALS, *SIGNALS, "SIGKILL of all", "full disk", "damaged file", "damaged file"]
+MAX_STARTS = 20
+SILENT_SECONDS = 1800  # without any CPU time: a hang
+# The results that a table or checkpoint is read for: once they are there, nothing reads it again.
+READERS = {
+    "data/*.parquet": "evaluation.csv",
+    "round*/*/fold*/state.pt": "evaluation.csv",
+    "round0/*/fold*/model.pt": "round1/{}/fold1/model.pt",
+    "round1/*/fold*/model.pt": "round1/{}/test.parquet",
+    "round*/*/*.parquet": "evaluation.csv",
+    "round0/pseudo.parquet": "round1/dla34/fold1/model.pt",
+    "fused_*.parquet": "evaluation.csv",
+}
+ADVICE = re.compile(r"error: (\S+?): .*delete it, and", re.M)
+
+
+@dataclass
+class Process:
+    """A process of the run: its id, what it is, and the CPU seconds that it has used."""
+
+    pid: int
+    role: str
+    cpu: float
+
+
+@dataclass
+class Run:
+    """One run in its folder, and what is written about it."""
+
+    folder: Path
+    workers: int
+    record: dict = field(default_factory=dict)
+    used: dict = field(default_factory=dict)  # CPU seconds by process
+
+    def command(self, targets: list[str]) -> list[str]:
+        snakemake = [sys.executable, "-P", "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "--cores", "2"]
+        running = f'running={{"save_minutes": 0, "workers": {self.workers}}}'
+        settings = ["--configfile", str(ROOT / "configs" / "ci.yaml"), "--config", *CONFIG, running]
+        return [*snakemake, *targets, "--rerun-incomplete", *settings]
+
+    def start(self, targets: list[str]) -> subprocess.Popen:
+        self.record["starts"] = self.record.get("starts", 0) + 1
+        with open(self.log, "ab") as log:
+            return subprocess.Popen(
+                self.command(targets), cwd=self.folder, stdout=log, stderr=log, start_new_session=True
+            )
+
+    @property
+    def log(self) -> Path:
+        """What all starts printed; beside the folder, whose disk gets full."""
+        return self.folder.with_suffix(".log")
+
+    def processes(self) -> list[Process]:
+        """All processes that work in the folder, also those whose Snakemake is gone."""
+        commands, parents, seconds = {}, {}, {}
+        for path in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if os.readlink(path / "cwd") != str(self.folder):
+                    continue
+                pid = int(path.name)
+                commands[pid] = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+                words = (path / "stat").read_text().rpartition(")")[2].split()
+                parents[pid] = int(words[1])
+                seconds[pid] = (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+                self.used[pid, words[19]] = seconds[pid]
+        return [
+            Process(pid, role(command, commands.get(parents[pid], "")), seconds[pid])
+            for pid, command in commands.items()
+            if command
+        ]
+
+    def cpu(self) -> float:
+        """CPU seconds of all processes so far."""
+        self.processes()
+        return sum(self.used.values())
+
+    def wait(self, process: subprocess.Popen, until: float) -> bool:
+        """Wait until the command ends (→ True) or the CPU seconds are used. A command that hangs is killed."""
+        last, since = -1.0, time.monotonic()
+        while process.poll() is None:
+            used = self.cpu()
+            if used >= until:
+                return False
+            if used > last + 0.05:
+                last, since = used, time.monotonic()
+            if time.monotonic() - since > SILENT_SECONDS:
+                self.record.setdefault("hangs", []).append(self.tail())
+                self.kill_all()
+            time.sleep(0.1)
+        return True
+
+    def tail(self, since: int = 0) -> str:
+        return self.log.read_bytes()[since:].decode(errors="replace")[-1500:]
+
+    def kill_all(self) -> None:
+        """SIGKILL of everything, as when the machine loses its power (what was written stays)."""
+        for _ in range(20):
+            processes = self.processes()
+            for process in processes:
+                send(process.pid, "SIGKILL")
+            if not processes:
+                return
+            time.sleep(0.2)
+
+
+def role(command: str, parent: str) -> str:
+    """What a process does, by its command line and that of its parent."""
+    if "-m snakemake" in command:
+        return "Snakemake"
+    if match := re.match(r"\S*python\S* (?:-P )?-m carpose\.(\w+)", command):
+        return match[1] + (" worker" if parent == command else "")
+    if "multiprocessing" in command and (match := re.search(r"-m carpose\.(\w+)", parent)):
+        return f"{match[1]} worker"
+    return "shell"
+
+
+def send(pid: int, name: str) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, getattr(signal, name))
+
+
+# Faults. Each returns what is recorded about it, or None if it could not happen at that moment.
+
+
+def hit_process(run: Run, name: str, rng: random.Random) -> dict | None:
+    by_role = collections.defaultdict(list)
+    for process in run.processes():
+        by_role[process.role].append(process.pid)
+    if not by_role:
+        return None
+    target = rng.choice(sorted(by_role))
+    send(rng.choice(sorted(by_role[target])), name)
+    return {"kind": name, "target": target}
+
+
+def fill_disk(run: Run, process: subprocess.Popen, rng: random.Random) -> dict:
+    """No room for some seconds of CPU time, or until the command ends."""
+    filler = run.folder / "filler"
+    seconds = round(rng.uniform(2, 20), 1)
+    until = run.cpu() + seconds
+    while run.cpu() < until and process.poll() is None:
+        with open(filler, "ab", buffering=0) as handle:  # again, because others delete files
+            for block in (1 << 20, 1 << 12, 1):
+                try:
+                    while handle.write(bytes(block)) == block:
+                        pass
+                except OSError as error:
+                    if error.errno != errno.ENOSPC:
+                        raise
+        time.sleep(0.1)
+    filler.unlink()
+    return {"kind": "full disk", "cpu_seconds": seconds}
+
+
+def damage(run: Run, rng: random.Random) -> dict | None:
+    """Truncate or change a file that will still be read; all processes of the run were killed before."""
+    results = run.folder / RESULTS
+    paths = [
+        path
+        for pattern, reader in READERS.items()
+        for path in sorted(results.glob(pattern))
+        if not (results / reader.format(path.relative_to(results).parts[1])).exists()
+    ]
+    if not paths:
+        return None
+    # Every kind of file has the same chance.
+    name = rng.choice(sorted({path.name for path in paths}))
+    path = rng.choice([path for path in paths if path.name == name])
+    data, times = bytearray(path.read_bytes()), path.stat()
+    how = rng.choice(["truncated", "emptied", "64 bytes changed", "1 byte changed"])
+    if how == "truncated":
+        del data[rng.randrange(len(data)) :]
+    elif how == "emptied":
+        data.clear()
+    else:
+        count = int(how.split()[0])
+        place = rng.randrange(max(len(data) - count, 1))
+        data[place : place + count] = bytes(
+            byte ^ rng.randint(1, 255) for byte in data[place : place + count]
+        )
+    path.write_bytes(data)
+    if keep_time := rng.random() < 0.5:
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    return {
+        **{"kind": "damaged file", "target": name, "file": str(path.relative_to(run.folder))},
+        **{"how": how, "old time": keep_time, "bytes": len(data)},
+    }
+
+
+# A run
+
+
+def undisturbed(folder: Path, targets: list[str]) -> float:
+    """Make the targets; CPU seconds."""
+    run = Run(folder, workers=0)
+    process = run.start(targets)
+    run.wait(process, float("inf"))
+    if process.returncode:
+        raise SystemExit(f"{run.log}: the run that nothing disturbs failed\n{run.tail()}")
+    return sum(run.used.values())
+
+
+def prepare(folder: Path) -> dict:
+    """The runs that nothing disturbs: FOLDER/prepared up to the cache, FOLDER/base to its end; their CPU seconds."""
+    about = folder / "base.json"
+    if not about.exists():
+        for name in ("prepared", "base"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+        (folder / "prepared").mkdir(parents=True)
+        cache = undisturbed(folder / "prepared", PREPARED)
+        shutil.copytree(folder / "prepared", folder / "base")
+        rest = undisturbed(folder / "base", TARGETS)
+        about.write_text(json.dumps({"cache": cache, "rest": rest, "code": code_digest()}))
+    base = json.loads(about.read_text())
+    if base["code"] != code_digest():
+        raise SystemExit(f"{folder}: was begun with other code; name another folder")
+    return base
+
+
+def disturbed(folder: Path, base: dict, number: int, seed: int) -> dict:
+    """One run with its faults; what is recorded about it."""
+    rng = random.Random(f"{seed} {number}")
+    run = Run(folder / "run", workers=rng.choice([0, 1]))
+    begin_folder(run, folder / "prepared" if rng.random() < 0.75 else None)
+    from_cache = (run.folder / RESULTS).exists()
+    expected = base["rest"] + (0 if from_cache else base["cache"])
+    run.record |= {"run": number, "from_cache": from_cache, "workers": run.workers, "base_cpu": expected}
+    pending = [rng.choice(KINDS) for _ in range(rng.randint(1, 3))]
+    run.record["faults"], begin = [], time.monotonic()
+    unexpected = 0
+    while True:
+        since = run.log.stat().st_size
+        process = run.start(TARGETS)
+        faults = len(run.record["faults"])
+        if pending:
+            strike(run, process, pending, expected, rng)
+        run.wait(process, float("inf"))
+        text = run.log.read_bytes()[since:].decode(errors="replace")
+        if process.returncode == 0 and not pending:
+            break
+        if process.returncode == 0:  # it ended before the fault
+            run.record["not reached"] = pending
+            break
+        if "Traceback (most recent call last)" in text:
+            run.record.setdefault("tracebacks", []).append(text[text.index("Traceback (most") :][:3000])
+        healed = follow_advice(run, text)
+        if not healed and len(run.record["faults"]) == faults:
+            unexpected += 1
+            run.record.setdefault("failures", []).append(text[-3000:])
+        if "cannot be locked" in text or locked(run):
+            unlock = [*run.command([]), "--unlock"]
+            subprocess.run(unlock, cwd=run.folder, capture_output=True)
+        if run.record["starts"] >= MAX_STARTS or unexpected >= 4:
+            run.record["given up"] = True
+            break
+    used = run.cpu()
+    run.kill_all()
+    run.record |= {"cpu_seconds": round(used, 1), "seconds": round(time.monotonic() - begin, 1)}
+    run.record |= compare(run, folder / "base")
+    if not run.record["equal"]:
+        kept = folder / f"different-{number}"
+        shutil.copytree(run.folder, kept, dirs_exist_ok=True)
+        shutil.copy(run.log, kept / "run.log")
+    return run.record
+
+
+def begin_folder(run: Run, prepared: Path | None) -> None:
+    """An empty folder on a small disk of its own, if that can be mounted, with the files of `prepared`."""
+    subprocess.run(["umount", str(run.folder)], capture_output=True)  # of an interrupted campaign
+    shutil.rmtree(run.folder, ignore_errors=True)
+    run.folder.mkdir(parents=True)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", str(run.folder)]
+    run.record["small disk"] = subprocess.run(mount, capture_output=True).returncode == 0
+    run.log.write_bytes(b"")
+    if prepared:
+        shutil.copytree(prepared, run.folder, dirs_exist_ok=True)
+
+
+def strike(
+    run: Run, process: subprocess.Popen, pending: list[str], expected: float, rng: random.Random
+) -> None:
+    """The next fault, at a random moment of this start."""
+    kind = pending[0]
+    at = run.cpu() + rng.uniform(0, expected / len(pending))
+    if run.wait(process, at):
+        return
+    if kind == "full disk":
+        fault = fill_disk(run, process, rng) if run.record["small disk"] else None
+    elif kind in SIGNALS:
+        fault = hit_process(run, kind, rng)
+    else:
+        run.kill_all()
+        fault = damage(run, rng) if kind == "damaged file" else None
+        fault = fault or {"kind": "SIGKILL of all"}
+    pending.pop(0)
+    if fault:
+        run.record["faults"].append(fault | {"cpu": round(at, 1)})
+
+
+def follow_advice(run: Run, text: str) -> bool:
+    """Delete the files that messages say to delete; whether there were any."""
+    names = sorted(set(ADVICE.findall(text)))
+    for name in names:
+        path = run.folder / name
+        run.record.setdefault("deleted as advised", []).append(name)
+        path.unlink(missing_ok=True)
+    return bool(names)
+
+
+def locked(run: Run) -> bool:
+    """Whether a killed Snakemake left its lock."""
+    return any((run.folder / ".snakemake" / "locks").glob("*"))
+
+
+def content(path: Path) -> bytes:
+    """The bytes of a result; of a history without its times."""
+    if path.name == "history.csv":
+        table = pd.read_csv(path)
+        return table.drop(columns=["seconds", "cpu_seconds"]).to_csv().encode()
+    return path.read_bytes()
+
+
+def files_of(folder: Path) -> set[Path]:
+    """The results to compare: all but logs, times of jobs and the configuration, whose `running` differs."""
+    results = folder / RESULTS
+    paths = {path.relative_to(results) for path in results.rglob("*") if path.is_file()}
+    return {path for path in paths if path.parts[0] not in ("logs", "benchmarks", "config.json")}
+
+
+def compare(run: Run, base: Path) -> dict:
+    """Which results differ. A damaged file of which no value changed is listed as harmless."""
+    expected, there = files_of(base), files_of(run.folder)
+    damaged = {fault.get("file") for fault in run.record["faults"]}
+    different, harmless = [], []
+    for path in sorted(expected):
+        if path in there and content(run.folder / RESULTS / path) == content(base / RESULTS / path):
+            continue
+        (harmless if path in there and str(RESULTS / path) in damaged else different).append(str(path))
+    result = {"equal": not different, "files": len(expected)}
+    extra = {"different": different, "harmless": harmless, "left over": sorted(map(str, there - expected))}
+    return result | {key: value for key, value in extra.items() if value}
+
+
+# What came of it
+
+
+def summary(folder: Path) -> str:
+    """A table of all runs so far, as text."""
+    lines = (folder / "kills.jsonl").read_text().splitlines() if (folder / "kills.jsonl").exists() else []
+    runs = [json.loads(line) for line in lines]
+    if not runs:
+        return "no run has ended yet"
+    counts: dict[str, list[int]] = {}
+    for run in runs:
+        for fault in run["faults"]:
+            name = ", ".join(filter(None, [fault["kind"], fault.get("target")]))
+            if "how" in fault:
+                name += f", {fault['how']}"
+            count = counts.setdefault(name, [0, 0])
+            count[0] += 1
+            count[1] += run["equal"]
+    equal = sum(run["equal"] for run in runs)
+    used, needed = (sum(run[key] for run in runs) for key in ("cpu_seconds", "base_cpu"))
+    text = [f"{'fault':45} times  in runs that ended with equal bytes"]
+    text += [f"{name:45} {times:5}  {good:5}" for name, (times, good) in sorted(counts.items())]
+    total = sum(times for times, _ in counts.values())
+    starts = sum(run["starts"] for run in runs)
+    text += [f"{len(runs)} runs, {total} faults, {starts} starts; {equal} runs with equal bytes"]
+    text += [f"goodput (CPU seconds of an undisturbed run / those used): {needed / used:.2f}"]
+    for key in ("tracebacks", "failures", "hangs", "given up", "harmless", "left over", "deleted as advised"):
+        numbers = [run["run"] for run in runs if run.get(key)]
+        if numbers:
+            text.append(f"{key}: {len(numbers)} runs ({', '.join(map(str, numbers))})")
+    return "\n".join(text)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--folder", type=Path, required=True, help="for the runs and their log kills.jsonl")
+    parser.add_argument("--runs", type=int, default=60, help="runs altogether")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--summary", action="store_true", help="only print what came of it so far")
+    args = parser.parse_args()
+    folder = args.folder.resolve()
+    if not args.summary:
+        base = prepare(folder)
+        log = folder / "kills.jsonl"
+        log.touch()
+        while (number := len(log.read_text().splitlines())) < args.runs:
+            record = disturbed(folder, base, number, args.seed)
+            with open(log, "a", encoding="utf-8") as handle:
+                handle.write(json.dumps(record) + "\n")
+            print(f"run {number}: {'equal' if record['equal'] else 'DIFFERENT'}", flush=True)
+        subprocess.run(["umount", str(folder / "run")], capture_output=True)
+    print(summary(folder))
+
+
+if __name__ == "__main__":
+    main()
