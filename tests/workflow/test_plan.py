@@ -32,6 +32,7 @@ CHANGES = {
     "running": {
         "validate_every": 2,
         "save_minutes": 3,
+        "stop_after_minutes": 90,
         "workers": 1,
         "tensorboard": True,
         "cuda_graphs": True,
@@ -129,6 +130,7 @@ def test_the_walk_knows_every_key():
         "run",
         "data_root",
         "data_from",
+        "start_from",
         "rounds",
         "train",
         "retrain",

@@ -3,6 +3,8 @@ import json
 import os
 import shlex
 import sys
+import threading
+import time
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -21,6 +23,7 @@ from carpose.config.load import (
     train_settings,
     train_configs,
     refuse_duplicate_keys,
+    start_round,
     with_models,
 )
 from carpose.config.options import command_line
@@ -45,6 +48,8 @@ try:
     # Data, check, folds and cache: this run's own, or those of the run that `data_from` names.
     SHARED = f"results/{config['data_from'] or config['run']}"
     check_data_from(config, Path(SHARED) / "config.json")
+    START_RUN = f"results/{config['start_from']}" if config["start_from"] else ""
+    START_ROUND = start_round(config, Path(START_RUN) / "config.json") if START_RUN else 0
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
@@ -89,12 +94,65 @@ wildcard_constraints:
     model="|".join(MODELS),
 
 
+# When all trainings save their state and stop, as Unix time; 0: never. It is counted from the start of this Snakemake.
+# Those that the executor starts on other machines take it from their environment, however long they were queued.
+STOP_AFTER = config["running"]["stop_after_minutes"]
+STOP_AT = time.time() + 60 * STOP_AFTER if STOP_AFTER else 0
+if workflow.is_main_process:
+    os.environ["CARPOSE_STOP_AT"] = str(STOP_AT)
+else:
+    STOP_AT = float(os.environ.get("CARPOSE_STOP_AT", STOP_AT))
+
+
+def stop_at_the_time():
+    """Start no job after STOP_AT; those that run are finished. Trainings stop by themselves."""
+    timer = threading.Timer(max(STOP_AT - time.time(), 0), lambda: workflow.scheduler.exit_gracefully())
+    timer.daemon = True
+    timer.start()
+
+
+def was_stopped():
+    """Whether jobs are left only because STOP_AT has come: none failed, but for trainings with a saved state."""
+    return time.time() >= STOP_AT > 0 and all(
+        getattr(job, "rule", None) is not None
+        and job.rule.name == "train"
+        and Path(job.params.state).exists()
+        for job in workflow.scheduler.failed
+    )
+
+
+RECORDS = Path(".snakemake/metadata")
+if (
+    workflow.is_main_process
+    and Path(f"{RESULTS}/config.json").exists()
+    and not (RECORDS.is_dir() and any(RECORDS.iterdir()))
+):
+    print(
+        f"note: {RESULTS} is here without Snakemake's records (.snakemake). So it is not known with which settings and"
+        " data its files were made; what is older than its input is made again. If it is a copy, copy .snakemake too;"
+        " or let the same command, with --touch, take all files as they are.",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
 # The configuration of this run, beside its results: reports and comparisons of runs show it.
 onstart:
     write_text(f"{RESULTS}/config.json", json.dumps(config, indent=1, ensure_ascii=False) + "\n")
+    if STOP_AT and workflow.is_main_process:
+        stop_at_the_time()
     from carpose.forecast.progress import show_progress  # pandas takes a second to import
 
     show_progress(workflow, lambda wildcards: train_keys(wildcards).get("epochs", TrainConfig.epochs))
+
+
+onerror:
+    if workflow.is_main_process and was_stopped():
+        print(
+            f"stopped after {STOP_AFTER:g} minutes as asked; go on with the same command",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 # Params. Snakemake 9.27 stores their values as a set without names, so it does not notice that two numbers change
@@ -139,6 +197,16 @@ def untracked(value):
     return lambda wildcards, input: value
 
 
+def running_options():
+    """Options of a training that change no result. Not stop_after_minutes, but when that is."""
+    values = {key: value for key, value in config["running"].items() if key != "stop_after_minutes"}
+    return (
+        f"--stop-at {STOP_AT:.0f} {command_line(Running, values)}"
+        if STOP_AT
+        else command_line(Running, values)
+    )
+
+
 def train_keys(wildcards):
     """The keys of a model's TrainConfig in a round. For `pretrained: hub`, the file of `fetch_weights` is named."""
     keys = train_settings(config, wildcards.model, int(wildcards.round))
@@ -155,10 +223,16 @@ def pretrained_weights(wildcards):
 
 
 def from_round_before(wildcards):
-    """The pseudo labels and, for a warm start, the network weights of the round before."""
+    """The pseudo labels and, for a warm start, the network weights of the round before. Before the first round
+    comes the last one of the run that `start_from` names."""
     before = int(wildcards.round) - 1
     if before < 0:
-        return {}
+        path = f"{START_RUN}/round{START_ROUND}/{wildcards.model}/fold{wildcards.fold}/model.pt"
+        if START_RUN and not Path(path).is_file():
+            raise WorkflowError(
+                f"start_from: there is no {path}; finish the run {config['start_from']} first"
+            )
+        return {"start_weights": path} if START_RUN else {}
     files = {"pseudo": f"{RESULTS}/round{before}/pseudo.parquet"}
     if train_keys(wildcards).get("start", TrainConfig.start) == "warm":
         files["start_weights"] = f"{RESULTS}/round{before}/{wildcards.model}/fold{wildcards.fold}/model.pt"

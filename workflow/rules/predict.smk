@@ -6,7 +6,7 @@ rule predict:
     input:
         models=expand(f"{RESULTS}/round{{{{round}}}}/{{{{model}}}}/fold{{fold}}/model.pt", fold=FOLDS),
         cache=rules.build_cache.output.meta,
-        photos=rules.build_cache.output.photos,
+        photos=ancient(rules.build_cache.output.photos),
         images=rules.check_data.output.images,
         labels=rules.check_data.output.labels,
         folds=rules.split_folds.output[0],

@@ -113,7 +113,7 @@ rule measure_receptive_fields:
         models=[f"{RESULTS}/round0/{model}/fold0/model.pt" for model in MODELS],
         labels=rules.check_data.output.labels,
         cache=rules.build_cache.output.meta,
-        photos=rules.build_cache.output.photos,
+        photos=ancient(rules.build_cache.output.photos),
     output:
         table=ANALYSIS["fields"][0],
         picture=ANALYSIS["fields"][1],

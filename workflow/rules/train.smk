@@ -28,7 +28,7 @@ rule train:
     input:
         unpack(from_round_before),
         cache=rules.build_cache.output.meta,
-        photos=rules.build_cache.output.photos,
+        photos=ancient(rules.build_cache.output.photos),
         images=rules.check_data.output.images,
         labels=rules.check_data.output.labels,
         folds=rules.split_folds.output[0],
@@ -57,7 +57,7 @@ rule train:
             for name in ("pseudo", "start_weights")
             if name in input.keys()
         ),
-        running=lambda wildcards, input: command_line(Running, config["running"]),
+        running=untracked(running_options()),
         events=lambda wildcards, input: (
             f"--events {RESULTS}/tensorboard/round{wildcards.round}-{wildcards.model}-fold{wildcards.fold}"
         ),

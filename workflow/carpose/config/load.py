@@ -111,6 +111,28 @@ def check_data_from(config: dict, config_file: Path) -> None:
         raise UserError(f"{text}; set them alike, or leave data_from empty")
 
 
+def start_round(config: dict, config_file: Path) -> int:
+    """The last round of the run that `start_from` names, whose networks this run's first round starts with.
+
+    config_file: the config.json of that run. Raises UserError where it has other folds, whose networks could
+    have been trained on photos that they are now validated on, or lacks a model.
+    """
+    name = config["start_from"]
+    if name == config["run"]:
+        raise UserError(f"start_from: is this run itself, {name}; set run: to another name")
+    if not config_file.is_file():
+        raise UserError(f"start_from: there is no run {name} ({config_file} is missing)")
+    theirs = load_json(config_file.read_text(encoding="utf-8"))
+    data_run = theirs["data_from"] or name
+    if data_run != config["data_from"]:
+        raise UserError(f"start_from: the run {name} has folds of its own; set data_from: {data_run}")
+    if missing := sorted(set(models_of(config)) - set(models_of(theirs))):
+        raise UserError(
+            f"start_from: the run {name} has no model called {missing[0]}; name models of that run"
+        )
+    return theirs["rounds"] - 1
+
+
 def gpus_of(config: dict, model: str) -> int:
     """The number of GPUs that share a training of this model."""
     return {**config["train"], **config["models"][model]}.get("gpus", Hardware.gpus)

@@ -64,6 +64,11 @@ class Running:
         1, "epochs between measurements of metric and validation losses; 0: after the last epoch only", 0
     )
     save_minutes: float = key(10.0, "minutes between saved states within an epoch", 0)
+    stop_after_minutes: float = key(
+        0.0,
+        "minutes after which all trainings save their state and the run stops, to be continued; 0: never",
+        0,
+    )
     workers: int = key(0, "processes that prepare samples, per training", 0, 256)
     tensorboard: bool = key(False, "write TensorBoard events to the folder tensorboard of the run")
     cuda_graphs: bool = key(True, "on a GPU, launch the operations of a step together, as a CUDA graph")
@@ -182,6 +187,11 @@ class Run:
         "",
         "name of another run whose data, check, folds and cache are used; settings of these must be the same",
         pattern="^([A-Za-z0-9_-][A-Za-z0-9_.-]*)?$(?!\n)",
+    )
+    start_from: str = key(
+        "",
+        "name of a finished run on the same data whose networks, those of its last round, are trained on",
+        pattern="^([A-Za-z0-9_-][A-Za-z0-9_.-]*)?$",
     )
     rounds: int = key(
         2, "number of rounds; round 0 learns from labels, round r also from pseudo labels of round r−1", 1, 9

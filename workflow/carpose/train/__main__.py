@@ -9,7 +9,9 @@ with torchrun.
 
 import argparse
 import contextlib
+import math
 import signal
+import time
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -30,6 +32,9 @@ def main() -> int:
     args = parse()
     train_config, running = from_options(args, TrainConfig), from_options(args, Running)
     running = replace(running, workers=worker_count(running.workers))
+    # From the start of this program, or of the run that it belongs to.
+    minutes = running.stop_after_minutes
+    stop_at = args.stop_at or (time.time() + 60 * minutes if minutes else math.inf)
     files = TrainFiles(**{item.name: getattr(args, item.name) for item in fields(TrainFiles)})
     if train_config.start == "scratch":
         files = replace(files, start_weights=None)
@@ -41,10 +46,11 @@ def main() -> int:
     lock = state.state_lock(files.state) if main_process else contextlib.nullcontext()
     with lock, acquire_device(args.gpus) as device, distributed.process_group(device):
         try:
-            run(files, args.fold, train_config, running, device, args.name)
-        except Interrupted:
+            run(files, args.fold, train_config, running, device, args.name, stop_at)
+        except Interrupted as interrupted:
             if main_process:
-                print(f"[{args.name}] stopped on request; the state is saved, the same command resumes")
+                reason = "at the time that was asked for" if time.time() >= stop_at else "on request"
+                print(f"[{args.name}] stopped {reason}; {interrupted}")
             return 128 + signal.SIGTERM
     return 0
 
@@ -72,6 +78,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--name", default="train", help="prefix of the log lines")
     parser.add_argument(
         "--gpus", type=int_at_least(0), default=1, help="number of GPUs that share the training; 0: the CPU"
+    )
+    parser.add_argument(
+        "--stop-at",
+        type=float,
+        help="Unix time at which to save the state and stop; replaces --stop-after-minutes",
     )
     add_options(parser, Running)
     add_options(parser, TrainConfig)

@@ -57,7 +57,7 @@ class TrainFiles:
 
 
 class Interrupted(Exception):
-    """The training was stopped by SIGTERM or SIGUSR1, after the state was saved."""
+    """The training was stopped by a signal or at its time. The message says whether its state was saved."""
 
 
 class Log:
@@ -173,11 +173,13 @@ def run(
     running: Running,
     device: torch.device,
     name: str = "train",
+    stop_at: float = math.inf,
 ) -> None:
     """Train to the end, write the checkpoint and the history, and remove the state.
 
-    fold: the fold to validate on; name: prefix of the log lines. Raises Interrupted after a signal (the state
-    is saved), UserError for invalid files or a loss that is not finite.
+    fold: the fold to validate on; name: prefix of the log lines; stop_at: the Unix time at which to save the
+    state and stop. Raises Interrupted then or after a signal, UserError for invalid files or a loss that is
+    not finite.
     """
     # pyarrow's own pool keeps several times the memory that the tables need.
     pyarrow.set_memory_pool(pyarrow.system_memory_pool())
@@ -194,7 +196,7 @@ def run(
     if files.start_weights is not None:
         initial_network = build_from(files.start_weights, fold, train_config)
     digest = training_digest(files, tables, fold, train_config, initial_network)
-    saver = Saver(files.state, digest, running.save_minutes, log.info)
+    saver = Saver(files.state, digest, running.save_minutes, log.info, stop_at)
     training = Training(train_config, initial_network, device, running.cuda_graphs)
     log.info(f"computing on {device} in {training.dtype or torch.float32}".replace("torch.", ""))
     pseudo = f" and {len(tables.pseudo_ids)} pseudo-labelled test photos" if tables.pseudo_ids else ""
@@ -288,7 +290,7 @@ def train_epoch(
     """Train the remaining batches of the current epoch; steps: per epoch; lr_at: step of the training →
     learning rate, before `Progress.lr_scale`; label: of the progress bar.
 
-    Raises FloatingPointError naming epoch, step and ImageIds; Interrupted after a signal.
+    Raises FloatingPointError naming epoch, step and ImageIds; Interrupted if it was asked to stop.
     """
     progress = training.progress
     left = steps - progress.batch
@@ -316,7 +318,11 @@ def train_epoch(
             drain(0)
             saver.save(training)
         if stopping:
-            raise Interrupted
+            raise Interrupted(
+                "the state is saved, the same command resumes"
+                if saver.saved
+                else "the state could not be saved, the same command resumes from the last saved one"
+            )
     drain(0)
 
 

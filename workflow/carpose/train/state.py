@@ -7,6 +7,7 @@ last file is truncated or damaged, only the work since the previous one is lost.
 import contextlib
 import hashlib
 import io
+import math
 import os
 import pickle
 import signal
@@ -111,18 +112,32 @@ class Saver:
     """The state file of one training, and the signals that stop it.
 
     The main process reads and writes the file. SIGTERM and SIGUSR1 (Slurm's warning before the time limit)
-    only set `stopping`, so that the training can finish its step and save its state.
+    and the time `stop_at` only set `stopping`, so that the training can finish its step and save its state.
     """
 
-    def __init__(self, path: Path, digest: str, minutes: float, log: Callable[[str], None]):
-        """digest: of the training's inputs; minutes: between two states in an epoch; log: prints a line."""
+    def __init__(
+        self,
+        path: Path,
+        digest: str,
+        minutes: float,
+        log: Callable[[str], None],
+        stop_at: float = math.inf,
+    ):
+        """digest: of the training's inputs; minutes: between two states in an epoch; log: prints a line;
+        stop_at: Unix time."""
         self.path, self.digest, self.seconds, self.log = path, digest, 60 * minutes, log
-        self.stopping, self.saved_at = False, time.monotonic()
+        self.stop_at, self.saved_at, self.saved = stop_at, time.monotonic(), False
+        self.signalled = False
         for number in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, self._stop)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
-        self.stopping = True
+        self.signalled = True
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the training was asked to stop."""
+        return self.signalled or time.time() >= self.stop_at
 
     def load(self) -> dict | None:
         main = distributed.is_main_process()
@@ -134,8 +149,10 @@ class Saver:
     def save(self, training: Training) -> None:
         """Write the state. If that fails, for example on a full disk, the training goes on with a warning."""
         if distributed.is_main_process():
+            self.saved = False
             try:
                 save(self.path, self.digest, training.state())
+                self.saved = True
             except OSError as error:
                 self.log(f"warning: the state could not be saved, the previous one is kept ({error})")
         self.saved_at = time.monotonic()
