@@ -3,12 +3,12 @@
     python -m benchmarks.kills --folder kills --runs 60      # goes on where it was interrupted
     python -m benchmarks.kills --folder kills --summary
 
-Each run is the tests' configuration with one model, from (in one of four runs) rendered photos or from the image
-cache to the evaluation. While it runs, one to three faults hit it: SIGKILL or SIGTERM of a random process, or SIGKILL
-of all of them, a full disk, or a file that is damaged between two starts. After each, the same command is started
-again, with what the documentation tells the user to type, until the run ends. Then every result is compared with that
-of a run that nothing disturbed. FOLDER/kills.jsonl gets a line per run. Linux only; the full disk needs root, because
-it is a tmpfs.
+Each run is the tests' configuration with one model, to the evaluation. One of four starts with rendering the photos,
+the others have the image cache of the first run. While it runs, one to three faults hit it: SIGKILL or SIGTERM of a
+random process, SIGKILL of all of them, a full disk, or a file that is damaged between two starts. After each, the
+same command is started again, with what the documentation tells the user to type, until the run ends. Then every
+result is compared with that of a run that nothing disturbed. FOLDER/kills.jsonl gets a line per run. Linux only; the
+full disk needs root, because it is a tmpfs; without it that fault is left out.
 
 Moments are drawn in seconds of CPU time, so that they do not depend on what else the machine does.
 """
@@ -78,7 +78,7 @@ class Run:
         snakemake = [sys.executable, "-P", "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "--cores", "2"]
         running = f'running={{"save_minutes": 0, "workers": {self.workers}}}'
         settings = ["--configfile", str(ROOT / "configs" / "ci.yaml"), "--config", *CONFIG, running]
-        return [*snakemake, *targets, "--rerun-incomplete", *settings]
+        return [*snakemake, *targets, *settings]
 
     def start(self, targets: list[str]) -> subprocess.Popen:
         self.record["starts"] = self.record.get("starts", 0) + 1
@@ -117,7 +117,7 @@ class Run:
         return sum(self.used.values())
 
     def wait(self, process: subprocess.Popen, until: float) -> bool:
-        """Wait until the command ends (→ True) or the CPU seconds are used. A command that hangs is killed."""
+        """Wait until the command ends (→ True) or the CPU seconds are used. What hangs is killed."""
         last, since = -1.0, time.monotonic()
         while process.poll() is None:
             used = self.cpu()
@@ -243,7 +243,7 @@ def undisturbed(folder: Path, targets: list[str]) -> float:
 
 
 def prepare(folder: Path) -> dict:
-    """The runs that nothing disturbs: FOLDER/prepared up to the cache, FOLDER/base to its end; their CPU seconds."""
+    """The run that nothing disturbs: FOLDER/prepared up to the cache, FOLDER/base to its end; CPU seconds."""
     about = folder / "base.json"
     if not about.exists():
         for name in ("prepared", "base"):
