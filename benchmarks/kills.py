@@ -3,12 +3,13 @@
     python -m benchmarks.kills --folder kills --runs 60      # goes on where it was interrupted
     python -m benchmarks.kills --folder kills --summary
 
-Each run is the tests' configuration with one model, to the evaluation. One of four starts with rendering the photos,
-the others have the image cache of the first run. While it runs, one to three faults hit it: SIGKILL or SIGTERM of a
-random process, SIGKILL of all of them, a full disk, or a file that is damaged between two starts. After each, the
-same command is started again, with what the documentation tells the user to type, until the run ends. Then every
-result is compared with that of a run that nothing disturbed. FOLDER/kills.jsonl gets a line per run. Linux only; the
-full disk needs root, because it is a tmpfs; without it that fault is left out.
+Each run is the tests' configuration with one model, to the evaluation. One of four starts with rendering
+the photos, the others have the image cache of the first run. While it runs, one to three faults hit it:
+SIGKILL or SIGTERM of a random process, SIGKILL of all of them, a full disk, or a file that is damaged
+between two starts. After each, the same command is started again, with what the documentation tells the
+user to type, until the run ends. Then every result is compared with that of a run that nothing disturbed.
+FOLDER/kills.jsonl gets a line per run. Linux only; the full disk needs root, because it is a tmpfs; without
+it that fault is left out.
 
 Moments are drawn in seconds of CPU time, so that they do not depend on what else the machine does.
 """

@@ -108,6 +108,18 @@ def test_sigterm_saves_the_state_and_stops(prepared, undisturbed, tmp_path, work
     assert (tmp_path / "model.pt").read_bytes() == (undisturbed / "model.pt").read_bytes()
 
 
+def test_it_stops_at_its_time_and_goes_on(prepared, undisturbed, tmp_path):
+    """In minutes from its start, or at a Unix time, which is that of the whole run."""
+    command = options(prepared, tmp_path)
+    for limit in (("--stop-after-minutes", 0.0001), ("--stop-at", 1)):
+        done = run_module(*command, *limit, check=False)
+        assert done.returncode == 143 and not (tmp_path / "model.pt").exists()
+        message = "stopped at the time that was asked for; the state is saved, the same command resumes"
+        assert message in done.stdout and (tmp_path / "state.pt").exists()
+    assert "going on at epoch 1, batch 2" in run_module(*command).stdout
+    assert (tmp_path / "model.pt").read_bytes() == (undisturbed / "model.pt").read_bytes()
+
+
 def test_a_second_training_of_the_same_state_waits(prepared, undisturbed, tmp_path):
     """As after a kill of Snakemake: it waits for the orphaned training, then resumes from its state."""
     command = options(prepared, tmp_path)

@@ -1,4 +1,4 @@
-"""A run that is stopped at a time, copied with other file times, and goes on; a run that starts with another's networks."""
+"""A run that is stopped at a time, copied and continued; a run that starts with the networks of another."""
 
 import os
 import re
