@@ -13,6 +13,7 @@ from carpose.config.load import (
     models_of,
     parsed,
     refuse_duplicate_keys,
+    start_round,
     train_settings,
     with_models,
 )
@@ -217,3 +218,24 @@ def test_a_run_uses_the_data_of_another(tmp_path):
             check_data_from(config | changed, other)
     with pytest.raises(UserError, match="data_from: is this run itself"):
         check_data_from(config | {"run": "a"}, other)
+
+
+def test_a_run_starts_with_the_networks_of_another(tmp_path):
+    other = tmp_path / "config.json"
+    config = {"run": "b", "data_from": "a", "start_from": "a", "models": {"dla34": {}, "hourglass": None}}
+    with pytest.raises(UserError, match=r"start_from: there is no run a \(.*config.json is missing\)"):
+        start_round(config, other)
+    theirs = {"run": "a", "data_from": "", "rounds": 3, "models": {"dla34": {}}}
+    other.write_text(json.dumps(theirs))
+    assert start_round(config, other) == 2
+    for changed, message in (
+        ({"data_from": ""}, "the run a has folds of its own; set data_from: a"),
+        ({"models": {"other": {}}}, "the run a has no model called other"),
+        ({"run": "a"}, "is this run itself"),
+    ):
+        with pytest.raises(UserError, match=f"^start_from: {message}"):
+            start_round(config | changed, other)
+    other.write_text(json.dumps(theirs | {"data_from": "c"}))
+    with pytest.raises(UserError, match="set data_from: c"):
+        start_round(config, other)
+    assert start_round(config | {"data_from": "c"}, other) == 2

@@ -123,7 +123,7 @@ def start_round(config: dict, config_file: Path) -> int:
     if not config_file.is_file():
         raise UserError(f"start_from: there is no run {name} ({config_file} is missing)")
     theirs = load_json(config_file.read_text(encoding="utf-8"))
-    data_run = theirs["data_from"] or name
+    data_run = theirs.get("data_from") or name
     if data_run != config["data_from"]:
         raise UserError(f"start_from: the run {name} has folds of its own; set data_from: {data_run}")
     if missing := sorted(set(models_of(config)) - set(models_of(theirs))):
