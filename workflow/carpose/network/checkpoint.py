@@ -109,7 +109,7 @@ def load_checkpoint(path: Path, fold: int | None = None) -> tuple[torch.nn.Modul
     except OSError as error:
         if error.filename is not None:  # nor does this, such as a missing right
             raise
-        raise UserError(f"{path}: not readable ({error}); train the model again") from error
+        raise UserError(f"{path}: not readable ({error}); {AGAIN}") from error
     except pickle.UnpicklingError:  # torch's message recommends to load it all the same
         reason = "UnpicklingError: it has other objects than tensors, numbers and texts, which might run code"
         raise UserError(f"{path}: not a checkpoint of this version ({reason}); {AGAIN}") from None
