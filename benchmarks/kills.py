@@ -104,7 +104,7 @@ class Run:
                     continue
                 pid = int(path.name)
                 commands[pid] = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
-                words = (path / "stat").read_text().rpartition(")")[2].split()
+                words = (path / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
                 parents[pid] = int(words[1])
                 seconds[pid] = (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
                 self.used[pid, words[19]] = seconds[pid]
@@ -255,8 +255,8 @@ def prepare(folder: Path) -> dict:
         cache = undisturbed(folder / "prepared", PREPARED)
         shutil.copytree(folder / "prepared", folder / "base")
         rest = undisturbed(folder / "base", TARGETS)
-        about.write_text(json.dumps({"cache": cache, "rest": rest, "code": code_digest()}))
-    base = json.loads(about.read_text())
+        about.write_text(json.dumps({"cache": cache, "rest": rest, "code": code_digest()}), encoding="utf-8")
+    base = json.loads(about.read_text(encoding="utf-8"))
     if base["code"] != code_digest():
         raise SystemExit(f"{folder}: was begun with other code; name another folder")
     return base
@@ -393,7 +393,11 @@ def compare(run: Run, base: Path) -> dict:
 
 def summary(folder: Path) -> str:
     """A table of all runs so far, as text."""
-    lines = (folder / "kills.jsonl").read_text().splitlines() if (folder / "kills.jsonl").exists() else []
+    lines = (
+        (folder / "kills.jsonl").read_text(encoding="utf-8").splitlines()
+        if (folder / "kills.jsonl").exists()
+        else []
+    )
     runs = [json.loads(line) for line in lines]
     if not runs:
         return "no run has ended yet"
@@ -435,7 +439,7 @@ def main() -> None:
         base = prepare(folder)
         log = folder / "kills.jsonl"
         log.touch()
-        while (number := len(log.read_text().splitlines())) < args.runs:
+        while (number := len(log.read_text(encoding="utf-8").splitlines())) < args.runs:
             record = disturbed(folder, base, number, args.seed)
             with open(log, "a", encoding="utf-8") as handle:
                 handle.write(json.dumps(record) + "\n")

@@ -24,7 +24,7 @@ from carpose.train import state
 from tests.bad_input.damage import Case, as_folder, cases, link, recode, write
 from tests.predict.small import CPU, checkpoint
 
-INVALID = r"model.pt: not a checkpoint of this version \(\w+: [^\n]*\); delete it, and the same command trains"
+INVALID = r"model.pt: not a checkpoint of this version \(\w+: [^\n]*\); delete it, and the same command"
 
 
 def changed(function):
