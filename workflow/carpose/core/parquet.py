@@ -60,9 +60,9 @@ def load(path: str | Path) -> pd.DataFrame:
         return pd.read_parquet(io.BytesIO(data))
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file") from None
-    except PermissionError:
-        raise  # says nothing about the content of the file
     except (OSError, ValueError, pyarrow.ArrowException) as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            raise  # says nothing about the content of the file, such as a missing right
         raise UserError(f"{path}: not a readable Parquet table ({one_line(error)}); {AGAIN}") from error
 
 
