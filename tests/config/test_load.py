@@ -216,6 +216,9 @@ def test_a_run_uses_the_data_of_another(tmp_path):
     for changed in ({"folds": {"count": 3}}, {"demo": {"seed": 2}}, {"data_root": "/data"}):
         with pytest.raises(UserError, match=f"^{next(iter(changed))}: differ from those of the run a"):
             check_data_from(config | changed, other)
+    other.write_text(json.dumps({**config, "run": "a", "data_from": "first"}))
+    with pytest.raises(UserError, match="the run a has its data from first; set data_from: first"):
+        check_data_from(config, other)
     with pytest.raises(UserError, match="data_from: is this run itself"):
         check_data_from(config | {"run": "a"}, other)
 

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from carpose.fuse.combine import fuse
 from carpose.fuse.fit import fit_nested
 from carpose.fuse.fitted import Fit, read_fit
 from carpose.fuse.trial import fit
+from carpose.fuse.write import advice
 from carpose.kaggle.tables import read_submission
 from tests import reference
 from tests.fuse.conftest import value, value_by_folds
@@ -358,3 +360,11 @@ def test_labels_of_other_photos_are_refused(files, truth):
     done, _ = fit_command(files)
     assert done.returncode == 2 and f"error: {files}/labels.parquet: none of its " in done.stderr
     assert not (files / "fusion.json").exists()
+
+
+def test_advice_where_no_file_is_better():
+    scores = {"given": 0.0004, "leaderboard": 0.0}
+    fit = SimpleNamespace(mAP={"submissions": {"all": scores, "thresholded": scores}})
+    lines = advice(fit, {"all": "submission.csv", "thresholded": "submission_thresholded.csv"})
+    assert lines[1] == "submission.csv: every car, with its confidence: 0.0004 given, 0.0000 leaderboard"
+    assert "it does not matter which" in lines[3] and "train for more epochs" in lines[4]

@@ -104,6 +104,7 @@ def test_snakemakes_own_report(page, finished):
 def test_a_run_that_is_not_finished(tmp_path):
     done = run_module("carpose.report", tmp_path, check=False)
     assert (
-        done.returncode == 2 and "has no evaluation.csv; finish the run: snakemake submission" in done.stderr
+        done.returncode == 2
+        and "has no evaluation.csv; finish the run with the command that started it" in done.stderr
     )
     assert not (tmp_path / "report.html").exists()

@@ -105,6 +105,8 @@ def check_data_from(config: dict, config_file: Path) -> None:
         text = f"data_from: there is no run {name} ({config_file} is missing)"
         raise UserError(f"{text}; make it first: --config run={name}")
     theirs = load_json(config_file.read_text(encoding="utf-8"))
+    if source := theirs.get("data_from"):
+        raise UserError(f"data_from: the run {name} has its data from {source}; set data_from: {source}")
     keys = [key for key in DATA_KEYS if config.get(key) != theirs.get(key)]
     if keys:
         text = f"{', '.join(keys)}: differ from those of the run {name}, whose data this run uses"

@@ -15,6 +15,7 @@ from carpose.kaggle.submission import print_validation, write_submission
 from .fitted import Fit, read_fit
 
 FILES = {"all": "every car, with its confidence", "thresholded": "the cars above the threshold"}
+UNTRAINED = 0.01  # mAP below which hardly a car was found; two epochs of the demo's small networks give .09
 MODES = {
     "given": "a scoring that ranks cars by confidence",
     "leaderboard": "the leaderboard, which ignores confidences",
@@ -64,12 +65,17 @@ def advice(fit: Fit, outputs: dict[str, Path]) -> list[str]:
     assert fit.mAP is not None  # in every file of carpose.fuse.fit
     expected = fit.mAP["submissions"]
     for name, path in outputs.items():
-        best = [
-            mode for mode in MODES if expected[name][mode] == max(file[mode] for file in expected.values())
-        ]
+        others = [scores for file, scores in expected.items() if file != name]
+        best = [mode for mode in MODES if all(expected[name][mode] > other[mode] for other in others)]
         scores = ", ".join(f"{expected[name][mode]:.4f} {mode}" for mode in MODES)
         use = " and ".join(MODES[mode] for mode in best)
         lines.append(f"{path}: {FILES[name]}: {scores}" + f"; best for {use}" * bool(best))
+    if expected["all"] == expected["thresholded"]:
+        lines.append("Both files score the same, so it does not matter which is uploaded.")
+    if max(expected["all"].values()) < UNTRAINED:
+        lines.append(
+            "The networks have found hardly any car: train for more epochs before you upload a file."
+        )
     return lines
 
 

@@ -32,8 +32,8 @@ HISTORY = {
 MARKED = 20  # epochs of a curve up to which each has a mark
 VALIDATED = (
     "mAP of the validation fold during training: each photo as it is, in one view. The table of scores "
-    "(evaluation.csv)\nis higher for the same fold: its predictions fuse the test-time views of the "
-    "configuration (predict: flip, tta_rotations_deg, mask_filter)."
+    "(evaluation.csv)\nis of predictions with the test-time views of the configuration (predict: flip, "
+    "tta_rotations_deg, mask_filter): higher for the same fold, where there are any."
 )
 
 

@@ -83,6 +83,7 @@ def render(run: Run, test_photos: list[Photo], oof_photos: list[Photo]) -> str:
         advice=advice(run.fit, run.submissions),
         fusion=sections.fusion_summary(run),
         hidden="test_mAP" in run.scores,
+        views=sections.test_time_views(run.config),
         tables=tables,
         unusual=unusual,
         differing=differing,

@@ -59,7 +59,7 @@ class Run:
 def read_run(folder: Path) -> Run:
     """Raises UserError where a file is missing that every finished run has."""
     if not (folder / "evaluation.csv").is_file():
-        raise UserError(f"{folder}: has no evaluation.csv; finish the run: snakemake submission")
+        raise UserError(f"{folder}: has no evaluation.csv; finish the run with the command that started it")
     scores = read_csv(folder / "evaluation.csv")
     members = [name for name in scores["name"] if name != "fused"]
     histories = {

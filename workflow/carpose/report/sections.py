@@ -18,9 +18,23 @@ PACKAGES += ["pandas", "opencv-python-headless"]
 UNUSUAL = 4.0  # a loss is marked beyond this many times the range between a model's folds
 
 
+def test_time_views(config: dict) -> str:
+    """What the predictions of this configuration have beside one view of each photo; "" for nothing."""
+    predict = config.get("predict", {})
+    parts = {
+        "mirror images": predict.get("flip"),
+        "several test-time views": len(predict.get("tta_rotations_deg", ())) > 1,
+        "the photos' masks": predict.get("mask_filter"),
+    }
+    return ", ".join(text for text, used in parts.items() if used)
+
+
 def with_interval(value: float, sd: float) -> str:
     """A score with its 95 % interval over resampled photos."""
-    return "–" if pd.isna(value) else f"{value:.4f} [{value - 1.96 * sd:.4f}, {value + 1.96 * sd:.4f}]"
+    if pd.isna(value):
+        return "–"
+    low, high = np.clip([value - 1.96 * sd, value + 1.96 * sd], 0, 1)
+    return f"{value:.4f} [{low:.4f}, {high:.4f}]"
 
 
 def scores(run: Run) -> pd.DataFrame:
