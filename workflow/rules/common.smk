@@ -24,6 +24,7 @@ from carpose.config.load import (
     train_configs,
     refuse_duplicate_keys,
     start_round,
+    stop_time,
     with_models,
 )
 from carpose.config.options import command_line
@@ -94,14 +95,9 @@ wildcard_constraints:
     model="|".join(MODELS),
 
 
-# When all trainings save their state and stop, as Unix time; 0: never. It is counted from the start of this Snakemake.
-# Those that the executor starts on other machines take it from their environment, however long they were queued.
+# When all trainings save their state and stop.
 STOP_AFTER = config["running"]["stop_after_minutes"]
-STOP_AT = time.time() + 60 * STOP_AFTER if STOP_AFTER else 0
-if workflow.is_main_process:
-    os.environ["CARPOSE_STOP_AT"] = str(STOP_AT)
-else:
-    STOP_AT = float(os.environ.get("CARPOSE_STOP_AT", STOP_AT))
+STOP_AT = stop_time(STOP_AFTER, workflow.is_main_process)
 
 
 def stop_at_the_time():
