@@ -83,3 +83,39 @@ def test_numbers_of_a_column_have_like_decimals():
     table = Table.of(pd.DataFrame({"x": [0.25, np.nan, 3.0], "n": [1, 2, 3], "s": ["a", "b", "c"]}))
     assert table.rows == [["0.25", "1", "a"], ["–", "2", "b"], ["3.00", "3", "c"]]
     assert Table.of(pd.DataFrame({"x": []})) is None
+
+
+def test_what_a_reader_should_know_first():
+    oracles = pd.DataFrame({"oracle": ["as predicted", "true depth", "true rotation", "true pose"]})
+    oracles = oracles.assign(name="fused", mAP=[0.3, 0.5, 0.4, 0.9], gain=[0.0, 0.2, 0.1, 0.6])
+    folds = {"0": {"target_reached": True}, "1": {"target_reached": False}}
+    run = SimpleNamespace(
+        config={"exclude": {"max_photos": 24}, "pseudo": {"precision_positive": 0.7}},
+        pseudo={"round0": {"folds": folds}},
+        fit=SimpleNamespace(mAP={"members": {"a": 0.31, "b": 0.2}, "fused": 0.3}),
+        analysis={"oracles": oracles},
+    )
+    trial, pseudo, fused, loss = sections.remarks(run)
+    assert "only the first 24 photos" in trial
+    assert "of round0, fold 1, do not reach the precision of 0.7" in pseudo
+    assert "less than its best member alone (0.3100)" in fused
+    assert "with true depth the mAP would be 0.500" in loss
+    run = SimpleNamespace(config={}, pseudo={}, fit=run.fit, analysis={})
+    run.fit.mAP["fused"] = 0.32
+    assert sections.remarks(run) == []
+
+
+def test_views_are_named_only_where_there_are_some():
+    assert (
+        sections.test_time_views({"predict": {"flip": False, "tta_rotations_deg": [], "mask_filter": False}})
+        == ""
+    )
+    used = {"flip": True, "tta_rotations_deg": [[0, 1, 0], [0, -1, 0]], "mask_filter": True}
+    assert (
+        sections.test_time_views({"predict": used})
+        == "mirror images, several test-time views, the photos' masks"
+    )
+
+
+def test_an_interval_stays_between_0_and_1():
+    assert sections.with_interval(0.0004, 0.001) == "0.0004 [0.0000, 0.0024]"

@@ -80,6 +80,7 @@ def render(run: Run, test_photos: list[Photo], oof_photos: list[Photo]) -> str:
         code=run.code,
         sections=list(TITLES.items()),
         facts=_facts(run),
+        remarks=sections.remarks(run),
         advice=advice(run.fit, run.submissions),
         fusion=sections.fusion_summary(run),
         hidden="test_mAP" in run.scores,

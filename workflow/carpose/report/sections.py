@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from carpose.config.defaults import default_of_key, flatten
+from carpose.config.sections import Pseudo
 from carpose.fuse.fitted import DESCRIPTIONS
 from carpose.registry.heads import HEADS
 
@@ -27,6 +28,31 @@ def test_time_views(config: dict) -> str:
         "the photos' masks": predict.get("mask_filter"),
     }
     return ", ".join(text for text, used in parts.items() if used)
+
+
+def remarks(run: Run) -> list[str]:
+    """What a reader should know first: what is unusual about this run, and its largest loss."""
+    lines = []
+    if limit := run.config.get("exclude", {}).get("max_photos"):
+        lines.append(f"A trial run: of each table only the first {limit} photos are used.")
+    asked = run.config.get("pseudo", {}).get("precision_positive", Pseudo.precision_positive)
+    for name, report in run.pseudo.items():
+        missed = [fold for fold, entry in report["folds"].items() if not entry["target_reached"]]
+        if missed:
+            folds = f"fold {missed[0]}" if len(missed) == 1 else f"folds {', '.join(missed)}"
+            text = f"The pseudo labels of {name}, {folds}, do not reach the precision of {asked:g}"
+            lines.append(f"{text}: what is trained on them may learn errors. Train for more epochs before.")
+    scores_of = run.fit.mAP or {}
+    if (best := max(scores_of["members"].values())) > scores_of["fused"]:
+        lines.append(f"The fusion scores less than its best member alone ({best:.4f}).")
+    oracles = of_fused(run, "oracles")
+    if len(oracles):
+        single = oracles[oracles["oracle"].isin(["true depth", "true rotation", "no misses"])]
+        largest = single.loc[single["gain"].idxmax()]
+        lines.append(
+            f"The largest loss: with {largest['oracle']} the mAP would be {largest['mAP']:.3f}."
+        )
+    return lines
 
 
 def with_interval(value: float, sd: float) -> str:
