@@ -49,9 +49,7 @@ def remarks(run: Run) -> list[str]:
     if len(oracles):
         single = oracles[oracles["oracle"].isin(["true depth", "true rotation", "no misses"])]
         largest = single.loc[single["gain"].idxmax()]
-        lines.append(
-            f"The largest loss: with {largest['oracle']} the mAP would be {largest['mAP']:.3f}."
-        )
+        lines.append(f"The largest loss: with {largest['oracle']} the mAP would be {largest['mAP']:.3f}.")
     return lines
 
 
