@@ -60,6 +60,8 @@ def load(path: str | Path) -> pd.DataFrame:
         return pd.read_parquet(io.BytesIO(data))
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: not a readable Parquet table, but a folder") from None
     except (OSError, ValueError, pyarrow.ArrowException) as error:
         if isinstance(error, OSError) and error.filename is not None:
             raise  # says nothing about the content of the file, such as a missing right
