@@ -97,7 +97,7 @@ def test_a_run_starts_with_the_networks_of_another(finished, tmp_path):
     longer = [*CI, "--config", "run=longer", "rounds=1", 'models={"hourglass": null}', "start_from=ci"]
     text = snakemake(run, "-n", "trained", *longer, check=False)
     assert "start_from: the run ci has folds of its own; set data_from: ci" in text
-    longer += ["data_from=ci", 'train={"lr": 1.0e-7, "epochs": 1}']
+    longer += ["data_from=ci", 'train={"lr": 1.0e-6, "epochs": 1}']
     target = "round0/dla34/fold1/model.pt"
     text = snakemake(run, f"results/longer/{target}", *longer)
     assert jobs(text)["train"] == "1" and "demo_data" not in jobs(text)
