@@ -78,7 +78,7 @@ def test_lines(monkeypatch):
         0: Job("submission", "submission", "", 1, "", NAN),
     }
     progress = Progress(jobs, lines.append)
-    assert progress.plan() == "progress: 3 jobs to do (2 × train)"
+    assert progress.plan() == "progress: 3 jobs to do"
 
     def log(**fields):
         progress.handle(logging.makeLogRecord(fields))

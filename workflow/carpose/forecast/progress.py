@@ -12,7 +12,6 @@ import re
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +31,7 @@ START, EPOCH = "] computing on ", re.compile(r"\] epoch (\d+)/.* seconds ([\d.]+
 # A line every two minutes in a short run, every 5 % of the time in a long one.
 MIN_INTERVAL, INTERVAL = 120.0, 0.05  # seconds; share of the time since the start
 # Snakemake's own lines about the progress, which the lines here replace.
-REPLACED = {LogEvent.RUN_INFO, LogEvent.JOB_STARTED, LogEvent.JOB_FINISHED, LogEvent.PROGRESS}
+REPLACED = {LogEvent.JOB_STARTED, LogEvent.JOB_FINISHED, LogEvent.PROGRESS}
 SELECT = "Select jobs to execute..."
 
 
@@ -108,9 +107,7 @@ class Progress(logging.Handler):
         threading.Thread(target=self._print_now_and_then, daemon=True).start()
 
     def plan(self) -> str:
-        counts = Counter(job.rule for job in self.jobs.values() if job.log)
-        stages = ", ".join(f"{count} × {rule}" if count > 1 else rule for rule, count in counts.items())
-        return f"progress: {len(self.jobs)} jobs to do ({stages}){self._left()}"
+        return f"progress: {len(self.jobs)} jobs to do{self._left()}"
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -155,11 +152,9 @@ def _is_not_replaced(record: logging.LogRecord) -> bool:
 
 
 def jobs_of(workflow: Any, epochs_of: Callable[[Any], int]) -> dict[int, Job]:
-    """The jobs of a run by Snakemake's number, in the order of the rules; for the arguments see
-    show_progress."""
-    order = {rule.name: number for number, rule in enumerate(workflow.rules)}
+    """The jobs of a run by Snakemake's number; for the arguments see show_progress."""
     jobs = {}
-    for job in sorted(workflow.dag.needrun_jobs(), key=lambda job: order[job.rule.name]):
+    for job in workflow.dag.needrun_jobs():
         parts = (f"{'' if key == 'model' else key}{value}" for key, value in job.wildcards_dict.items())
         jobs[job.jobid] = Job(
             rule=job.rule.name,
