@@ -95,6 +95,7 @@ use rule predict from pipeline with:
         cache=lambda wildcards: f"{RESULTS}/{BY_NAME[wildcards.model].cache_folder}/cache.json",
         photos=lambda wildcards: f"{RESULTS}/{BY_NAME[wildcards.model].cache_folder}/photos.npy",
         images=rules.check_data.output.images,
+        labels=rules.check_data.output.labels,
         folds=rules.split_folds.output[0],
         models=lambda wildcards: [f"{RESULTS}/round0/{BY_NAME[wildcards.model].trained}/fold{FOLD}/model.pt"],
     params:
