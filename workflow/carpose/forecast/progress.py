@@ -178,7 +178,7 @@ def show_progress(workflow: Any, epochs_of: Callable[[Any], int]) -> None:
             jobs_of(workflow, epochs_of), lambda line: print(line, file=sys.stderr, flush=True)
         )
         progress.print_line(progress.plan())
-        if Quietness.RULES in workflow.output_settings.quiet:
+        if Quietness.RULES in (workflow.output_settings.quiet or ()):
             for handler in logger.handlers:
                 if not isinstance(handler, logging.FileHandler):
                     handler.addFilter(_is_not_replaced)
