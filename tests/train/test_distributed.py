@@ -47,7 +47,7 @@ def test_two_processes_train_as_one(alone, shared):
 @pytest.mark.slow
 def test_only_the_main_process_writes(shared):
     folder, output = shared
-    assert [line.count("epoch") for line in output.splitlines() if "epoch" in line] == [1, 1, 1]
+    assert [line.count("] epoch ") for line in output.splitlines() if "] epoch " in line] == [1, 1, 1]
     assert sorted(path.name for path in folder.iterdir()) == ["history.csv", "model.pt"]
 
 

@@ -39,7 +39,7 @@ class StopAfter(Training):
 
     def step(self, *args):
         self.left -= 1
-        self.saver.stopping = self.left == 0
+        self.saver.signalled = self.left == 0
         return super().step(*args)
 
 
