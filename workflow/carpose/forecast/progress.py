@@ -104,7 +104,6 @@ class Progress(logging.Handler):
         super().__init__()
         self.jobs, self.print_line = jobs, print_line
         self.start = self.printed = time.time()
-        threading.Thread(target=self._print_now_and_then, daemon=True).start()
 
     def plan(self) -> str:
         return f"progress: {len(self.jobs)} jobs to do{self._left()}"
@@ -139,7 +138,8 @@ class Progress(logging.Handler):
             return ""
         return f"; {'about' if all_measured else 'more than'} {estimate(seconds)} left"
 
-    def _print_now_and_then(self) -> None:
+    def print_now_and_then(self) -> None:
+        """Never returns: for a thread of its own."""
         while True:
             time.sleep(5)
             now = time.time()
@@ -183,5 +183,6 @@ def show_progress(workflow: Any, epochs_of: Callable[[Any], int]) -> None:
                 if not isinstance(handler, logging.FileHandler):
                     handler.addFilter(_is_not_replaced)
         logger.addHandler(progress)
+        threading.Thread(target=progress.print_now_and_then, daemon=True).start()
     except Exception as error:  # another version of Snakemake
         print(f"note: the progress cannot be shown: {error!r}", file=sys.stderr)
