@@ -82,7 +82,7 @@ def test_in_a_browser(page, finished, tmp_path, width):
     )
     options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
     options += ["--allow-file-access-from-files", "--enable-logging=stderr"]
-    # The clock of the page runs ahead of pictures that are still decoded; a busy machine needs more of its time.
+    # The clock of the page runs ahead of pictures that are still decoded, on a busy machine by more.
     for milliseconds in (20_000, 200_000, 2_000_000):
         command = [BROWSER, *options, f"--virtual-time-budget={milliseconds}", "--dump-dom", frame.as_uri()]
         done = subprocess.run(command, capture_output=True, text=True)
