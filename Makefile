@@ -28,10 +28,10 @@ help:
 	@echo "make clean        remove the environments and caches, keep results/"
 
 submission: .venv/installed
-	.venv/bin/snakemake --quiet host rules --cores $(CORES) submission --rerun-incomplete
+	.venv/bin/snakemake --quiet host rules --cores $(CORES) submission
 
 report: .venv/installed
-	.venv/bin/snakemake --quiet host rules --cores $(CORES) submission report --rerun-incomplete
+	.venv/bin/snakemake --quiet host rules --cores $(CORES) submission report
 
 # On a cluster's login node. Not part of .venv from the beginning, see pyproject.toml.
 slurm: .venv/installed

@@ -10,7 +10,7 @@ from carpose.forecast.progress import Job, Progress, seconds_left
 NAN = float("nan")
 
 
-def training(model="dla34", epochs=10, log="", **more):
+def training(model="dla34", epochs=10, log="train.log", **more):
     return Job("train", f"train round0/{model}/fold0", model, epochs, log, more.pop("earlier", NAN), **more)
 
 

@@ -3,8 +3,6 @@ import json
 import os
 import shlex
 import sys
-import threading
-import time
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -24,7 +22,6 @@ from carpose.config.load import (
     train_configs,
     refuse_duplicate_keys,
     start_round,
-    stop_time,
     with_models,
 )
 from carpose.config.options import command_line
@@ -32,6 +29,7 @@ from carpose.config.train_config import TrainConfig
 from carpose.config.sections import Cache, Demo, Exclude, Folds, Fuse, Predict, Pseudo, Running
 from carpose.core.errors import UserError
 from carpose.core.files import write_text
+from carpose.forecast.stopping import stop_later, stop_time, was_stopped
 from carpose.fuse.names import SUBMISSIONS
 from carpose.kaggle.identity import DATA_FILES, data_identity
 from carpose.registry.backbones import published_name
@@ -100,23 +98,6 @@ STOP_AFTER = config["running"]["stop_after_minutes"]
 STOP_AT = stop_time(STOP_AFTER, workflow.is_main_process)
 
 
-def stop_at_the_time():
-    """Start no job after STOP_AT; those that run are finished. Trainings stop by themselves."""
-    timer = threading.Timer(max(STOP_AT - time.time(), 0), lambda: workflow.scheduler.exit_gracefully())
-    timer.daemon = True
-    timer.start()
-
-
-def was_stopped():
-    """Whether jobs are left only because STOP_AT has come: none failed, but for trainings with a saved state."""
-    return time.time() >= STOP_AT > 0 and all(
-        getattr(job, "rule", None) is not None
-        and job.rule.name == "train"
-        and Path(job.params.state).exists()
-        for job in workflow.scheduler.failed
-    )
-
-
 RECORDS = Path(".snakemake/metadata")
 if (
     workflow.is_main_process
@@ -136,14 +117,14 @@ if (
 onstart:
     write_text(f"{RESULTS}/config.json", json.dumps(config, indent=1, ensure_ascii=False) + "\n")
     if STOP_AT and workflow.is_main_process:
-        stop_at_the_time()
+        stop_later(workflow, STOP_AT)
     from carpose.forecast.progress import show_progress  # pandas takes a second to import
 
     show_progress(workflow, lambda wildcards: train_keys(wildcards).get("epochs", TrainConfig.epochs))
 
 
 onerror:
-    if workflow.is_main_process and was_stopped():
+    if workflow.is_main_process and was_stopped(workflow, STOP_AT):
         print(
             f"stopped after {STOP_AFTER:g} minutes as asked; go on with the same command",
             file=sys.stderr,
@@ -196,11 +177,7 @@ def untracked(value):
 def running_options():
     """Options of a training that change no result. Not stop_after_minutes, but when that is."""
     values = {key: value for key, value in config["running"].items() if key != "stop_after_minutes"}
-    return (
-        f"--stop-at {STOP_AT:.0f} {command_line(Running, values)}"
-        if STOP_AT
-        else command_line(Running, values)
-    )
+    return f"{command_line(Running, values)} --stop-at {STOP_AT:.0f}"
 
 
 def train_keys(wildcards):

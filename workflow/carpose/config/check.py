@@ -86,7 +86,7 @@ def _check_warm_starts(config: dict) -> list[str]:
 
 
 def _check_crops(config: dict) -> list[str]:
-    cached = config["cache"].get("crop", Cache().crop)
+    cached = Cache(**config["cache"]).crop
     views: dict[tuple[tuple[float, ...], float], dict[str, bool]] = defaultdict(dict)
     for name in models_of(config):
         for train_config in train_configs(config, name):

@@ -7,6 +7,7 @@ The JSON schema (`schema`), the options of command lines (carpose.config.options
 from dataclasses import MISSING, Field, field, fields, is_dataclass
 from typing import Any, get_args, get_origin
 
+END = "$(?!\n)"  # the end of a pattern: Python's $ alone also matches before a line end
 JSON_TYPES = {bool: "boolean", int: "integer", float: "number", str: "string"}
 
 

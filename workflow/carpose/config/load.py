@@ -1,8 +1,6 @@
 """YAML files and the command line → one configuration → the TrainConfig of each training."""
 
 import contextlib
-import os
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,6 @@ from .schema import config_schema
 from .sections import Hardware
 from .train_config import TrainConfig
 
-STOP_AT = "CARPOSE_STOP_AT"  # an environment variable
 DATA_KEYS = ["data_root", "demo", "exclude", "folds", "cache"]  # what data, check, folds and cache depend on
 
 
@@ -136,18 +133,6 @@ def start_round(config: dict, config_file: Path) -> int:
             f"start_from: the run {name} has no model called {missing[0]}; name models of that run"
         )
     return theirs["rounds"] - 1
-
-
-def stop_time(minutes: float, is_main_process: bool) -> float:
-    """When `running.stop_after_minutes` ends this run, as Unix time; 0: never.
-
-    It is counted from the start of Snakemake (the main process). Those that an executor starts for single
-    jobs, also on other machines, take it from their environment, however long the jobs were queued.
-    """
-    stop_at = time.time() + 60 * minutes if minutes else 0.0
-    if is_main_process:
-        os.environ[STOP_AT] = str(stop_at)
-    return float(os.environ.get(STOP_AT, stop_at))
 
 
 def gpus_of(config: dict, model: str) -> int:

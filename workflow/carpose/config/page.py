@@ -112,9 +112,9 @@ def _training(config: dict, item: Field) -> str:
     """The value of a key of a training: under `train:`, then wherever else the configuration sets it."""
     texts = [_unless_default(item, config["train"])]
     models = {name: config["models"][name] for name in models_of(config)}
-    others = {"retrain": config.get("retrain", {}), **models}
-    others |= {f"{name}.retrain": keys.get("retrain", {}) for name, keys in models.items()}
-    texts += [f"{place}: {_shown(keys[item.name])}" for place, keys in others.items() if item.name in keys]
+    places = {"retrain": config.get("retrain", {}), **models}
+    places |= {f"{name}.retrain": keys.get("retrain", {}) for name, keys in models.items()}
+    texts += [f"{place}: {_shown(keys[item.name])}" for place, keys in places.items() if item.name in keys]
     return "; ".join(filter(None, texts))
 
 

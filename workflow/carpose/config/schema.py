@@ -1,10 +1,10 @@
 """The JSON schema of the configuration, made from the sections' keys."""
 
-from .keys import object_schema, properties, section_schema
+from .keys import END, object_schema, properties, section_schema
 from .sections import SECTIONS, Hardware, Run
 from .train_config import TrainConfig
 
-NAME = "^[A-Za-z0-9_-]+$(?!\n)"  # $ alone allows a line end
+NAME = f"^[A-Za-z0-9_-]+{END}"
 
 
 def config_schema() -> dict:

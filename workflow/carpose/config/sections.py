@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 
-from .keys import key
+from .keys import END, key
 from .train_config import CROP
+
+RUN_NAME = "[A-Za-z0-9_-][A-Za-z0-9_.-]*"
 
 
 @dataclass(frozen=True)
@@ -180,18 +182,18 @@ class Run:
     run: str = key(
         "demo",
         "name of the run and of its folder in results: letters, digits, _, - and dots, no dot first",
-        pattern="^[A-Za-z0-9_-][A-Za-z0-9_.-]*$(?!\n)",  # $ alone allows a line end
+        pattern=f"^{RUN_NAME}{END}",
     )
     data_root: str = key("", "folder of the competition's data; empty: demo data are rendered")
     data_from: str = key(
         "",
         "name of another run whose data, check, folds and cache are used; settings of these must be the same",
-        pattern="^([A-Za-z0-9_-][A-Za-z0-9_.-]*)?$(?!\n)",
+        pattern=f"^({RUN_NAME})?{END}",
     )
     start_from: str = key(
         "",
         "name of a finished run on the same data whose networks, those of its last round, are trained on",
-        pattern="^([A-Za-z0-9_-][A-Za-z0-9_.-]*)?$",
+        pattern=f"^({RUN_NAME})?{END}",
     )
     rounds: int = key(
         2, "number of rounds; round 0 learns from labels, round r also from pseudo labels of round r−1", 1, 9

@@ -12,7 +12,7 @@ from typing import Any
 from carpose.registry.backbones import BACKBONES, NECKS, TIMM
 from carpose.registry.heads import HEADS
 
-from .keys import key
+from .keys import END, key
 
 OPTIONAL_HEADS = [name for name, entry in HEADS.items() if entry.optional]
 CROP: dict[str, Any] = {
@@ -33,7 +33,7 @@ class TrainConfig:
     backbone: str = key(
         "dla34",
         f"{', '.join(BACKBONES)}, or {TIMM}NAME for a network of timm with features of strides 4 to 32",
-        pattern=rf"^({'|'.join(BACKBONES)}|{TIMM}.+)$(?!\n)",
+        pattern=rf"^({'|'.join(BACKBONES)}|{TIMM}.+){END}",
     )
     width: float = key(1.0, "factor on the channels of the backbone", 0.05, 2)
     neck: str = key("", "up-sampling neck; empty: the backbone's default", enum=["", *NECKS])

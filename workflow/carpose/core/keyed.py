@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from .errors import UserError
+from .files import one_line
 
 
 class _Loader(yaml.SafeLoader):
@@ -44,8 +45,7 @@ def read_yaml(path: str | Path) -> Any:
         line = f", line {mark.line + 1}" if mark else ""
         raise UserError(f"{path}{line}: not readable as YAML ({error.problem or error.context})") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        text = " ".join(str(error).split())
-        raise UserError(f"{path}: not readable as YAML ({text})") from error
+        raise UserError(f"{path}: not readable as YAML ({one_line(error)})") from error
 
 
 def load_json(text: str) -> Any:

@@ -1,9 +1,11 @@
 """Parquet tables between stages. They are checked when they are read, so that an invalid file is an error at
 once that names it."""
 
+import contextlib
 import hashlib
 import io
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,21 +45,48 @@ def write(path: str | Path, table: pd.DataFrame, **about: Any) -> None:
         temporary.write_bytes(before + hashlib.sha256(data).hexdigest().encode() + after)
 
 
-def load(path: str | Path) -> pd.DataFrame:
-    """Read a table, with the checksum that `write` put into it, if any.
+def load(path: str | Path) -> tuple[pd.DataFrame, dict]:
+    """Read a table, and what `write` put into its metadata (see `about`); compare the checksum, if any.
 
     Raises UserError where there is no file, or where it is damaged or not Parquet.
     """
-    try:
+    with _named(path):
         data = Path(path).read_bytes()
+        metadata = pyarrow.parquet.read_metadata(io.BytesIO(data)).metadata or {}
         # Its name stands in the file twice: no damage must make it look like a file without a checksum.
         if DIGEST in data:
-            metadata = pyarrow.parquet.read_metadata(io.BytesIO(data)).metadata or {}
             digest = metadata.get(DIGEST, NO_DIGEST)
             before, _, after = data.rpartition(digest)
             if hashlib.sha256(before + NO_DIGEST + after).hexdigest().encode() != digest:
                 raise ValueError("its checksum is wrong: some of its bytes were changed")
-        return pd.read_parquet(io.BytesIO(data))
+        return pd.read_parquet(io.BytesIO(data)), _about(metadata)
+
+
+def about(path: str | Path) -> dict:
+    """The metadata that `write` put into a file (code, code_digest and its `about`); {} for other files.
+
+    Raises UserError where there is no file, or where they are invalid or it is not Parquet.
+    """
+    with _named(path):
+        return _about(pyarrow.parquet.read_schema(path).metadata or {})
+
+
+def _about(metadata: dict[bytes, bytes]) -> dict:
+    content = json.loads(metadata.get(ABOUT, b"{}"))
+    if not isinstance(content, dict):
+        raise ValueError("its metadata are invalid")
+    for name, item_type in {"image_ids": str, "folds": int}.items():
+        values = content.get(name, [])
+        if not isinstance(values, list) or not all(isinstance(value, item_type) for value in values):
+            raise ValueError(f"{name} in its metadata is invalid")
+    return content
+
+
+@contextlib.contextmanager
+def _named(path: str | Path) -> Iterator[None]:
+    """Turns errors of reading the file into UserErrors that name it."""
+    try:
+        yield
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file") from None
     except IsADirectoryError:
@@ -68,36 +97,15 @@ def load(path: str | Path) -> pd.DataFrame:
         raise UserError(f"{path}: not a readable Parquet table ({one_line(error)}); {AGAIN}") from error
 
 
-def about(path: str | Path) -> dict:
-    """The metadata that `write` put into a file (code, code_digest and its `about`); {} for other files.
-
-    Raises UserError where there is no file or it is not Parquet.
-    """
-    try:
-        content = json.loads((pyarrow.parquet.read_schema(path).metadata or {}).get(ABOUT, b"{}"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: there is no such file") from None
-    except (OSError, ValueError, pyarrow.ArrowException) as error:
-        raise UserError(f"{path}: not a readable Parquet table ({one_line(error)}); {AGAIN}") from error
-
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: its metadata are invalid; make the table again")
-    for name, item_type in {"image_ids": str, "folds": int}.items():
-        values = content.get(name, [])
-        if not isinstance(values, list) or not all(isinstance(value, item_type) for value in values):
-            raise UserError(f"{path}: {name} in its metadata is invalid; make the table again")
-    return content
-
-
 def read(path: str | Path, columns: dict[str, str], optional: dict[str, str] | None = None) -> pd.DataFrame:
     """Read a table and check its columns.
 
     columns: required columns, name → content (TEXT, NUMBER, …); optional: the same for columns that may be
     missing. Raises UserError with the file, the column and, where there is one, the ImageId.
     """
-    table = load(path)
+    table, metadata = load(path)
     check(path, table, columns, optional)
-    remember_use(path, about(path))
+    remember_use(path, metadata)
     return table
 
 

@@ -1,1 +1,1 @@
-"""Resources that a run will use on a cluster."""
+"""A run of Snakemake: the resources that it will use, its progress, and its end at a set time."""

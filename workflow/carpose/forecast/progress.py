@@ -8,10 +8,12 @@ else the same stage. Trainings are compared by seconds per epoch, and a running 
 """
 
 import logging
+import math
 import re
 import sys
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,19 +46,20 @@ class Job:
     model: str  # "" for stages of no single model
     epochs: int  # 1 for other stages than training
     log: str
-    earlier: float  # how long an earlier job like it took; NaN where there is none
+    earlier: float  # seconds of an earlier job like it; NaN where there is none
     start: float | None = None
     took: float | None = None
 
-    def seconds_per_epoch(self) -> float | None:
-        """Measured with this job, or with an earlier one like it."""
+    def measured(self) -> tuple[float, int]:
+        """Seconds per epoch of this job or of an earlier one like it (NaN: unknown), and the epochs that its
+        log shows."""
         if self.took is not None:
-            return self.took / self.epochs
-        if epochs := self.logged_epochs():
-            return mean(seconds for _, seconds in epochs)
-        return self.earlier / self.epochs if self.earlier == self.earlier else None
+            return self.took / self.epochs, self.epochs
+        if logged := self._logged_epochs():
+            return mean(seconds for _, seconds in logged), logged[-1][0]
+        return self.earlier / self.epochs, 0
 
-    def logged_epochs(self) -> list[tuple[int, float]]:
+    def _logged_epochs(self) -> list[tuple[int, float]]:
         """Number and seconds of the epochs in the log of this training, since its last start."""
         log = Path(self.log)
         try:
@@ -67,32 +70,27 @@ class Job:
             return []
         return [(int(epoch), float(seconds)) for epoch, seconds in EPOCH.findall(text)]
 
-    def seconds_left(self, seconds_per_epoch: float, now: float) -> float:
-        if self.took is not None:
-            return 0.0
-        if done := self.logged_epochs():
-            return seconds_per_epoch * (self.epochs - done[-1][0])
-        elapsed = now - self.start if self.start is not None else 0.0
-        return max(seconds_per_epoch * self.epochs - elapsed, 0.0)
-
 
 def seconds_left(jobs: Iterable[Job], now: float) -> tuple[float, bool]:
     """Estimated seconds until all jobs are done, and whether all were measured: if not, it takes longer."""
-    jobs = list(jobs)
-    rates: dict[tuple[str, str], list[float]] = {}
-    for job in jobs:
-        if (rate := job.seconds_per_epoch()) is not None:
-            for key in ((job.rule, job.model), (job.rule, "")):
-                rates.setdefault(key, []).append(rate)
-    work, longest, all_measured = 0.0, 0.0, True
-    for job in jobs:
-        known = rates.get((job.rule, job.model)) or rates.get((job.rule, ""))
-        if known:
-            left = job.seconds_left(mean(known), now)
-            work, longest = work + left, max(longest, left)
-        elif job.took is None and job.log:  # targets have no log and take no time
+    measured = [(job, *job.measured()) for job in jobs]
+    rates = defaultdict(list)
+    for job, rate, _ in measured:
+        if not math.isnan(rate):
+            rates[job.rule, job.model].append(rate)
+            rates[job.rule, ""].append(rate)
+    running, work, longest, all_measured = 0, 0.0, 0.0, True
+    for job, _, epochs_done in measured:
+        if job.took is not None or not job.log:  # targets have no log and take no time
+            continue
+        running += job.start is not None
+        rates_like_it = rates[job.rule, job.model] or rates[job.rule, ""]
+        if not rates_like_it:
             all_measured = False
-    running = sum(job.start is not None and job.took is None for job in jobs)
+            continue
+        elapsed = now - job.start if job.start is not None and not epochs_done else 0.0
+        left = max(mean(rates_like_it) * (job.epochs - epochs_done) - elapsed, 0.0)
+        work, longest = work + left, max(longest, left)
     return max(work / max(running, 1), longest), all_measured
 
 

@@ -65,8 +65,8 @@ def advice(fit: Fit, outputs: dict[str, Path]) -> list[str]:
     assert fit.mAP is not None  # in every file of carpose.fuse.fit
     expected = fit.mAP["submissions"]
     for name, path in outputs.items():
-        others = [scores for file, scores in expected.items() if file != name]
-        best = [mode for mode in MODES if all(expected[name][mode] > other[mode] for other in others)]
+        rivals = [expected[file] for file in expected if file != name]
+        best = [mode for mode in MODES if all(expected[name][mode] > rival[mode] for rival in rivals)]
         scores = ", ".join(f"{expected[name][mode]:.4f} {mode}" for mode in MODES)
         use = " and ".join(MODES[mode] for mode in best)
         lines.append(f"{path}: {FILES[name]}: {scores}" + f"; best for {use}" * bool(best))

@@ -141,7 +141,7 @@ def read_image_ids(path: str | Path) -> list[str]:
     Raises UserError where the file cannot be read or has no such column.
     """
     try:
-        table = parquet.load(path) if Path(path).suffix == ".parquet" else pd.read_csv(path, dtype=str)
+        table = parquet.load(path)[0] if Path(path).suffix == ".parquet" else pd.read_csv(path, dtype=str)
         return list(table["ImageId"].unique())
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path}: the column ImageId cannot be read ({error})") from error

@@ -65,12 +65,12 @@ class Muon(torch.optim.AdamW):
     def __init__(self, parameters: Iterable[torch.Tensor], lr: float, weight_decay: float):
         parameters = list(parameters)
         matrices = [parameter for parameter in parameters if is_matrix(parameter)]
-        others = [parameter for parameter in parameters if not is_matrix(parameter)]
+        adamw_parameters = [parameter for parameter in parameters if not is_matrix(parameter)]
         if any(matrix.stride(0) * len(matrix) != matrix.numel() for matrix in matrices):
             raise ValueError("convolution weights must be stored one output channel after the other")
         # Fused only on the CPU: on a GPU GradScaler leaves skipping a step to fused optimisers; Muon cannot.
         fused = {"fused": True} if parameters[0].device.type == "cpu" else {}
-        groups = [{"params": others, "weight_decay": 0.0}, {"params": matrices}]
+        groups = [{"params": adamw_parameters, "weight_decay": 0.0}, {"params": matrices}]
         super().__init__(groups, lr=lr, betas=(0.9, 0.95), weight_decay=weight_decay, **fused)
 
     @torch.no_grad()

@@ -23,7 +23,6 @@ from carpose.registry.heads import VALID
 from models.layers import HEATMAP
 
 BATCH_SIZE = 8  # photos; only the main process has to hold them
-THRESHOLD = 0.05  # the lowest score of a car that counts for the mAP
 
 
 def validate(
@@ -54,7 +53,7 @@ def validate(
         totals = loss.as_totals(loss.local_counts(targets).clamp(min=1))
         for name, value in loss.compute([outputs], targets, train_config, totals).items():
             sums[name] += float(value) * len(names) / len(samples)
-        limits = THRESHOLD, Predict.max_cars
+        limits = Predict.threshold, Predict.max_cars
         tables.append(to_table(prediction, samples.view, train_config, names, *limits, np.eye(3)))
     total = sum(weight * sums[name] for name, weight in loss_weights.items())
     losses = {f"{VALID}loss": total} | {f"{VALID}{name}": value for name, value in sums.items()}

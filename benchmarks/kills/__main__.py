@@ -15,224 +15,26 @@ Moments are drawn in seconds of CPU time, so that they do not depend on what els
 """
 
 import argparse
-import collections
-import contextlib
-import errno
 import json
-import os
 import random
 import re
 import shutil
-import signal
 import subprocess
-import sys
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 
 from carpose.core.version import code_digest
 
-ROOT = Path(__file__).parents[1]
-RESULTS = Path("results/ci")
+from .faults import KINDS, SIGNALS, damage, fill_disk, hit_process
+from .run import RESULTS, Run
+
 PREPARED = [str(RESULTS / "cache" / "cache.json"), str(RESULTS / "data" / "folds.parquet")]
 TARGETS = [str(RESULTS / "submission.csv"), str(RESULTS / "evaluation.csv")]
-CONFIG = ['models={"hourglass": null}', 'train={"epochs": 4}']
 DISK = "64m"  # of the tmpfs; a run needs 20
-SIGNALS = ["SIGKILL", "SIGTERM"]
-KINDS = [*SIGNALS, *SIGNALS, "SIGKILL of all", "full disk", "damaged file", "damaged file"]
 MAX_STARTS = 20
-SILENT_SECONDS = 1800  # without any CPU time: a hang
-# The results that a table or checkpoint is read for: once they are there, nothing reads it again.
-READERS = {
-    "data/*.parquet": "evaluation.csv",
-    "round*/*/fold*/state.pt": "evaluation.csv",
-    "round0/*/fold*/model.pt": "round1/MODEL/fold1/model.pt",
-    "round1/*/fold*/model.pt": "round1/MODEL/test.parquet",
-    "round0/*/test_folds.parquet": "round0/pseudo.parquet",
-    "round*/*/oof.parquet": "evaluation.csv",
-    "round*/*/test.parquet": "evaluation.csv",
-    "round0/pseudo.parquet": "round1/dla34/fold1/model.pt",
-    "fused_*.parquet": "evaluation.csv",
-}
 ADVICE = re.compile(r"error: (\S+?): .*delete it, and", re.M)
-
-
-@dataclass
-class Process:
-    """A process of the run: its id, what it is, and the CPU seconds that it has used."""
-
-    pid: int
-    role: str
-    cpu: float
-
-
-@dataclass
-class Run:
-    """One run in its folder, and what is written about it."""
-
-    folder: Path
-    workers: int
-    record: dict = field(default_factory=dict)
-    used: dict = field(default_factory=dict)  # CPU seconds by process
-
-    def command(self, targets: list[str]) -> list[str]:
-        snakemake = [sys.executable, "-P", "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "--cores", "2"]
-        running = f'running={{"save_minutes": 0, "workers": {self.workers}}}'
-        settings = ["--configfile", str(ROOT / "configs" / "ci.yaml"), "--config", *CONFIG, running]
-        return [*snakemake, *targets, *settings]
-
-    def start(self, targets: list[str]) -> subprocess.Popen:
-        self.record["starts"] = self.record.get("starts", 0) + 1
-        with open(self.log, "ab") as log:
-            return subprocess.Popen(
-                self.command(targets), cwd=self.folder, stdout=log, stderr=log, start_new_session=True
-            )
-
-    @property
-    def log(self) -> Path:
-        """What all starts printed; beside the folder, whose disk gets full."""
-        return self.folder.with_suffix(".log")
-
-    def processes(self) -> list[Process]:
-        """All processes that work in the folder, also those whose Snakemake is gone."""
-        commands, parents, seconds = {}, {}, {}
-        for path in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                if os.readlink(path / "cwd") != str(self.folder):
-                    continue
-                pid = int(path.name)
-                commands[pid] = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
-                words = (path / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-                parents[pid] = int(words[1])
-                seconds[pid] = (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
-                self.used[pid, words[19]] = seconds[pid]
-        return [
-            Process(pid, role(command, commands.get(parents[pid], "")), seconds[pid])
-            for pid, command in commands.items()
-            if command
-        ]
-
-    def cpu(self) -> float:
-        """CPU seconds of all processes so far."""
-        self.processes()
-        return sum(self.used.values())
-
-    def wait(self, process: subprocess.Popen, until: float) -> bool:
-        """Wait until the command ends (→ True) or the CPU seconds are used. What hangs is killed."""
-        last, since = -1.0, time.monotonic()
-        while process.poll() is None:
-            used = self.cpu()
-            if used >= until:
-                return False
-            if used > last + 0.05:
-                last, since = used, time.monotonic()
-            if time.monotonic() - since > SILENT_SECONDS:
-                self.record.setdefault("hangs", []).append(self.tail())
-                self.kill_all()
-            time.sleep(0.1)
-        return True
-
-    def tail(self, since: int = 0) -> str:
-        return self.log.read_bytes()[since:].decode(errors="replace")[-1500:]
-
-    def kill_all(self) -> None:
-        """SIGKILL of everything, as when the machine loses its power (what was written stays)."""
-        for _ in range(20):
-            processes = self.processes()
-            for process in processes:
-                send(process.pid, "SIGKILL")
-            if not processes:
-                return
-            time.sleep(0.2)
-
-
-def role(command: str, parent: str) -> str:
-    """What a process does, by its command line and that of its parent."""
-    if "-m snakemake" in command:
-        return "Snakemake"
-    if match := re.match(r"\S*python\S* (?:-P )?-m carpose\.(\w+)", command):
-        return match[1] + (" worker" if parent == command else "")
-    if "multiprocessing" in command and (match := re.search(r"-m carpose\.(\w+)", parent)):
-        return f"{match[1]} worker"
-    return "shell"
-
-
-def send(pid: int, name: str) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, getattr(signal, name))
-
-
-# Faults. Each returns what is recorded about it, or None if it could not happen at that moment.
-
-
-def hit_process(run: Run, name: str, rng: random.Random) -> dict | None:
-    by_role = collections.defaultdict(list)
-    for process in run.processes():
-        by_role[process.role].append(process.pid)
-    if not by_role:
-        return None
-    target = rng.choice(sorted(by_role))
-    send(rng.choice(sorted(by_role[target])), name)
-    return {"kind": name, "target": target}
-
-
-def fill_disk(run: Run, process: subprocess.Popen, rng: random.Random) -> dict:
-    """No room for some seconds of CPU time, or until the command ends."""
-    filler = run.folder / "filler"
-    seconds = round(rng.uniform(2, 20), 1)
-    until = run.cpu() + seconds
-    while run.cpu() < until and process.poll() is None:
-        with open(filler, "ab", buffering=0) as handle:  # again, because others delete files
-            for block in (1 << 20, 1 << 12, 1):
-                try:
-                    while handle.write(bytes(block)) == block:
-                        pass
-                except OSError as error:
-                    if error.errno != errno.ENOSPC:
-                        raise
-        time.sleep(0.1)
-    filler.unlink()
-    return {"kind": "full disk", "cpu_seconds": seconds}
-
-
-def damage(run: Run, rng: random.Random) -> dict | None:
-    """Truncate or change a file that will still be read; all processes of the run were killed before."""
-    results = run.folder / RESULTS
-    paths = [
-        path
-        for pattern, reader in READERS.items()
-        for path in sorted(results.glob(pattern))
-        if not (results / reader.replace("MODEL", path.parent.parent.name)).exists()
-    ]
-    if not paths:
-        return None
-    # Every kind of file has the same chance.
-    name = rng.choice(sorted({path.name for path in paths}))
-    path = rng.choice([path for path in paths if path.name == name])
-    data, times = bytearray(path.read_bytes()), path.stat()
-    how = rng.choice(["truncated", "emptied", "64 bytes changed", "1 byte changed"])
-    if how == "truncated":
-        del data[rng.randrange(len(data)) :]
-    elif how == "emptied":
-        data.clear()
-    else:
-        count = int(how.split()[0])
-        place = rng.randrange(max(len(data) - count, 1))
-        data[place : place + count] = bytes(
-            byte ^ rng.randint(1, 255) for byte in data[place : place + count]
-        )
-    path.write_bytes(data)
-    if keep_time := rng.random() < 0.5:
-        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-    return {
-        **{"kind": "damaged file", "target": name, "file": str(path.relative_to(run.folder))},
-        **{"how": how, "old time": keep_time, "bytes": len(data)},
-    }
-
-
-# A run
 
 
 def undisturbed(folder: Path, targets: list[str]) -> float:
@@ -386,9 +188,6 @@ def compare(run: Run, base: Path) -> dict:
     result = {"equal": not different, "files": len(expected)}
     extra = {"different": different, "harmless": harmless, "left over": sorted(map(str, there - expected))}
     return result | {key: value for key, value in extra.items() if value}
-
-
-# What came of it
 
 
 def summary(folder: Path) -> str:
