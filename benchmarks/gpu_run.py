@@ -131,14 +131,18 @@ def merge(config: dict, changes: dict) -> None:
             config[key] = json.loads(json.dumps(value))  # a copy
 
 
+def settings(config: dict) -> list[str]:
+    """A configuration as arguments of --config."""
+    return [
+        f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in config.items()
+    ]
+
+
 def run_workflow(config: dict, environment: dict, deadline: float, watch: Path) -> str:
     """Run Snakemake until it ends or the time is over → finished, stopped or failed.
 
     watch: CSV for the GPU's memory (MiB) and utilisation (%) of each second.
     """
-    settings = [
-        f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in config.items()
-    ]
     command = [
         sys.executable,
         "-m",
@@ -151,7 +155,7 @@ def run_workflow(config: dict, environment: dict, deadline: float, watch: Path) 
     # The greedy scheduler starts no solver. Trainings wait for the GPU by themselves, all libraries loaded.
     command += ["--cores", "all", "--scheduler", "greedy", "--rerun-incomplete", "--keep-going"]
     command += ["--nolock"]  # a run that was killed leaves its lock behind
-    command += ["--quiet", "host", "rules", "--configfile", str(CONFIG), "--config", *settings]
+    command += ["--quiet", "host", "rules", "--configfile", str(CONFIG), "--config", *settings(config)]
     # A session of its own, so that a signal reaches all jobs: trainings save their state.
     workflow = subprocess.Popen(command, env=environment, start_new_session=True)
     with open(watch, "w", encoding="utf-8") as file:

@@ -52,6 +52,22 @@ TINY = (
 # Commands
 
 
+class SameProcess:
+    """A pool without processes, which take longer to start than most tests."""
+
+    def __init__(self, jobs):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def map(self, function, *arguments, chunksize=1):
+        return map(function, *arguments)
+
+
 def run_module(*arguments, check: bool = True, **kwargs) -> subprocess.CompletedProcess:
     """Run `python -m …` to its end."""
     command = [sys.executable, "-m", *map(str, arguments)]

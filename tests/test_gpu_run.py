@@ -1,7 +1,6 @@
 """The GPU run's command: its settings, its wheels, what it does when the time is over."""
 
 import argparse
-import json
 import re
 import subprocess
 import sys
@@ -30,9 +29,6 @@ def test_settings_are_merged_key_by_key(tmp_path):
 @pytest.mark.parametrize("rehearse", [False, True])
 def test_the_workflow_accepts_the_configuration(tmp_path, rehearse):
     config = gpu_run.overrides(arguments(rehearse=rehearse))
-    settings = [
-        f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in config.items()
-    ]
     command = [
         sys.executable,
         "-m",
@@ -43,7 +39,7 @@ def test_the_workflow_accepts_the_configuration(tmp_path, rehearse):
         "-s",
         REPOSITORY / "Snakefile",
     ]
-    command += ["--configfile", gpu_run.CONFIG, *(["--config", *settings] if settings else [])]
+    command += ["--configfile", gpu_run.CONFIG, *(["--config", *gpu_run.settings(config)] if config else [])]
     done = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"^train +6$", done.stdout, re.M)

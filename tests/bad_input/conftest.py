@@ -14,23 +14,7 @@ from PIL import Image
 from carpose.core.files import run_main
 from carpose.kaggle import photos
 from tests.bad_input.damage import Outcome
-from tests.helpers import PREDICTED, write_csv
-
-
-class SameProcess:
-    """A pool without processes: starting them for each case would take most of the time."""
-
-    def __init__(self, jobs):
-        pass
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-    def map(self, function, *arguments, chunksize=1):
-        return map(function, *arguments)
+from tests.helpers import PREDICTED, SameProcess, write_csv
 
 
 @pytest.fixture(autouse=True)

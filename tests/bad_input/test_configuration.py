@@ -130,6 +130,11 @@ VALUES = [
     Case("a blank in run", content("run: my run\n"), r"run: invalid value 'my run'"),
     Case("a line end in run", content('run: "a\\nb"\n'), r"run: invalid value 'a\\nb'"),
     Case("a run that ends a line", content('run: "demo\\n"\n'), r"run: invalid value 'demo\\n'"),
+    Case(
+        "a run to start from that ends a line",
+        content('start_from: "demo\\n"\n'),
+        r"start_from: invalid value",
+    ),
     Case("too many rounds", content("rounds: 10\n"), r"rounds: invalid value 10; it must be at most 9"),
     Case("no round", content("rounds: 0\n"), r"rounds: invalid value 0; it must be at least 1"),
     Case("a round below zero", content("fuse: {rounds: [-1]}\n"), r"fuse.rounds.0: invalid value -1"),

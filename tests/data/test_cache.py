@@ -11,6 +11,7 @@ from PIL import ExifTags, Image
 
 from carpose.core.errors import UserError
 from carpose.data import cache
+from tests.helpers import SameProcess
 
 CROP, SCALE = [0.0, 0.4, 1.0, 1.0], 0.5
 
@@ -19,19 +20,10 @@ class Killed(Exception):
     pass
 
 
-class Pool:
+class Pool(SameProcess):
     """A pool in this process that is killed after `survives` photos and calls `after` with each task."""
 
     survives, filled, after = None, 0, None
-
-    def __init__(self, jobs):
-        pass
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
 
     def map(self, function, tasks, chunksize):
         for task in tasks:
