@@ -2,19 +2,22 @@
 
     python -m benchmarks.kills --folder kills --runs 60      # goes on where it was interrupted
     python -m benchmarks.kills --folder kills --summary
+    python -m benchmarks.kills --folder slurm --runs 10 --slurm   # as root, with the Python of .venv-slurm
 
 Each run is the tests' configuration with one model, to the evaluation. One of four starts with rendering
 the photos, the others have the image cache of the first run. While it runs, one to three faults hit it:
 SIGKILL or SIGTERM of a random process, SIGKILL of all of them, a full disk, or a file that is damaged
 between two starts. After each, the same command is started again, with what the documentation tells the
 user to type, until the run ends. Then every result is compared with that of a run that nothing disturbed.
-FOLDER/kills.jsonl gets a line per run. Linux only; the full disk needs root, because it is a tmpfs; without
-it that fault is left out.
+FOLDER/kills.jsonl gets a line per run. With --slurm the jobs of each run are those of a Slurm that is
+started on this machine, and the faults are signals and the loss of Slurm's node with all that runs on it.
+Linux only; the full disk needs root, because it is a tmpfs; without it that fault is left out.
 
 Moments are drawn in seconds of CPU time, so that they do not depend on what else the machine does.
 """
 
 import argparse
+import contextlib
 import json
 import random
 import re
@@ -26,8 +29,9 @@ from pathlib import Path
 import pandas as pd
 
 from carpose.core.version import code_digest
+from tests.slurm.cluster import Cluster
 
-from .faults import KINDS, SIGNALS, damage, fill_disk, hit_process
+from .faults import KINDS, SIGNALS, SLURM_KINDS, damage, fill_disk, hit_process
 from .run import RESULTS, Run
 
 PREPARED = [str(RESULTS / "cache" / "cache.json"), str(RESULTS / "data" / "folds.parquet")]
@@ -37,9 +41,9 @@ MAX_STARTS = 20
 ADVICE = re.compile(r"error: (\S+?): .*delete it, and", re.M)
 
 
-def undisturbed(folder: Path, targets: list[str]) -> float:
+def undisturbed(folder: Path, cluster: Cluster | None, targets: list[str]) -> float:
     """Make the targets; CPU seconds."""
-    run = Run(folder, workers=0)
+    run = Run(folder, workers=0, cluster=cluster)
     process = run.start(targets)
     run.wait(process, float("inf"))
     if process.returncode:
@@ -47,16 +51,16 @@ def undisturbed(folder: Path, targets: list[str]) -> float:
     return sum(run.used.values())
 
 
-def prepare(folder: Path) -> dict:
+def prepare(folder: Path, cluster: Cluster | None) -> dict:
     """The run that nothing disturbs: FOLDER/prepared up to the cache, FOLDER/base to its end; CPU seconds."""
     about = folder / "base.json"
     if not about.exists():
         for name in ("prepared", "base"):
             shutil.rmtree(folder / name, ignore_errors=True)
         (folder / "prepared").mkdir(parents=True)
-        cache = undisturbed(folder / "prepared", PREPARED)
+        cache = undisturbed(folder / "prepared", cluster, PREPARED)
         shutil.copytree(folder / "prepared", folder / "base")
-        rest = undisturbed(folder / "base", TARGETS)
+        rest = undisturbed(folder / "base", cluster, TARGETS)
         about.write_text(json.dumps({"cache": cache, "rest": rest, "code": code_digest()}), encoding="utf-8")
     base = json.loads(about.read_text(encoding="utf-8"))
     if base["code"] != code_digest():
@@ -64,23 +68,25 @@ def prepare(folder: Path) -> dict:
     return base
 
 
-def disturbed(folder: Path, base: dict, number: int, seed: int) -> dict:
+def disturbed(folder: Path, cluster: Cluster | None, base: dict, number: int, seed: int) -> dict:
     """One run with its faults; what is recorded about it."""
     rng = random.Random(f"{seed} {number}")
-    run = Run(folder / "run", workers=rng.choice([0, 1]))
+    run = Run(folder / "run", workers=rng.choice([0, 1]), cluster=cluster)
     begin_folder(run, folder / "prepared" if rng.random() < 0.75 else None)
     from_cache = (run.folder / RESULTS).exists()
     expected = base["rest"] + (0 if from_cache else base["cache"])
     run.record |= {"run": number, "from_cache": from_cache, "workers": run.workers, "base_cpu": expected}
-    pending = [rng.choice(KINDS) for _ in range(rng.randint(1, 3))]
+    pending = [rng.choice(SLURM_KINDS if cluster else KINDS) for _ in range(rng.randint(1, 3))]
     run.record["faults"], begin = [], time.monotonic()
     unexpected = 0
     while True:
         since = run.log.stat().st_size
         process = run.start(TARGETS)
         faults = len(run.record["faults"])
-        if pending:
+        while pending and process.poll() is None:
             strike(run, process, pending, expected, rng)
+            if not cluster:  # where jobs that fail are not started again
+                break
         run.wait(process, float("inf"))
         text = run.log.read_bytes()[since:].decode(errors="replace")
         if process.returncode == 0 and not pending:
@@ -94,6 +100,8 @@ def disturbed(folder: Path, base: dict, number: int, seed: int) -> dict:
         if not healed and len(run.record["faults"]) == faults:
             unexpected += 1
             run.record.setdefault("failures", []).append(text[-3000:])
+        if cluster:
+            cluster.cancel_jobs()
         if "cannot be locked" in text or locked(run):
             unlock = [*run.command([]), "--unlock"]
             subprocess.run(unlock, cwd=run.folder, capture_output=True)
@@ -135,6 +143,9 @@ def strike(
         fault = fill_disk(run, process, rng) if run.record["small disk"] else None
     elif kind in SIGNALS:
         fault = hit_process(run, kind, rng)
+    elif kind == "Slurm node":
+        run.cluster.lose_node()
+        fault = {"kind": kind}
     else:
         run.kill_all()
         fault = damage(run, rng) if kind == "damaged file" else None
@@ -190,6 +201,19 @@ def compare(run: Run, base: Path) -> dict:
     return result | {key: value for key, value in extra.items() if value}
 
 
+def campaign(folder: Path, cluster: Cluster | None, runs: int, seed: int) -> None:
+    """Go on until there are so many runs."""
+    base = prepare(folder, cluster)
+    log = folder / "kills.jsonl"
+    log.touch()
+    while (number := len(log.read_text(encoding="utf-8").splitlines())) < runs:
+        record = disturbed(folder, cluster, base, number, seed)
+        with open(log, "a", encoding="utf-8") as handle:
+            handle.write(json.dumps(record) + "\n")
+        print(f"run {number}: {'equal' if record['equal'] else 'DIFFERENT'}", flush=True)
+    subprocess.run(["umount", str(folder / "run")], capture_output=True)
+
+
 def summary(folder: Path) -> str:
     """A table of all runs so far, as text."""
     lines = (
@@ -231,19 +255,15 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="for the runs and their log kills.jsonl")
     parser.add_argument("--runs", type=int, default=60, help="runs altogether")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--slurm", action="store_true", help="on a Slurm that is started on this machine")
     parser.add_argument("--summary", action="store_true", help="only print what came of it so far")
     args = parser.parse_args()
     folder = args.folder.resolve()
     if not args.summary:
-        base = prepare(folder)
-        log = folder / "kills.jsonl"
-        log.touch()
-        while (number := len(log.read_text(encoding="utf-8").splitlines())) < args.runs:
-            record = disturbed(folder, base, number, args.seed)
-            with open(log, "a", encoding="utf-8") as handle:
-                handle.write(json.dumps(record) + "\n")
-            print(f"run {number}: {'equal' if record['equal'] else 'DIFFERENT'}", flush=True)
-        subprocess.run(["umount", str(folder / "run")], capture_output=True)
+        if args.slurm and (reason := Cluster.why_not()):
+            raise SystemExit(f"error: {reason}")
+        with Cluster(gpus=2) if args.slurm else contextlib.nullcontext() as cluster:
+            campaign(folder, cluster, args.runs, args.seed)
     print(summary(folder))
 
 

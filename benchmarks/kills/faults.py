@@ -11,6 +11,7 @@ from .run import RESULTS, Run, send
 
 SIGNALS = ["SIGKILL", "SIGTERM"]
 KINDS = [*SIGNALS, *SIGNALS, "SIGKILL of all", "full disk", "damaged file", "damaged file"]
+SLURM_KINDS = [*SIGNALS, "Slurm node"]
 # The results that a table or checkpoint is read for: once they are there, nothing reads it again.
 READERS = {
     "data/*.parquet": "evaluation.csv",

@@ -10,9 +10,14 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.slurm.cluster import Cluster
+from tests.slurm.runs import PROFILE
+
 ROOT = Path(__file__).parents[2]
 RESULTS = Path("results/ci")
 CONFIG = ['models={"hourglass": null}', 'train={"epochs": 4}']
+# Slurm's jobs find this interpreter as `python`.
+ENVIRONMENT = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 SILENT_SECONDS = 1800  # without any CPU time: a hang
 
 
@@ -32,10 +37,12 @@ class Run:
     folder: Path
     workers: int
     record: dict = field(default_factory=dict)
+    cluster: Cluster | None = None  # a Slurm, else this machine alone
     used: dict = field(default_factory=dict)  # CPU seconds by process
 
     def command(self, targets: list[str]) -> list[str]:
-        snakemake = [sys.executable, "-P", "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "--cores", "2"]
+        snakemake = [sys.executable, "-P", "-m", "snakemake", "-s", str(ROOT / "Snakefile")]
+        snakemake += PROFILE if self.cluster else ["--cores", "2"]
         running = f'running={{"save_minutes": 0, "workers": {self.workers}}}'
         settings = ["--configfile", str(ROOT / "configs" / "ci.yaml"), "--config", *CONFIG, running]
         return [*snakemake, *targets, *settings]
@@ -44,7 +51,9 @@ class Run:
         self.record["starts"] = self.record.get("starts", 0) + 1
         with open(self.log, "ab") as log:
             return subprocess.Popen(
-                self.command(targets), cwd=self.folder, stdout=log, stderr=log, start_new_session=True
+                self.command(targets),
+                **{"cwd": self.folder, "env": ENVIRONMENT, "stdout": log, "stderr": log},
+                start_new_session=True,
             )
 
     @property
@@ -108,7 +117,7 @@ class Run:
 def role(command: str, parent: str) -> str:
     """What a process does, by its command line and that of its parent."""
     if "-m snakemake" in command:
-        return "Snakemake"
+        return "Snakemake of a job" if "--target-jobs" in command else "Snakemake"
     if match := re.match(r"\S*python\S* (?:-P )?-m carpose\.(\w+)", command):
         return match[1] + (" worker" if parent == command else "")
     if "multiprocessing" in command and (match := re.search(r"-m carpose\.(\w+)", parent)):

@@ -14,6 +14,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import psutil
+
 PREFIX = "carpose-slurm-"
 SETTINGS = Path("/etc/slurm")
 LINKS = ("slurm.conf", "gres.conf")
@@ -113,6 +115,23 @@ class Cluster:
 
     def start_slurmd(self, *options: str) -> None:
         self.slurmd = self._daemon("slurmd", "-D", "-N", self.host, *options)
+
+    def lose_node(self) -> None:
+        """slurmd and all that it has started are gone at once, as without power; then the node comes back."""
+        daemon = psutil.Process(self.slurmd.pid)
+        jobs = [process for process in psutil.process_iter(["name"]) if process.info["name"] == "slurmstepd"]
+        everything = [child for process in (daemon, *jobs) for child in (process, *process.children(True))]
+        for process in everything:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(everything, 10)
+        wait_for(lambda: self.node_state() == "down", 120, "the node to be down", self.logs)
+        self.start_slurmd("-b")
+
+    def cancel_jobs(self) -> None:
+        """What docs/cluster.md says to do where a killed Snakemake left jobs."""
+        call("scancel", "--me")
+        wait_for(lambda: not self.jobs(active=True), 60, "cancelled jobs to end", self.logs)
 
     def __exit__(self, *_) -> None:
         with contextlib.suppress(AssertionError, OSError):

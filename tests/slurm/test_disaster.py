@@ -14,7 +14,7 @@ import pytest
 
 from tests.helpers import REPOSITORY
 from tests.slurm import runs
-from tests.slurm.cluster import Cluster, call, wait_for
+from tests.slurm.cluster import Cluster, wait_for
 from tests.slurm.runs import PROFILE, snakemake
 
 pytestmark = runs.ONLY_ON_REQUEST
@@ -55,29 +55,19 @@ class Disaster:
         self.a_training(0).kill()
 
     def cut_the_node_s_power(self) -> None:
-        """slurmd and all that it has started are gone at once; then the node comes back."""
         self.a_training(0)
         both = wait_for(
             lambda: len(found := runs.trainings(self.folder)) == 2 and found, 120, "two trainings"
         )
         self.devices = {process.environ()["CUDA_VISIBLE_DEVICES"] for process in both}
-        daemon = psutil.Process(self.cluster.slurmd.pid)
-        jobs = [process for process in psutil.process_iter(["name"]) if process.info["name"] == "slurmstepd"]
-        everything = [child for process in (daemon, *jobs) for child in (process, *process.children(True))]
-        for process in everything:
-            process.kill()
-        psutil.wait_procs(everything, 10)
-        assert not runs.trainings(self.folder)
-        wait_for(lambda: self.cluster.node_state() == "down", 120, "the node to be down", self.explain)
-        self.cluster.start_slurmd("-b")
+        self.cluster.lose_node()
 
     def kill_snakemake(self) -> None:
         """And what docs/cluster.md says to do after it."""
         self.a_training(1)
         self.run.send_signal(signal.SIGKILL)
         self.run.wait()
-        call("scancel", "--me")
-        wait_for(lambda: not self.cluster.jobs(active=True), 60, "cancelled jobs to end", self.explain)
+        self.cluster.cancel_jobs()
         assert snakemake(self.folder, *WORKFLOW, "--unlock").wait(60) == 0, self.explain()
         self.run = snakemake(self.folder, *WORKFLOW, *PROFILE)
 
