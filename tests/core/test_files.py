@@ -50,6 +50,39 @@ def test_text_files_are_utf_8_in_any_locale(tmp_path):
     assert (tmp_path / "a.txt").read_bytes() == "±π".encode()
 
 
+def test_temporary_file_of_a_killed_writer_is_deleted_by_the_next(tmp_path):
+    """And not that of one that still writes, nor files of other names."""
+    hold = (
+        "import sys, time\nfrom carpose.core.files import atomic\n"
+        "with atomic(sys.argv[1]) as file:\n"
+        "    file.write_text('half')\n    print(flush=True)\n    time.sleep(600)"
+    )
+
+    def writer():
+        command = [sys.executable, "-c", hold, str(tmp_path / "a [1].pt")]
+        process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE)
+        process.stdout.readline()
+        return process
+
+    def names():
+        return {file.name for file in tmp_path.iterdir()}
+
+    others = {".a [1].note.pt", ".b.1.pt", ".a [1].1.npy"}
+    for name in others:
+        (tmp_path / name).touch()
+    killed, writing = writer(), writer()
+    killed.kill()
+    killed.wait()
+    try:
+        write_text(tmp_path / "a [1].pt", "whole")
+        assert names() == {"a [1].pt", f".a [1].{writing.pid}.pt"} | others
+    finally:
+        writing.kill()
+        writing.wait()
+    write_text(tmp_path / "a [1].pt", "whole")
+    assert names() == {"a [1].pt"} | others
+
+
 def test_every_text_file_has_an_encoding():
     """As ruff's PLW1514, which misses paths whose type it does not know."""
     missing = []

@@ -9,6 +9,6 @@ from tests.helpers import CI, snakemake
 def finished(tmp_path_factory):
     """A folder with a complete run of the tiny configuration, which tests plan against. Its name is one that
     would break whatever reaches a shell or a file unquoted."""
-    folder = tmp_path_factory.mktemp("it's \"here\" für 写真")
+    folder = tmp_path_factory.mktemp('it\'s "here" für 写真')
     snakemake(folder, "submission", *CI)
     return folder

@@ -2,8 +2,10 @@
 
 import contextlib
 import errno
+import fcntl
 import io
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -22,17 +24,36 @@ def atomic(path: str | Path) -> Iterator[Path]:
 
     The data are on disk (fsync) before the move, so that a power cut leaves the old file or the new
     one, never half of either. The suffix is kept, because writers choose the format by it.
+    Temporary files of writers that were killed are deleted.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    _delete_abandoned(path)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
-        yield temporary
+        with open(temporary, "ab") as held:
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield temporary
         with open(temporary, "rb+") as handle:
             os.fsync(handle.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _delete_abandoned(path: Path) -> None:
+    """Delete the temporary files of `path` that no process locks any more.
+
+    Else each kill could leave one more, as large as the file. Process ids tell nothing, since a writer may
+    be on another node.
+    """
+    pattern = re.compile(rf"\.{re.escape(path.stem)}\.\d+{re.escape(path.suffix)}")
+    for file in path.parent.iterdir():
+        if pattern.fullmatch(file.name):
+            with contextlib.suppress(OSError), open(file, "rb+") as handle:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                file.unlink()
 
 
 def write_text(path: str | Path, text: str) -> None:
