@@ -30,17 +30,23 @@ def samples(prepared):
 
 
 class StopAfter(Training):
-    """Asks its saver to stop after so many steps, as a signal during the step would."""
+    """Asks its saver to stop after so many steps, as a signal during the step would, and keeps all losses."""
 
     def __init__(self, steps, saver):
         torch.manual_seed(0)
         super().__init__(CONFIG, None, CPU)
-        self.left, self.saver = steps, saver
+        self.left, self.saver, self.losses = steps, saver, []
 
     def step(self, *args):
         self.left -= 1
         self.saver.signalled = self.left == 0
-        return super().step(*args)
+        result = super().step(*args)
+
+        def kept():
+            self.losses.append(result()["loss"])
+            return result()
+
+        return kept
 
 
 def result(training):
@@ -88,3 +94,10 @@ def test_stopped_after_any_batch(samples, tmp_path, signals):
         for name, value in weights.items():
             assert torch.equal(resumed_weights[name], value), (stop_after, name)
         pd.testing.assert_frame_equal(resumed_history, history, check_exact=True)
+
+
+def test_the_history_has_each_epoch_s_mean_losses(samples, tmp_path, signals):
+    training = run(samples, tmp_path / "state.pt", 0)
+    means = [sum(training.losses[:STEPS]) / STEPS, sum(training.losses[STEPS:]) / STEPS]
+    assert [row["loss"] for row in training.progress.history] == pytest.approx(means)
+    assert means[0] != pytest.approx(means[1])
