@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import zipfile
 
+import pandas as pd
 import pytest
 
 from tests.helpers import CI, jobs, run_module, snakemake
@@ -98,6 +99,21 @@ def test_in_a_browser(page, finished, tmp_path, width):
     assert said["unnamed"] == said["unexplained"] == said["injected"] == 0
     assert said["too_wide"] <= 0
     assert "CONSOLE" not in done.stderr, done.stderr
+
+
+def test_two_runs_beside_each_other(page, finished, tmp_path):
+    """The run, and a copy of it whose configuration says something else."""
+    run, copy, picture = page.parent, tmp_path / "copy", tmp_path / "losses.png"
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("cache", "state.pt"))
+    config = json.loads((copy / "config.json").read_text())
+    config["models"]["dla34"]["lr"] = 0.5
+    (copy / "config.json").write_text(json.dumps(config))
+    done = run_module("carpose.compare", run, copy, "--samples", "5", "--picture", picture, cwd=finished)
+    assert re.search(r"models\.dla34\.lr +0\.01 +0\.5\n", done.stdout), done.stdout
+    score = pd.read_csv(run / "evaluation.csv").set_index("name")["oof_mAP"]["fused"]
+    row = rf"fused +{score:.4f} +{score:.4f} +0\.0000 +\[\+0\.0000, \+0\.0000\]"
+    assert re.search(row, done.stdout), done.stdout
+    assert picture.read_bytes().startswith(b"\x89PNG")
 
 
 def test_snakemakes_own_report(page, finished):

@@ -276,7 +276,8 @@ def test_a_training_on_several_gpus_asks_for_all_of_it(tmp_path):
 def test_forecast_knows_what_earlier_jobs_took(finished, tmp_path, monkeypatch):
     """All again, and on top of it two folds of a round that has never run."""
     monkeypatch.chdir(finished)
-    again = forecast(planned_jobs(snakemake(finished, "-n", "submission", "-F", *CI)))
+    dry_run = snakemake(finished, "-n", "submission", "-F", *CI)
+    again = forecast(planned_jobs(dry_run))
     measured = [
         pd.read_csv(path, sep="\t")["s"] for path in finished.glob("results/ci/benchmarks/train/*.tsv")
     ]
@@ -284,6 +285,8 @@ def test_forecast_knows_what_earlier_jobs_took(finished, tmp_path, monkeypatch):
     assert train["jobs"] == train["measured"] == len(measured) == 8
     assert train["hours_expected"] == pytest.approx(pd.concat(measured).sum() / 3600)
     assert train["gpu_hours"] == pytest.approx(8 * 10 / 60)
+    table = run_module("carpose.forecast", input=dry_run, cwd=finished).stdout
+    assert re.search(r"^train +8 .* 0\.0\d +8$", table, re.M), table
     more = planned_jobs(snakemake(finished, "-n", "retrained", *CI, "--config", "rounds=3"))
     assert len(more.query("rule == 'train'")) == 4 and forecast(more).loc["train", "measured"] == 4
 
