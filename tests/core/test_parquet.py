@@ -1,11 +1,15 @@
 """Tables are checked when they are read: one error names file, column and image."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from carpose.core import cars, parquet
 from carpose.core.errors import UserError
+from tests.helpers import ENVIRONMENT
 
 CARS = pd.DataFrame(
     {"ImageId": ["ID_a", "ID_b"]}
@@ -115,3 +119,19 @@ def test_every_changed_byte_is_noticed(tmp_path):
             parquet.load(damaged)
     table.to_parquet(damaged)
     pd.testing.assert_frame_equal(parquet.load(damaged)[0], table)
+
+
+def test_no_thread_outlives_the_reading_of_a_table(tmp_path):
+    """pyarrow's threads abort a program that ends at the same time: status −6 in place of its own."""
+    program = (
+        "import os, sys\nimport pandas as pd\nfrom carpose.core import parquet\n"
+        "table = pd.DataFrame({'ImageId': ['a', 'b'] * 50_000, 'x': 1.5, 'y': 2})\n"
+        "threads = os.listdir('/proc/self/task')\n"
+        "parquet.write(sys.argv[1], table)\n"
+        "read, metadata = parquet.load(sys.argv[1])\n"
+        "assert read.equals(table) and parquet.about(sys.argv[1]) == metadata\n"
+        "assert os.listdir('/proc/self/task') == threads\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "a.parquet")]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -52,14 +52,17 @@ def load(path: str | Path) -> tuple[pd.DataFrame, dict]:
     """
     with _named(path):
         data = Path(path).read_bytes()
-        metadata = pyarrow.parquet.read_metadata(io.BytesIO(data)).metadata or {}
+        # Without threads, also for reading ahead: pyarrow's can abort a program that ends soon after, or keep
+        # it from ending (issues 34314 and 50482 of apache/arrow).
+        file = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(data), pre_buffer=False)
+        metadata = file.metadata.metadata or {}
         # Its name stands in the file twice: no damage must make it look like a file without a checksum.
         if DIGEST in data:
             digest = metadata.get(DIGEST, NO_DIGEST)
             before, _, after = data.rpartition(digest)
             if hashlib.sha256(before + NO_DIGEST + after).hexdigest().encode() != digest:
                 raise ValueError("its checksum is wrong: some of its bytes were changed")
-        return pd.read_parquet(io.BytesIO(data)), _about(metadata)
+        return file.read(use_threads=False).to_pandas(use_threads=False), _about(metadata)
 
 
 def about(path: str | Path) -> dict:
