@@ -11,13 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.slurm.cluster import Cluster
-from tests.slurm.runs import PROFILE
+from tests.slurm.runs import ENVIRONMENT, PROFILE
 
 ROOT = Path(__file__).parents[2]
 RESULTS = Path("results/ci")
 CONFIG = ['models={"hourglass": null}', 'train={"epochs": 4}']
-# Slurm's jobs find this interpreter as `python`.
-ENVIRONMENT = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 SILENT_SECONDS = 1800  # without any CPU time: a hang
 
 

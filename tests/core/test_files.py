@@ -1,6 +1,8 @@
 """Programs report the faults of a machine in one line, and write UTF-8 in any locale."""
 
 import ast
+import errno
+import fcntl
 import subprocess
 import sys
 
@@ -81,6 +83,17 @@ def test_temporary_file_of_a_killed_writer_is_deleted_by_the_next(tmp_path):
         writing.wait()
     write_text(tmp_path / "a [1].pt", "whole")
     assert names() == {"a [1].pt"} | others
+
+
+def test_without_locks_no_temporary_file_is_taken_for_abandoned(tmp_path, monkeypatch, capsys):
+    def flock(handle, operation):
+        raise OSError(errno.ENOSYS, "no locks")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    (tmp_path / ".a.1.txt").touch()
+    write_text(tmp_path / "a.txt", "whole")
+    assert {file.name for file in tmp_path.iterdir()} == {"a.txt", ".a.1.txt"}
+    assert capsys.readouterr().err == ""
 
 
 def test_every_text_file_has_an_encoding():

@@ -124,7 +124,8 @@ class Cluster:
         for process in everything:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        psutil.wait_procs(everything, 10)
+        _, alive = psutil.wait_procs(everything, 10)
+        assert not alive, alive
         wait_for(lambda: self.node_state() == "down", 120, "the node to be down", self.logs)
         self.start_slurmd("-b")
 

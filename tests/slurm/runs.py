@@ -27,16 +27,17 @@ PROFILE = [
     *("--slurm-init-seconds-before-status-checks", "1", "--latency-wait", "10"),
     "--slurm-keep-successful-logs",
 ]
+# Slurm's jobs find this interpreter as `python`.
+ENVIRONMENT = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 CONFIGS = [REPOSITORY / "configs" / "ci.yaml", Path(__file__).with_name("tiny.yaml")]
 WORKFLOW = ["-s", str(REPOSITORY / "Snakefile"), "submission", "--configfile", *map(str, CONFIGS)]
 
 
 def snakemake(folder: Path, *arguments: str) -> subprocess.Popen:
-    """Start snakemake in `folder`, printing to run.log; its jobs find this interpreter as `python`."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    """Start snakemake in `folder`, printing to run.log."""
     with open(folder / "run.log", "ab") as log:
         command = [sys.executable, "-m", "snakemake", *arguments]
-        return subprocess.Popen(command, cwd=folder, env={**os.environ, "PATH": path}, stdout=log, stderr=log)
+        return subprocess.Popen(command, cwd=folder, env=ENVIRONMENT, stdout=log, stderr=log)
 
 
 @functools.cache

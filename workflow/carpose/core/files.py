@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import fcntl
 import io
 import os
 import re
@@ -14,6 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from .errors import UserError
+from .machine import lock_file
 from .memory import keep_freed_memory
 from .version import note_other_code
 
@@ -32,8 +32,8 @@ def atomic(path: str | Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         with open(temporary, "ab") as held:
-            with contextlib.suppress(OSError):  # a file system without locks
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with contextlib.suppress(OSError):  # the write does not depend on it
+                lock_file(held, wait=False)
             yield temporary
         with open(temporary, "rb+") as handle:
             os.fsync(handle.fileno())
@@ -52,8 +52,8 @@ def _delete_abandoned(path: Path) -> None:
     for file in path.parent.iterdir():
         if pattern.fullmatch(file.name):
             with contextlib.suppress(OSError), open(file, "rb+") as handle:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                file.unlink()
+                if lock_file(handle, wait=False):
+                    file.unlink()
 
 
 def write_text(path: str | Path, text: str) -> None:

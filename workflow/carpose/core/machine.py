@@ -18,21 +18,23 @@ MAX_SOCKET_PATH = (
 _warned: set[str] = set()  # consequences of missing locks that were printed
 
 
-def lock_file(handle: IO, *, wait: bool, consequence: str) -> None:
-    """Lock an open file exclusively, until it is closed or its process ends.
+def lock_file(handle: IO, *, wait: bool, consequence: str = "") -> bool:
+    """Lock an open file exclusively, until it is closed or its process ends; whether it is locked.
 
-    Where the file system has no locks it stays unlocked, and the first time a warning says so; consequence:
-    its last words. Raises BlockingIOError where the file is locked and not `wait`.
+    It is not where the file system has no locks; the first time a warning says so, if this has a consequence:
+    its last words. Raises BlockingIOError where another has locked the file and not `wait`.
     """
     try:
         fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
-        if consequence not in _warned:
+        if consequence and consequence not in _warned:
             text = f"{handle.name}: the file system has no locks ({error.strerror})"
             print(f"warning: {text}; {consequence}", file=sys.stderr, flush=True)
         _warned.add(consequence)
+        return False
+    return True
 
 
 def core_count() -> int:
