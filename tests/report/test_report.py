@@ -92,16 +92,33 @@ def test_what_a_reader_should_know_first():
     run = SimpleNamespace(
         config={"exclude": {"max_photos": 24}, "pseudo": {"precision_positive": 0.7}},
         pseudo={"round0": {"folds": folds}},
-        fit=SimpleNamespace(mAP={"members": {"a": 0.31, "b": 0.2}, "fused": 0.3}),
+        fit=SimpleNamespace(mAP={"members": {"a": 0.31, "b": 0.2}, "fused": 0.3}, used=["round1/a"]),
+        members=["round0/a", "round1/a", "round0/b", "round1/b", "round0/c"],
+        cost=pd.DataFrame(
+            {
+                "job": [
+                    "train round0/a/fold0",
+                    "train round0/b/fold0",
+                    "predict round1/b",
+                    "train round0/c/fold0",
+                ],
+                "processor seconds": ["70", "10", "15", None],
+            }
+        ),
         analysis={"oracles": oracles},
     )
-    trial, pseudo, fused, loss = sections.remarks(run)
+    trial, pseudo, fused, left_out, loss = sections.remarks(run)
     assert "only the first 24 photos" in trial
     assert "of round0, fold 1, do not reach the precision of 0.7" in pseudo
     assert "less than its best member alone (0.3100)" in fused
+    assert "no prediction of b and c, which took 26 % of" in left_out
     assert "with true depth the mAP would be 0.500" in loss
-    run = SimpleNamespace(config={}, pseudo={}, fit=run.fit, analysis={})
+    run.fit.used.append("round1/c")
+    run.cost = run.cost[:0]  # nothing was measured
+    assert "no prediction of b. That" in sections.remarks(run)[3]
+    run.fit.used.append("round0/b")
     run.fit.mAP["fused"] = 0.32
+    run.config, run.pseudo, run.analysis = {}, {}, {}
     assert sections.remarks(run) == []
 
 

@@ -45,12 +45,28 @@ def remarks(run: Run) -> list[str]:
     scores_of = run.fit.mAP or {}
     if (best := max(scores_of["members"].values())) > scores_of["fused"]:
         lines.append(f"The fusion scores less than its best member alone ({best:.4f}).")
+    left_out, share = models_left_out(run)
+    if left_out:
+        text = f"The fusion uses no prediction of {' and '.join(left_out)}"
+        time = f", which took {100 * share:.0f} % of the processor time of trainings and predictions" if share else ""
+        lines.append(f"{text}{time}. That time may be better spent on more epochs of the others.")
     oracles = of_fused(run, "oracles")
     if len(oracles):
         single = oracles[oracles["oracle"].isin(["true depth", "true rotation", "no misses"])]
         largest = single.loc[single["gain"].idxmax()]
         lines.append(f"The largest loss: with {largest['oracle']} the mAP would be {largest['mAP']:.3f}.")
     return lines
+
+
+def models_left_out(run: Run) -> tuple[list[str], float]:
+    """The models of which the fusion uses no round, and their share of the measured processor time; 0 if
+    none was measured."""
+    used = {name.partition("/")[2] for name in run.fit.used}
+    names = sorted({name.partition("/")[2] for name in run.members} - used)
+    seconds = pd.to_numeric(run.cost["processor seconds"], errors="coerce")
+    model = run.cost["job"].str.split("/").str[1]  # of "train round0/dla34/fold0", "predict round0/dla34"
+    total = seconds.sum()
+    return names, float(seconds[model.isin(names)].sum() / total) if total else 0.0
 
 
 def with_interval(value: float, sd: float) -> str:
