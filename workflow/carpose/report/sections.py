@@ -48,8 +48,9 @@ def remarks(run: Run) -> list[str]:
     left_out, share = models_left_out(run)
     if left_out:
         text = f"The fusion uses no prediction of {' and '.join(left_out)}"
-        time = f", which took {100 * share:.0f} % of the processor time of trainings and predictions" if share else ""
-        lines.append(f"{text}{time}. That time may be better spent on more epochs of the others.")
+        if share:
+            text += f", which took {100 * share:.0f} % of the processor time of trainings and predictions"
+        lines.append(f"{text}. That time may be better spent on more epochs of the others.")
     oracles = of_fused(run, "oracles")
     if len(oracles):
         single = oracles[oracles["oracle"].isin(["true depth", "true rotation", "no misses"])]
