@@ -62,7 +62,7 @@ def test_an_unknown_model_on_the_command_line_is_an_error(config, models, messag
 
 
 def test_later_rounds_are_laid_over_the_first(config):
-    config["models"]["hourglass"] |= {"lr": 0.02, "retrain": {"epochs": 2}, "gpus": 1}
+    config["models"]["hourglass"] |= {"epochs": 14, "lr": 0.02, "retrain": {"epochs": 2}, "gpus": 1}
     first, later = (train_settings(config, "hourglass", round_) for round_ in (0, 1))
     assert (first["epochs"], first["lr"]) == (14, 0.02) and "pseudo_share" not in first
     assert (later["epochs"], later["lr"], later["pseudo_share"]) == (2, 0.004, 0.2)
@@ -182,9 +182,9 @@ def test_the_page_shows_what_a_run_with_pku_has():
     assert shown["fuse", "mode"] == ["", '`"leaderboard"`']
     assert shown["resources", "threads"][1] == "train: `5`; predict: `5`; small: `2`"
     training = "train, retrain, models"
-    assert shown[training, "input_width"] == ["`384`", ""]
+    assert shown[training, "input_width"] == ["`384`; efficientnet: `192`; dla34: `192`", ""]
     assert shown[training, "batch_size"] == ["`4`", "hourglass: `4`"]
-    epochs = ["`2`; retrain: `1`; hourglass: `14`; hourglass.retrain: `2`", "retrain: `15`"]
+    epochs = ["`2`; retrain: `1`; hourglass: `26`; hourglass.retrain: `2`", "retrain: `15`"]
     assert shown[training, "epochs"] == epochs
     assert train_settings(demo, "hourglass", 1)["epochs"] == 2  # the last of them
     for column, config in enumerate((demo, pku)):
