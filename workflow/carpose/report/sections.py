@@ -49,8 +49,9 @@ def remarks(run: Run) -> list[str]:
     if left_out:
         text = f"The fusion uses no prediction of {' and '.join(left_out)}"
         if share:
-            text += f", which took {100 * share:.0f} % of the processor time of trainings and predictions"
-        lines.append(f"{text}. That time may be better spent on more epochs of the others.")
+            text += f", which took {100 * share:.0f} % of the time of all trainings and predictions"
+            text += "; it may be better spent on more epochs of the others"
+        lines.append(f"{text}.")
     oracles = of_fused(run, "oracles")
     if len(oracles):
         single = oracles[oracles["oracle"].isin(["true depth", "true rotation", "no misses"])]
@@ -60,11 +61,13 @@ def remarks(run: Run) -> list[str]:
 
 
 def models_left_out(run: Run) -> tuple[list[str], float]:
-    """The models of which the fusion uses no round, and their share of the measured processor time; 0 if
-    none was measured."""
+    """The models of which the fusion uses no round, and their share of the measured time; 0 if none was.
+
+    By the clock: Snakemake samples the processor time too rarely for short jobs.
+    """
     used = {name.partition("/")[2] for name in run.fit.used}
     names = sorted({name.partition("/")[2] for name in run.members} - used)
-    seconds = pd.to_numeric(run.cost["processor seconds"], errors="coerce")
+    seconds = pd.to_numeric(run.cost["seconds"])
     model = run.cost["job"].str.split("/").str[1]  # of "train round0/dla34/fold0", "predict round0/dla34"
     total = seconds.sum()
     return names, float(seconds[model.isin(names)].sum() / total) if total else 0.0
